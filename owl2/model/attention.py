@@ -1,0 +1,73 @@
+"""Causal attention of packed tokens: every segment sees itself and its own past, nothing else.
+
+* CPU and float32: one SDPA call a segment (3.5-4 x cheaper than a dense block mask there), or a single call
+  if all segments are equally long;
+* CUDA in half precision without a cache: `torch.nn.attention.varlen`, one call;
+* a decode step: one call over the cache of all rows, each masked at its own length.
+
+Shapes: N packed tokens, H heads, G key-value heads, E head dimension, B cache rows, C cached tokens.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.varlen import varlen_attn
+
+from owl2.model.cache import KVCache, is_decode_step
+from owl2.model.layout import Layout
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, cache: KVCache | None = None, layer: int = 0
+) -> Tensor:
+    """q (N, H, E), k and v (N, G, E) after rotary embedding -> (N, H, E)."""
+    if cache is not None:
+        cache.write(layer, k, v, layout)
+        if is_decode_step(layout):
+            return _decode(q, layout, cache, layer)
+        if any(layout.past):
+            return _extend(q, layout, cache, layer)
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+        longest = max(layout.lengths)
+        cu = layout.boundaries
+        out = varlen_attn(
+            q, k, v, cu, cu, longest, longest, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1]
+        )
+        assert isinstance(out, Tensor)
+        return out
+    first = layout.lengths[0]
+    if all(n == first for n in layout.lengths):
+        q, k, v = (t.unflatten(0, (-1, first)) for t in (q, k, v))
+        return _sdpa(q, k, v, is_causal=True).flatten(0, 1)
+    segments = zip(*(t.split(layout.lengths) for t in (q, k, v)), strict=True)
+    return torch.cat([_sdpa(qs[None], ks[None], vs[None], is_causal=True)[0] for qs, ks, vs in segments])
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = False, mask: Tensor | None = None) -> Tensor:
+    """(B, T, H, E), (B, C, G, E) -> (B, T, H, E)."""
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
+    return out.transpose(1, 2)
+
+
+def _decode(q: Tensor, layout: Layout, cache: KVCache, layer: int) -> Tensor:
+    longest = max(layout.past) + 1
+    k, v = cache.keys[layer][:, :longest], cache.values[layer][:, :longest]
+    mask = None
+    if min(layout.past) + 1 < longest:
+        mask = torch.arange(longest, device=q.device) <= layout.positions[:, None]  # B C
+        # A slot that was never written may hold NaN, and 0 * NaN is NaN.
+        v = v.masked_fill(~mask[:, :, None, None], 0)
+        mask = mask[:, None, None]
+    return _sdpa(q[:, None], k, v, mask=mask)[:, 0]
+
+
+def _extend(q: Tensor, layout: Layout, cache: KVCache, layer: int) -> Tensor:
+    out = []
+    for row, q_row in enumerate(q.split(layout.lengths)):
+        total = layout.past[row] + layout.lengths[row]
+        k, v = cache.keys[layer][None, row, :total], cache.values[layer][None, row, :total]
+        out.append(_sdpa(q_row[None], k, v, mask=causal_lower_right(layout.lengths[row], total))[0])
+    return torch.cat(out)

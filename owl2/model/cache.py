@@ -1,0 +1,66 @@
+"""A preallocated key-value cache: one row a sequence, all layers, written in place.
+
+The released code concatenated the cache anew for every token and layer. Here the buffers are made once for
+the longest sequence to come; `lengths` says on the host how much of each row is filled, so rows of different
+length share a batch and no slot beyond a row's length is ever read.
+"""
+
+import torch
+from torch import Tensor
+
+from owl2.model.config import DecoderConfig
+from owl2.model.layout import Layout
+
+
+class KVCache:
+    """Keys and values of `batch` sequences of at most `capacity` tokens.
+
+    Shapes: keys and values of a layer are (batch, capacity, key-value heads, head dim).
+    """
+
+    def __init__(
+        self, config: DecoderConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
+    ):
+        shape = (batch, capacity, config.num_key_value_heads, config.head_dim)
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
+        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
+        self.capacity = capacity
+        self.lengths = [0] * batch
+
+    def write(self, layer: int, key: Tensor, value: Tensor, layout: Layout) -> None:
+        """Store (N, heads, head dim) keys and values of the new tokens behind what each row holds."""
+        if is_decode_step(layout):
+            rows = torch.arange(len(layout.past), device=key.device)
+            self.keys[layer][rows, layout.positions] = key
+            self.values[layer][rows, layout.positions] = value
+            return
+        begin = 0
+        for row, (past, length) in enumerate(zip(layout.past, layout.lengths, strict=True)):
+            self.keys[layer][row, past : past + length] = key[begin : begin + length]
+            self.values[layer][row, past : past + length] = value[begin : begin + length]
+            begin += length
+
+    def check(self, layout: Layout) -> None:
+        """Raise ValueError if the layout does not continue this cache or would overflow it."""
+        if list(layout.past) != self.lengths:
+            raise ValueError(f"cache holds {self.lengths} tokens a row; the batch continues {layout.past}")
+        longest = max(p + n for p, n in zip(layout.past, layout.lengths, strict=True))
+        if longest > self.capacity:
+            raise ValueError(f"cache has room for {self.capacity} tokens a row; {longest} are needed")
+
+    def advance(self, layout: Layout) -> None:
+        """Count the tokens of a finished forward pass."""
+        self.lengths = [p + n for p, n in zip(layout.past, layout.lengths, strict=True)]
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Drop all other rows, as when their sequences have ended."""
+        index = torch.tensor(rows, device=self.keys[0].device)
+        self.keys = [k.index_select(0, index) for k in self.keys]
+        self.values = [v.index_select(0, index) for v in self.values]
+        self.lengths = [self.lengths[row] for row in rows]
+
+
+def is_decode_step(layout: Layout) -> bool:
+    """Whether every row continues its cache by one token, so that all rows can be attended at once."""
+    return all(n == 1 for n in layout.lengths) and all(layout.past)

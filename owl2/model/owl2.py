@@ -1,0 +1,231 @@
+"""mPLUG-Owl2 put together: images and token ids in, logits or a loss out.
+
+The way of a batch: ids are laid end to end without padding (layout.py); images go through the vision encoder
+and the abstractor and take the places of `image_token_id`; the decoder runs; the head sees only the rows
+that are asked for. Module names are those of the released checkpoint.
+
+Shapes: B rows, T slots, N tokens, I images, Q queries, D width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from owl2.model.abstractor import AbstractorAttention, VisualAbstractor
+from owl2.model.cache import KVCache
+from owl2.model.config import Owl2Config, preset
+from owl2.model.decoder import Decoder, RotaryEmbedding
+from owl2.model.layout import Layout, Targets, padded_layout
+from owl2.model.mam import Multiway, RMSNorm
+from owl2.model.vision import VisionEncoder, interpolate_positions
+
+LOSS_CHUNK_ELEMENTS = 1 << 24
+"""Logits held at once by the loss: 64 MiB in float32."""
+
+
+class Backbone(Decoder):
+    """Everything under the released prefix `model.`."""
+
+    def __init__(self, config: Owl2Config):
+        super().__init__(config.decoder, config.mam)
+        self.vision_model = VisionEncoder(config.vision)
+        self.visual_abstractor = VisualAbstractor(
+            config.abstractor, config.vision, config.decoder.hidden_size
+        )
+
+
+class Owl2Model(nn.Module):
+    """The model as a plain `nn.Module`; it knows nothing of training, devices or files."""
+
+    def __init__(self, config: Owl2Config):
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        if not config.decoder.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.decoder.hidden_size, config.decoder.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D): the output head, or the embedding if they are tied."""
+        tied = self.config.decoder.tie_word_embeddings
+        return self.model.embed_tokens.weight if tied else self.lm_head.weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    # -- forward -----------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+    ) -> Tensor:
+        """Return float32 logits (B, T, V); masked slots get zeros.
+
+        Args:
+            input_ids: (B, T) int64 with `config.image_token_id` at every visual position.
+            attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
+            pixel_values: (I, 3, H, W), images in the order of their places in the batch.
+
+        Raises:
+            ValueError: shapes that do not fit, or places for images that do not match their number.
+        """
+        layout = padded_layout(input_ids, attention_mask, self.config.image_token_id)
+        hidden = self.hidden(self.embed(input_ids, layout, pixel_values), layout)
+        logits = self.logits(hidden)
+        if layout.tokens is None:
+            return logits.unflatten(0, input_ids.shape)
+        slots = logits.new_zeros(input_ids.numel(), logits.shape[1])
+        return slots.index_copy(0, layout.tokens, logits).unflatten(0, input_ids.shape)
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        layout: Layout,
+        pixel_values: Tensor | None = None,
+        visual_tokens: Tensor | None = None,
+    ) -> Tensor:
+        """Embed the ids of `layout` -> (N, D), images in their places.
+
+        `visual_tokens` (I, Q + 1, D) takes the place of `pixel_values` where images are encoded already.
+        """
+        flat = input_ids.flatten()
+        ids = flat if layout.tokens is None else flat.index_select(0, layout.tokens)
+        x = self.model.embed_tokens(ids.clamp(min=0) if layout.num_visual else ids)
+        images = pixel_values if visual_tokens is None else visual_tokens
+        num_images = 0 if images is None else len(images)
+        if layout.num_visual != num_images * self.config.tokens_per_image:
+            raise ValueError(
+                f"{layout.num_visual} visual positions in input_ids, but {num_images} image(s) fill "
+                f"{num_images * self.config.tokens_per_image} ({self.config.tokens_per_image} each)"
+            )
+        if not num_images:
+            return x
+        if visual_tokens is None:
+            assert pixel_values is not None
+            visual_tokens = self.encode_images(pixel_values)
+        return x.index_copy(0, layout.visual_rows, visual_tokens.flatten(0, 1).to(x.dtype))
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Turn images (I, 3, H, W) into visual tokens (I, Q + 1, D)."""
+        patch = self.config.vision.patch_size
+        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+        features = self.model.vision_model(pixel_values.to(self.dtype))
+        return self.model.visual_abstractor(features, grid)
+
+    def hidden(
+        self,
+        embeddings: Tensor,
+        layout: Layout,
+        cache: KVCache | None = None,
+        collect: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run the decoder on (N, D) -> (N, D) after the final norm."""
+        return self.model.decode(embeddings, layout, cache, collect)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Project (..., D) -> (..., V) float32."""
+        return F.linear(hidden, self.head_weight).float()
+
+    def loss(
+        self, input_ids: Tensor, layout: Layout, targets: Targets, pixel_values: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum (not the mean) of cross-entropies over the targets, float32.
+
+        Only target rows reach the head, in chunks that are computed again in the backward pass, so logits
+        of a whole batch never exist at once. Divide by the number of targets of the optimizer step.
+        """
+        hidden = self.hidden(self.embed(input_ids, layout, pixel_values), layout)
+        hidden = hidden.index_select(0, targets.rows)
+        rows = max(1, LOSS_CHUNK_ELEMENTS // self.config.decoder.vocab_size)
+        if len(hidden) <= rows:
+            return self._cross_entropy(hidden, targets.ids)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for chunk, ids in zip(hidden.split(rows), targets.ids.split(rows), strict=True):
+            total = total + checkpoint(self._cross_entropy, chunk, ids, use_reentrant=False)
+        return total
+
+    def _cross_entropy(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(hidden), ids, reduction="sum")
+
+    # -- parameters --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def reset_buffers(self) -> None:
+        """Compute position tables and rotary frequencies, as after materialising from meta."""
+        for module in self.modules():
+            if isinstance(module, AbstractorAttention | RotaryEmbedding):
+                module.reset_buffers()
+
+    @torch.no_grad()
+    def init_weights(self, seed: int = 0) -> None:
+        """Draw all parameters: weights and learned vectors from normal(0, 0.02), norms 1, biases 0.
+
+        The visual ways start as copies of the text ways, as stage 1 of the paper does. (The released class
+        leaves queries, class token and `vit_eos` at normal(0, 1), an oversight: see docs/fidelity.md.)
+        """
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                parameter.zero_()
+            elif "layer_scale" in name or _is_norm_weight(self, name):
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(0.0, 0.02, generator=generator)
+        self.copy_text_to_vision()
+        self.reset_buffers()
+
+    def copy_text_to_vision(self) -> None:
+        """Start every visual way of MAM from its text way."""
+        for module in self.modules():
+            if isinstance(module, Multiway):
+                module.copy_text_to_vision()
+
+    @torch.no_grad()
+    def set_image_size(self, image_size: int) -> None:
+        """Make `image_size` the model's own: interpolate the vision positions, recompute the abstractor's.
+
+        Raises:
+            ConfigError: the patch does not divide it.
+        """
+        vision = self.config.vision
+        if image_size == vision.image_size:
+            return
+        resized = type(vision)(**{**vars(vision), "image_size": image_size})
+        self.config = self.config.replace(vision=resized)
+        embeddings = self.model.vision_model.embeddings
+        grid = (resized.grid_size, resized.grid_size)
+        table = interpolate_positions(embeddings.position_embedding, grid, has_cls=vision.use_cls_token)
+        embeddings.position_embedding = nn.Parameter(table)
+        embeddings.config = self.model.vision_model.config = resized
+        for module in self.modules():
+            if isinstance(module, AbstractorAttention):
+                module.set_grid_size(resized.grid_size)
+
+
+def build(
+    config: Owl2Config | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Owl2Model:
+    """Build a preset or configuration with freshly drawn weights; on `meta`, without any storage."""
+    config = preset(config) if isinstance(config, str) else config
+    with torch.device("meta"):
+        model = Owl2Model(config).to(dtype)
+    if torch.device(device).type != "meta":
+        model.to_empty(device=device)
+        model.init_weights(seed)
+    return model
+
+
+def _is_norm_weight(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), RMSNorm | nn.LayerNorm)
