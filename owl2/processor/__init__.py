@@ -1,0 +1,35 @@
+"""Conversations, raw prompts and pictures to model inputs, and ids back to text."""
+
+from owl2.processor.images import ImageError, ImageTransform, load_image
+from owl2.processor.processor import ContextError, Encoding, ImageCountError, Processor
+from owl2.processor.streaming import StreamDecoder
+from owl2.processor.template import IMAGE_MARK, TEMPLATES, Chunk, Message, TemplateError, render
+from owl2.processor.tokenizer import (
+    JsonTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+)
+
+__all__ = [
+    "IMAGE_MARK",
+    "TEMPLATES",
+    "Chunk",
+    "ContextError",
+    "Encoding",
+    "ImageCountError",
+    "ImageError",
+    "ImageTransform",
+    "JsonTokenizer",
+    "Message",
+    "Processor",
+    "SentencePieceTokenizer",
+    "StreamDecoder",
+    "TemplateError",
+    "Tokenizer",
+    "TokenizerError",
+    "load_image",
+    "load_tokenizer",
+    "render",
+]

@@ -1,0 +1,252 @@
+"""Conversations and pictures to what the model eats. Training, chat, evaluation and serving all come here.
+
+Two ways in. `encode` and `chat` take messages: marks typed by a user mean nothing, and the label mask comes
+with the ids. `processor(text=...)` takes raw prompts, as the released evaluation scripts write them: each
+`<|image|>` is a placeholder and `</s>` is the end token. Both give the ids of the release's
+`tokenizer_image_token` (official mm_utils.py:181), each image expanded to its visual tokens.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+
+from owl2.model.config import Owl2Config
+from owl2.processor.images import CONFIG_NAME, ImageSource, ImageTransform, load_image
+from owl2.processor.template import END_MARK, IMAGE_MARK, Chunk, Message, find_template, images_of, render
+from owl2.processor.tokenizer import Tokenizer, TokenizerError, load_tokenizer, write_file
+
+PaddingSide = Literal["left", "right"]
+
+
+class ContextError(ValueError):
+    """A prompt that is longer than the decoder's context."""
+
+
+class ImageCountError(ValueError):
+    """A raw prompt with more or fewer images than `<|image|>` marks."""
+
+
+@dataclass
+class Encoding:
+    """One conversation as ids."""
+
+    ids: list[int]
+    """Image tokens included, `tokens_per_image` of them an image."""
+    is_target: list[bool]
+    """Which ids training predicts: each answer and its end token."""
+    images: list[Image.Image] = field(default_factory=list)
+    """RGB pictures in the order of their tokens."""
+
+
+class Processor:
+    """Tokenizer, template and image transform of one model."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        image_transform: ImageTransform,
+        *,
+        image_token_id: int,
+        tokens_per_image: int,
+        template: str = "mplug_owl2",
+        max_tokens: int | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            image_token_id: what stands in `input_ids` at every visual position.
+            tokens_per_image: visual tokens an image, the end-of-image vector included.
+            template: a name in `TEMPLATES`.
+            max_tokens: the decoder's context, visual tokens included; None for no limit.
+
+        Raises:
+            TemplateError: unknown template.
+        """
+        find_template(template)
+        self.tokenizer = tokenizer
+        self.image_transform = image_transform
+        self.image_token_id = image_token_id
+        self.tokens_per_image = tokens_per_image
+        self.template = template
+        self.max_tokens = max_tokens
+
+    def __call__(
+        self,
+        text: Sequence[str],
+        images: Sequence[Sequence[ImageSource]] | None = None,
+        padding_side: PaddingSide = "right",
+    ) -> dict[str, torch.Tensor]:
+        """Encode raw prompts, in which each `<|image|>` stands for an image and `</s>` ends a turn.
+
+        Args:
+            text: one prompt a row.
+            images: for each row its images in the order of its marks; None if no row has any.
+
+        Returns:
+            See `collate`.
+
+        Raises:
+            ImageCountError: marks and images do not match; names the row and both counts.
+            ContextError: a prompt is too long; names the row.
+        """
+        if isinstance(text, str):
+            raise TypeError("text is one string, expected a list with one prompt a row")
+        rows: Sequence[Sequence[ImageSource]] = images if images is not None else [()] * len(text)
+        if len(rows) != len(text):
+            raise ImageCountError(f"{len(text)} prompts but {len(rows)} lists of images; rows without get []")
+        return self.collate(
+            [self._encode_prompt(row, *pair) for row, pair in enumerate(zip(text, rows, strict=True))],
+            padding_side,
+        )
+
+    def chat(
+        self, conversations: Sequence[Sequence[Message]], padding_side: PaddingSide = "right"
+    ) -> dict[str, torch.Tensor]:
+        """Encode conversations whose last turn is the user's, ready to be answered; see `collate`."""
+        return self.collate(
+            [self.encode(messages, generation_prompt=True) for messages in conversations], padding_side
+        )
+
+    def encode(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Encoding:
+        """Encode one conversation; `is_target` marks each answer and its end token.
+
+        Raises:
+            TemplateError: turns that do not alternate or content that is not understood.
+            ImageError: a picture cannot be read.
+            ContextError: longer than the decoder's context.
+        """
+        encoding = Encoding([], [])
+        for chunk in render(messages, self.template, generation_prompt=generation_prompt):
+            ids = self._chunk_ids(chunk)
+            encoding.ids += ids
+            encoding.is_target += [chunk.is_target] * len(ids)
+        encoding.images = [load_image(image) for image in images_of(messages)]
+        self._check_length(encoding, "the conversation")
+        return encoding
+
+    def collate(
+        self, encodings: Sequence[Encoding], padding_side: PaddingSide = "right"
+    ) -> dict[str, torch.Tensor]:
+        """Pad encodings to the longest and transform their images.
+
+        Returns:
+            `input_ids` (B, T) int64, `attention_mask` (B, T) bool, `pixel_values` (N, 3, H, W) float32 with
+            the images of all rows in order; N may be 0.
+        """
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side is {padding_side!r}, expected 'left' or 'right'")
+        if not encodings:
+            raise ValueError("a batch needs at least one row")
+        length = max(len(encoding.ids) for encoding in encodings)
+        input_ids = torch.full((len(encodings), length), self.tokenizer.pad_token_id, dtype=torch.int64)
+        attention_mask = torch.zeros((len(encodings), length), dtype=torch.bool)
+        for row, encoding in enumerate(encodings):
+            count = len(encoding.ids)
+            columns = slice(0, count) if padding_side == "right" else slice(length - count, length)
+            input_ids[row, columns] = torch.tensor(encoding.ids, dtype=torch.int64)
+            attention_mask[row, columns] = True
+        images = [self.image_transform(image) for encoding in encodings for image in encoding.images]
+        side = self.image_transform.size
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "pixel_values": torch.stack(images) if images else torch.zeros((0, 3, side, side)),
+        }
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; image and special tokens have none."""
+        return self.tokenizer.decode([token_id for token_id in ids if token_id != self.image_token_id])
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer files and `preprocessor_config.json` (with the template's name) into a folder."""
+        folder = Path(folder)
+        self.tokenizer.save(folder)
+        config = {**self.image_transform.to_dict(), "template": self.template}
+        write_file(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: Owl2Config) -> "Processor":
+        """Read a checkpoint folder, released or ours.
+
+        Raises:
+            TokenizerError: no tokenizer, or one with more tokens than the model has embeddings.
+            ImageError: no or a foreign `preprocessor_config.json`.
+        """
+        folder = Path(folder)
+        tokenizer = load_tokenizer(folder)
+        if tokenizer.vocab_size > config.decoder.vocab_size:
+            raise TokenizerError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model embeds only "
+                f"{config.decoder.vocab_size}; they do not belong together"
+            )
+        transform = ImageTransform.from_folder(folder)
+        raw = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
+        return cls(
+            tokenizer,
+            transform,
+            image_token_id=config.image_token_id,
+            tokens_per_image=config.tokens_per_image,
+            template=raw.get("template", "mplug_owl2"),
+            max_tokens=config.decoder.max_position_embeddings,
+        )
+
+    def _encode_prompt(self, row: int, prompt: str, images: Sequence[ImageSource]) -> Encoding:
+        chunks = prompt.split(IMAGE_MARK)
+        if len(images) != len(chunks) - 1:
+            raise ImageCountError(
+                f"row {row} has {len(chunks) - 1} {IMAGE_MARK} marks but {len(images)} images; each mark "
+                f"stands for one image (in chat, text typed by a user is never a mark)"
+            )
+        if not prompt:
+            raise ValueError(f"row {row} is empty: there is nothing to continue")
+        ids: list[int] = []
+        for number, chunk in enumerate(chunks):
+            if number:
+                ids += self._image_ids()
+            # The release puts a BOS before each piece and keeps the first; behind a leading image, all.
+            if chunk and (number == 0 or not chunks[0]):
+                ids += self._bos_ids()
+            ids += self._text_ids(chunk)
+        encoding = Encoding(ids, [False] * len(ids), [load_image(image) for image in images])
+        self._check_length(encoding, f"row {row}")
+        return encoding
+
+    def _chunk_ids(self, chunk: Chunk) -> list[int]:
+        match chunk.kind:
+            case "bos":
+                return self._bos_ids()
+            case "eos":
+                return [self.tokenizer.eos_token_id]
+            case "image":
+                return self._image_ids()
+            case "text":
+                return self.tokenizer.encode(chunk.text, space=chunk.space)
+
+    def _text_ids(self, text: str) -> list[int]:
+        """Return the ids of a raw piece, split at end tokens as the slow LLaMA tokenizer does."""
+        first, *others = text.split(END_MARK)
+        ids = self.tokenizer.encode(first)
+        for piece in others:
+            ids += [self.tokenizer.eos_token_id, *self.tokenizer.encode(piece)]
+        return ids
+
+    def _bos_ids(self) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        return [bos] if self.tokenizer.add_bos and bos is not None else []
+
+    def _image_ids(self) -> list[int]:
+        return [self.image_token_id] * self.tokens_per_image
+
+    def _check_length(self, encoding: Encoding, what: str) -> None:
+        count, limit = len(encoding.ids), self.max_tokens
+        if limit is not None and count > limit:
+            visual = len(encoding.images) * self.tokens_per_image
+            raise ContextError(
+                f"{what} has {count:,} tokens ({len(encoding.images)} images are {visual:,} of them), but "
+                f"the context is {limit:,}: shorten the text, drop earlier turns or show fewer images"
+            )

@@ -1,0 +1,169 @@
+"""Conversations as a list of chunks: which text, which image, which part is to be learned.
+
+A chunk is what is tokenised in one piece, so training, chat and the released code's own splitting agree on
+ids, and the label mask follows from the chunk's kind instead of from counting tokens afterwards. Text of
+a user is only ever text: marks and special tokens typed in it mean nothing. Layouts are the release's
+(official conversation.py, train.py:286-289 and 297-376): `USER: {q} ASSISTANT: {a}</s>USER: ...`.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+IMAGE_MARK = "<|image|>"
+END_MARK = "</s>"
+
+Message = Mapping[str, Any]
+"""`{"role": "user" | "assistant", "content": ...}`; content is text, or a list of
+`{"type": "text", "text": str}` and `{"type": "image", "image": PIL image or path}`."""
+
+
+class TemplateError(ValueError):
+    """A conversation that no template can render; the message names the turn."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of the prompt that is tokenised on its own."""
+
+    kind: Literal["text", "image", "bos", "eos"]
+    text: str = ""
+    is_target: bool = False
+    """An answer or its end token: what training predicts."""
+    space: bool = False
+    """Whether a space separates the text from what stands before it."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How turns become text."""
+
+    system: str = ""
+    """In front of the first turn."""
+    images_first: bool = False
+    """Whether a turn's images move to its front, followed by a newline."""
+
+
+TEMPLATES: dict[str, Template] = {
+    # Chat, demo and evaluation of the release; its system sentence is never emitted.
+    "mplug_owl2": Template(),
+    # What the release's training scripts use (`--version v1`). It keeps one image a turn, this all of them.
+    "vicuna_v1": Template(
+        system="A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
+        images_first=True,
+    ),
+}
+
+
+def find_template(name: str) -> Template:
+    """Return a template by name.
+
+    Raises:
+        TemplateError: unknown name; the message has the nearest one.
+    """
+    if name not in TEMPLATES:
+        near = difflib.get_close_matches(name, TEMPLATES, n=1, cutoff=0)
+        raise TemplateError(f"unknown template {name!r}; nearest is {near[0]!r} of {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
+
+
+def render(
+    messages: Sequence[Message], template: str = "mplug_owl2", *, generation_prompt: bool = False
+) -> list[Chunk]:
+    """Return the chunks of a conversation; image chunks are in the order of `images_of(messages)`.
+
+    Args:
+        messages: turns that start with the user and alternate.
+        generation_prompt: end with `ASSISTANT:`, for which the last turn must be the user's.
+
+    Raises:
+        TemplateError: the roles do not alternate or a turn's content is not understood; names the turn.
+    """
+    layout = find_template(template)
+    _check_roles(messages, generation_prompt)
+    chunks = [Chunk("bos")]
+    for turn, message in enumerate(messages, start=1):
+        parts = _parts(turn, message)
+        if message["role"] == "assistant":
+            answer = "".join(part for part in parts if isinstance(part, str))
+            chunks += [Chunk("text", answer, is_target=True, space=True), Chunk("eos", is_target=True)]
+            continue
+        is_answered = turn < len(messages) or generation_prompt
+        opening = f"{layout.system if turn == 1 else ''}USER: "
+        closing = " ASSISTANT:" if is_answered else ""
+        chunks += _merge([opening, *(_images_to_front(parts) if layout.images_first else parts), closing])
+    return chunks
+
+
+def images_of(messages: Sequence[Message]) -> list[Any]:
+    """Return every image of a conversation, as given (a PIL image or a path), in order."""
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    return [part["image"] for content in contents for part in content if part["type"] == "image"]
+
+
+def _check_roles(messages: Sequence[Message], generation_prompt: bool) -> None:
+    if not messages:
+        raise TemplateError("the conversation has no turns")
+    for turn, message in enumerate(messages, start=1):
+        expected = "user" if turn % 2 else "assistant"
+        role = message.get("role")
+        if role != expected:
+            raise TemplateError(
+                f"turn {turn} of {len(messages)} has the role {role!r}, expected {expected!r}: conversations "
+                f"start with the user and alternate"
+            )
+    if generation_prompt and len(messages) % 2 == 0:
+        raise TemplateError(f"turn {len(messages)} is the assistant's: there is no question left to answer")
+
+
+_IMAGE = object()
+
+
+def _parts(turn: int, message: Message) -> list[Any]:
+    """Return a turn's text (str) and images (`_IMAGE`), in order."""
+    content = message.get("content")
+    where = f"turn {turn} ({message['role']})"
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, Sequence):
+        raise TemplateError(f"{where}: content is {type(content).__name__}, expected text or a list of parts")
+    parts: list[Any] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts.append(part["text"])
+        elif kind == "image" and part.get("image") is not None and message["role"] == "user":
+            parts.append(_IMAGE)
+        elif kind == "image" and message["role"] == "assistant":
+            raise TemplateError(f"{where}: an answer cannot hold an image")
+        else:
+            raise TemplateError(
+                f'{where}: {part!r:.80} is not a part; expected {{"type": "text", "text": str}} or '
+                f'{{"type": "image", "image": image or path}}'
+            )
+    return parts
+
+
+def _images_to_front(parts: list[Any]) -> list[Any]:
+    """Return `<image>\\n{text}`, the text stripped, as train.py:286-289; turns without images stay as is."""
+    images = [part for part in parts if part is _IMAGE]
+    if not images:
+        return parts
+    text = "".join(part for part in parts if part is not _IMAGE).strip()
+    return [*images, f"\n{text}" if text else ""]
+
+
+def _merge(parts: list[Any]) -> list[Chunk]:
+    """Join neighbouring text into one chunk each, around the images."""
+    chunks: list[Chunk] = []
+    for part in parts:
+        if part is _IMAGE:
+            chunks.append(Chunk("image"))
+        elif part and chunks and chunks[-1].kind == "text":
+            chunks[-1] = dataclasses.replace(chunks[-1], text=chunks[-1].text + part)
+        elif part:
+            chunks.append(Chunk("text", part))
+    return chunks
