@@ -1,0 +1,126 @@
+"""How text is generated, as one frozen record: `generation_config.json` fills it, keywords override it.
+
+Field names and meanings are those of `transformers`. What the file does not say is greedy decoding, as in the
+released evaluation; a setting of the file that this code does not have is named in a warning, never dropped
+in silence.
+"""
+
+import dataclasses
+import difflib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "generation_config.json"
+
+BOOKKEEPING = {
+    "_from_model_config",
+    "bos_token_id",
+    "max_length",
+    "pad_token_id",
+    "transformers_version",
+    "use_cache",
+}
+"""Keys of `generation_config.json` that need no counterpart: `max_length` yields to `max_new_tokens`."""
+
+NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {})
+"""Values with which any further feature (beams, penalties, ...) is off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """Length, choice and end of generated text."""
+
+    max_new_tokens: int | None = None
+    """Most tokens to generate. None: `generate` asks for it; chat takes 512 or what the context has left."""
+    min_new_tokens: int = 0
+    """The end token has probability 0 before this many tokens."""
+    do_sample: bool = False
+    """Draw from the distribution; otherwise take the most probable token, and the four fields below rest."""
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy."""
+    top_k: int = 0
+    """Draw among the k most probable tokens; 0 among all."""
+    top_p: float = 1.0
+    """Draw among the fewest most probable tokens that hold this much probability together."""
+    seed: int | None = None
+    """Row i of a batch draws with seed + i, whatever the other rows do; None draws anew each time."""
+    eos_token_id: int | tuple[int, ...] | None = None
+    """Ends a row. None: the model's."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens = {self.max_new_tokens}: at least 1 is needed")
+        if self.min_new_tokens < 0 or self.min_new_tokens > (self.max_new_tokens or self.min_new_tokens):
+            raise ValueError(
+                f"min_new_tokens = {self.min_new_tokens} must be from 0 to max_new_tokens, {self.max_new_tokens}"
+            )
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature = {self.temperature} must be a number from 0 up (0 is greedy)")
+        if self.top_k < 0:
+            raise ValueError(f"top_k = {self.top_k} must be 0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p = {self.top_p} must be above 0 and at most 1")
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+
+    @property
+    def is_greedy(self) -> bool:
+        return not self.do_sample or self.temperature == 0
+
+    def replace(self, **changes: Any) -> "GenerationConfig":
+        """Return a copy with the given settings changed.
+
+        Raises:
+            TypeError: no such setting; the message has the nearest one.
+        """
+        known = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+                raise TypeError(
+                    f"unknown generation setting {name!r}; nearest is {near!r} of {', '.join(known)}"
+                )
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def read(cls, folder: Path) -> "GenerationConfig":
+        """Read `folder/generation_config.json`; the defaults if there is none.
+
+        Raises:
+            ValueError: the file is not JSON or holds an impossible value; the message names it.
+        """
+        path = folder / FILE_NAME
+        if not path.exists():
+            return cls()
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(raw, Mapping):
+                raise ValueError(f"holds a {type(raw).__name__}, not an object of settings")
+            return cls._from_dict(raw, path)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_dict(cls, raw: Mapping[str, Any], path: Path) -> "GenerationConfig":
+        known = {f.name for f in dataclasses.fields(cls)}
+        ignored = {
+            key: value
+            for key, value in raw.items()
+            if key not in known | BOOKKEEPING
+            and not any(type(value) is type(n) and value == n for n in NEUTRAL)
+        }
+        if ignored:
+            warnings.warn(f"{path}: no such setting here, ignored: {ignored}", stacklevel=3)
+        return cls(**{key: value for key, value in raw.items() if key in known and value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as `generation_config.json` holds it."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }

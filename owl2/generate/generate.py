@@ -1,0 +1,151 @@
+"""From a batch of prompts to new tokens: one prefill, then a step of one token for all unfinished rows.
+
+The prefill encodes each image once and sends only the last token of each row to the head; a step is the
+plain text decoder over a preallocated cache. Padding is no token at all (model/layout.py), so its side and
+amount cannot matter, and a row says the same alone and in any batch. (The released code was right only for
+batches of one.)
+
+Shapes: B rows, T slots, N tokens, I images, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from owl2.generate.config import GenerationConfig
+from owl2.generate.sampling import Chooser
+from owl2.model import KVCache, Layout, Owl2Model, decode_layout, padded_layout
+
+COMPACT_SHARE = 8
+"""Ended rows are dropped once they are an eighth of the batch: dropping copies the cache, keeping costs time."""
+
+
+@torch.inference_mode()
+def generate(
+    model: Owl2Model,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    pixel_values: Tensor | None = None,
+    config: GenerationConfig | None = None,
+    **settings: Any,
+) -> list[list[int]]:
+    """Continue each row of a batch; return the new token ids of each row, without the end token.
+
+    Args:
+        model: the model; tensors are brought to its device.
+        input_ids: (B, T) int64 with the model's `image_token_id` at every visual position.
+        attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
+        pixel_values: (I, 3, H, W), images in the order of their places in the batch.
+        config: settings; greedy decoding if None.
+        settings: fields of `GenerationConfig`, each overriding `config`. `max_new_tokens` must be in one.
+
+    Raises:
+        ValueError: `max_new_tokens` missing, a prompt with it beyond the context, an impossible setting, or
+            images that do not match their places.
+        TypeError: an unknown setting.
+    """
+    config = (config or GenerationConfig()).replace(**settings)
+    layout = padded_layout(input_ids, attention_mask, model.config.image_token_id)
+    max_new_tokens = room_for(model, max(layout.lengths), config)
+    # The last token is returned without being read again, so it needs no place.
+    capacity = max(layout.lengths) + max_new_tokens - 1
+    cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
+    logits = prefill(model, input_ids, layout, cache, pixel_values=pixel_values)
+    answers: list[list[int]] = [[] for _ in layout.lengths]
+    for new_tokens in decode(model, cache, logits, config.replace(max_new_tokens=max_new_tokens)):
+        for row, token in new_tokens.items():
+            answers[row].append(token)
+    return answers
+
+
+def room_for(model: Owl2Model, prompt_tokens: int, config: GenerationConfig) -> int:
+    """Return `config.max_new_tokens` after checking that they fit behind the prompt.
+
+    Raises:
+        ValueError: it is missing, or the sum is more than the context.
+    """
+    context = model.config.decoder.max_position_embeddings
+    free, wanted = context - prompt_tokens, config.max_new_tokens
+    if wanted is None:
+        raise ValueError(f"max_new_tokens is missing; at most {free} fit behind the prompt")
+    if wanted > free:
+        remedy = f"at most {free} new tokens fit" if free > 0 else "shorten the prompt"
+        raise ValueError(
+            f"prompt of {prompt_tokens} tokens + max_new_tokens = {wanted} is {prompt_tokens + wanted}, but "
+            f"the model's context has {context} tokens: {remedy}"
+        )
+    return wanted
+
+
+@torch.inference_mode()
+def prefill(
+    model: Owl2Model,
+    input_ids: Tensor,
+    layout: Layout,
+    cache: KVCache,
+    pixel_values: Tensor | None = None,
+) -> Tensor:
+    """Read the new tokens of each row into the cache -> float32 logits (B, V) after each row's last token.
+
+    Raises:
+        ValueError: images that do not match their places, or a layout that does not continue the cache.
+    """
+    layout, input_ids = layout.to(model.device), input_ids.to(model.device)
+    if pixel_values is not None:
+        pixel_values = pixel_values.to(model.device)
+    hidden = model.hidden(model.embed(input_ids, layout, pixel_values), layout, cache)
+    return model.logits(hidden.index_select(0, layout.boundaries[1:] - 1))
+
+
+@torch.inference_mode()
+def decode(
+    model: Owl2Model, cache: KVCache, logits: Tensor, config: GenerationConfig
+) -> Iterator[dict[int, int]]:
+    """Yield step by step the new token of each row that has not ended, by row number; no end tokens.
+
+    The cache lacks the token last yielded, so that stopping early costs nothing. Rows leave the cache some
+    time after their end.
+
+    Args:
+        model: the model.
+        cache: holds the prompts; has room for `max_new_tokens - 1` more tokens a row.
+        logits: (B, V) float32 after the prompts' last tokens; overwritten.
+        config: `max_new_tokens` must be set.
+    """
+    assert config.max_new_tokens is not None
+    ends = end_tokens(model, config)
+    end_columns = torch.tensor(sorted(ends), device=logits.device)
+    choose = Chooser(config, len(logits))
+    rows = list(range(len(logits)))
+    running = set(rows)
+    for step in range(config.max_new_tokens):
+        if step < config.min_new_tokens:
+            logits.index_fill_(1, end_columns, float("-inf"))
+        tokens = choose(logits, rows)
+        new_tokens = {row: token for row, token in zip(rows, tokens.tolist(), strict=True) if row in running}
+        running.difference_update([row for row, token in new_tokens.items() if token in ends])
+        yield {row: token for row, token in new_tokens.items() if token not in ends}
+        if not running or step + 1 == config.max_new_tokens:
+            return
+        if COMPACT_SHARE * (len(rows) - len(running)) >= len(rows):
+            kept = [i for i, row in enumerate(rows) if row in running]
+            cache.keep_rows(kept)
+            tokens, rows = tokens[kept], [rows[i] for i in kept]
+        layout = decode_layout(cache.lengths, tokens.device)
+        logits = model.logits(model.hidden(model.embed(tokens, layout), layout, cache))
+
+
+def end_tokens(model: Owl2Model, config: GenerationConfig) -> frozenset[int]:
+    """Return the ids that end a row.
+
+    Raises:
+        ValueError: one is outside the vocabulary.
+    """
+    ends = config.eos_token_id if config.eos_token_id is not None else model.config.decoder.eos_token_id
+    ends = ends if isinstance(ends, tuple) else (ends,)
+    vocab_size = model.config.decoder.vocab_size
+    if outside := [token for token in ends if not 0 <= token < vocab_size]:
+        raise ValueError(f"eos_token_id {outside} is outside the vocabulary of {vocab_size} tokens")
+    return frozenset(ends)

@@ -1,0 +1,61 @@
+"""The choice of the next token: greedy, or a draw after temperature, top-k and top-p (in that order).
+
+A draw turns one uniform number into a token by the inverse of the cumulative distribution. The numbers of a
+row come from a generator of its own, so neither the other rows of a batch, nor the device, nor the moment at
+which another row ends changes what a seeded row says.
+
+Shapes: B rows, V vocabulary, C candidates.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from owl2.generate.config import GenerationConfig
+
+
+class Chooser:
+    """Chooses the next token of each row of a batch."""
+
+    def __init__(self, config: GenerationConfig, num_rows: int):
+        self.config = config
+        seeds = [None if config.seed is None else config.seed + row for row in range(num_rows)]
+        self.generators = [] if config.is_greedy else [np.random.default_rng(seed) for seed in seeds]
+
+    def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:
+        """Choose from float32 logits (B, V) for the batch's rows of these numbers -> (B,) int64."""
+        if self.config.is_greedy:
+            return logits.argmax(dim=-1)
+        uniform = torch.tensor([self.generators[row].random() for row in rows], dtype=torch.float64)
+        return draw(logits, uniform.to(logits.device), self.config)
+
+
+def draw(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
+    """Draw with uniform numbers (B,) float64 in [0, 1) from logits (B, V) -> (B,) int64."""
+    probabilities, tokens = candidates(logits, config)
+    cumulative = probabilities.double().cumsum(dim=-1)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    # Rounding may lift the threshold onto the last sum: the last candidate that has any probability wins.
+    chosen = torch.searchsorted(cumulative, threshold, right=True)
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    chosen = torch.minimum(chosen, last)
+    return (chosen if tokens is None else tokens.gather(1, chosen)).squeeze(1)
+
+
+def candidates(logits: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor | None]:
+    """Probabilities (B, C) of the tokens that may be drawn, and which they are; None for all V in order.
+
+    Tokens cut off by top-p keep their column with probability 0. The kept ones need not sum to 1.
+    """
+    logits = logits / config.temperature
+    vocab_size = logits.shape[-1]
+    tokens: Tensor | None = None
+    if 0 < config.top_k < vocab_size:
+        logits, tokens = logits.topk(config.top_k, dim=-1)
+    elif config.top_p < 1:
+        logits, tokens = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = logits.softmax(dim=-1)
+    if config.top_p < 1:
+        before = probabilities.cumsum(dim=-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= config.top_p, 0)
+    return probabilities, tokens
