@@ -56,7 +56,7 @@ class GenerationConfig:
             raise ValueError(f"max_new_tokens = {self.max_new_tokens}: at least 1 is needed")
         if self.min_new_tokens < 0 or self.min_new_tokens > (self.max_new_tokens or self.min_new_tokens):
             raise ValueError(
-                f"min_new_tokens = {self.min_new_tokens} must be from 0 to max_new_tokens, {self.max_new_tokens}"
+                f"min_new_tokens = {self.min_new_tokens} must be in 0 ... max_new_tokens, {self.max_new_tokens}"
             )
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature = {self.temperature} must be a number from 0 up (0 is greedy)")

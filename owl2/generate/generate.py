@@ -19,7 +19,7 @@ from owl2.generate.sampling import Chooser
 from owl2.model import KVCache, Layout, Owl2Model, decode_layout, padded_layout
 
 COMPACT_SHARE = 8
-"""Ended rows are dropped once they are an eighth of the batch: dropping copies the cache, keeping costs time."""
+"""Ended rows leave once they are an eighth of the batch: leaving copies the cache, staying costs their steps."""
 
 
 @torch.inference_mode()
@@ -51,7 +51,7 @@ def generate(
     max_new_tokens = room_for(model, max(layout.lengths), config)
     # The last token is returned without being read again, so it needs no place.
     capacity = max(layout.lengths) + max_new_tokens - 1
-    cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
+    cache = new_cache(model, len(layout.lengths), capacity)
     logits = prefill(model, input_ids, layout, cache, pixel_values=pixel_values)
     answers: list[list[int]] = [[] for _ in layout.lengths]
     for new_tokens in decode(model, cache, logits, config.replace(max_new_tokens=max_new_tokens)):
@@ -77,6 +77,16 @@ def room_for(model: Owl2Model, prompt_tokens: int, config: GenerationConfig) -> 
             f"the model's context has {context} tokens: {remedy}"
         )
     return wanted
+
+
+@torch.inference_mode()
+def new_cache(model: Owl2Model, batch: int, capacity: int) -> KVCache:
+    """Make an empty cache of `capacity` tokens for each of `batch` rows."""
+    cache = KVCache(model.config.decoder, batch, capacity, model.device, model.dtype)
+    for tensor in cache.keys + cache.values:
+        # Unwritten slots are masked by adding -inf to their scores, which garbage such as NaN would survive.
+        tensor.zero_()
+    return cache
 
 
 @torch.inference_mode()
