@@ -10,7 +10,6 @@ which gives the same pixels up to rounding.
 """
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-
-from owl2.processor.tokenizer import write_file
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -54,19 +51,15 @@ def load_image(source: ImageSource) -> Image.Image:
         ImageError: no such file, not an image, truncated, too large, or pixels without a known range.
     """
     name = _name_of(source)
-    image: Image.Image | None = None
+    image = source if isinstance(source, Image.Image) else _open(source, name)
+    _check_size(image, name)
     try:
-        image = source if isinstance(source, Image.Image) else _open(source)
-        _check_size(image, name)
         image.load()
         return _to_rgb(_upright(image), name)
     except ImageError:
         raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file") from error
     except Exception as error:  # decoders fail with OSError, SyntaxError, struct.error, EOFError, ...
-        reason = "not an image that Pillow reads" if image is None else "damaged or truncated"
-        raise ImageError(f"{name}: {reason} ({type(error).__name__}: {error})") from error
+        raise ImageError(f"{name}: damaged or truncated ({type(error).__name__}: {error})") from error
 
 
 @dataclass(frozen=True)
@@ -132,18 +125,6 @@ class ImageTransform:
         mean, std = raw.get("image_mean", CLIP_MEAN), raw.get("image_std", CLIP_STD)
         return cls(size=size, resize=raw.get("resize", "square"), mean=tuple(mean), std=tuple(std))
 
-    @classmethod
-    def from_folder(cls, folder: Path) -> "ImageTransform":
-        """Read a checkpoint folder's `preprocessor_config.json`."""
-        path = Path(folder) / CONFIG_NAME
-        if not path.is_file():
-            raise ImageError(f"{path} is missing: it says how pictures become pixels")
-        return cls.from_dict(json.loads(path.read_text("utf-8")))
-
-    def save(self, folder: Path) -> None:
-        """Write `preprocessor_config.json` into an existing folder."""
-        write_file(Path(folder) / CONFIG_NAME, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
-
 
 def _square(image: Image.Image, transform: ImageTransform) -> Image.Image:
     """Stretch to a square of the longer side, then to size."""
@@ -206,8 +187,21 @@ def _name_of(source: ImageSource) -> str:
     return f"image data of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
 
 
-def _open(source: str | Path | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+def _open(source: str | Path | bytes, name: str) -> Image.Image:
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+    Image.init()
+    formats = [format_ for format_ in Image.ID if format_ != "EPS"]  # EPS would run Ghostscript on the file
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image that Pillow reads ({len(data):,} bytes)") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: refused before decoding: {error}") from error
+    except Exception as error:
+        raise ImageError(f"{name}: damaged header ({type(error).__name__}: {error})") from error
 
 
 def _check_size(image: Image.Image, name: str) -> None:

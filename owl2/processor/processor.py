@@ -6,6 +6,7 @@ with the ids. `processor(text=...)` takes raw prompts, as the released evaluatio
 `tokenizer_image_token` (official mm_utils.py:181), each image expanded to its visual tokens.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from owl2.model.config import Owl2Config
-from owl2.processor.images import CONFIG_NAME, ImageSource, ImageTransform, load_image
+from owl2.processor.images import CONFIG_NAME, ImageError, ImageSource, ImageTransform, load_image
 from owl2.processor.template import END_MARK, IMAGE_MARK, Chunk, Message, find_template, images_of, render
 from owl2.processor.tokenizer import Tokenizer, TokenizerError, load_tokenizer, write_file
 
@@ -150,13 +151,31 @@ class Processor:
             columns = slice(0, count) if padding_side == "right" else slice(length - count, length)
             input_ids[row, columns] = torch.tensor(encoding.ids, dtype=torch.int64)
             attention_mask[row, columns] = True
-        images = [self.image_transform(image) for encoding in encodings for image in encoding.images]
-        side = self.image_transform.size
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "pixel_values": torch.stack(images) if images else torch.zeros((0, 3, side, side)),
+            "pixel_values": self.pixels([image for encoding in encodings for image in encoding.images]),
         }
+
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Transform pictures to (N, 3, H, W) float32; N may be 0."""
+        side = self.image_transform.size
+        pixels = [self.image_transform(image) for image in images]
+        return torch.stack(pixels) if pixels else torch.zeros((0, 3, side, side))
+
+    def replace(
+        self, *, template: str | None = None, image_size: int | None = None, max_tokens: int | None = None
+    ) -> "Processor":
+        """Return a processor with the given parts changed; `max_tokens` None lifts the limit."""
+        transform = self.image_transform
+        return Processor(
+            self.tokenizer,
+            dataclasses.replace(transform, size=transform.size if image_size is None else image_size),
+            image_token_id=self.image_token_id,
+            tokens_per_image=self.tokens_per_image,
+            template=self.template if template is None else template,
+            max_tokens=max_tokens,
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; image and special tokens have none."""
@@ -165,6 +184,7 @@ class Processor:
     def save(self, folder: Path) -> None:
         """Write tokenizer files and `preprocessor_config.json` (with the template's name) into a folder."""
         folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(folder)
         config = {**self.image_transform.to_dict(), "template": self.template}
         write_file(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
@@ -184,8 +204,16 @@ class Processor:
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model embeds only "
                 f"{config.decoder.vocab_size}; they do not belong together"
             )
-        transform = ImageTransform.from_folder(folder)
-        raw = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
+        path = folder / CONFIG_NAME
+        if not path.is_file():
+            raise ImageError(f"{path} is missing: it says how pictures become pixels")
+        raw = json.loads(path.read_text("utf-8"))
+        transform = ImageTransform.from_dict(raw)
+        if transform.size % config.vision.patch_size:
+            raise ImageError(
+                f"{path}: pictures of {transform.size} px cannot be cut into patches of "
+                f"{config.vision.patch_size} px"
+            )
         return cls(
             tokenizer,
             transform,
@@ -196,6 +224,8 @@ class Processor:
         )
 
     def _encode_prompt(self, row: int, prompt: str, images: Sequence[ImageSource]) -> Encoding:
+        if isinstance(images, Image.Image):
+            raise TypeError(f"images of row {row} are one picture, expected a list of pictures")
         chunks = prompt.split(IMAGE_MARK)
         if len(images) != len(chunks) - 1:
             raise ImageCountError(

@@ -225,7 +225,7 @@ class JsonTokenizer(_ByteVocabulary):
         stated = self._config.get("add_bos_token")
         if stated is not None:
             return stated
-        return self._tokenizer.encode("a").ids[0] == self.bos_token_id
+        return self._tokenizer.encode("a").ids[:1] == [self.bos_token_id]
 
     def _token_table(self) -> list[bytes]:
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
