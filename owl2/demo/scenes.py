@@ -181,6 +181,11 @@ def _background(rng: Random) -> Background:
     """Plain and gradient backgrounds stay pale or dark, so that none of the eight colours drowns in them."""
     kind = rng.choices(tuple(BACKGROUNDS), tuple(BACKGROUNDS.values()))[0]
     is_pale = kind == "light" or (kind != "dark" and rng.random() < 0.6)
-    low, high = (205, 255) if is_pale else (0, 62)
-    first, second = (tuple(rng.randint(low, high) for _ in range(3)) for _ in range(2))
-    return Background(kind, first, second, rng.getrandbits(31))  # type: ignore[arg-type]
+    first, second = (_faint(rng, (212, 246) if is_pale else (8, 52)) for _ in range(2))
+    return Background(kind, first, second, rng.getrandbits(31))
+
+
+def _faint(rng: Random, levels: tuple[int, int]) -> tuple[int, int, int]:
+    level = rng.randint(*levels)
+    red, green, blue = (level + rng.randint(-8, 8) for _ in range(3))
+    return red, green, blue

@@ -90,7 +90,7 @@ WORDS: tuple[str, ...] = tuple(
     "able also away back bank best blow body book both call city club cold cook cost dark data deal deep "
     "door down east easy edge even exit face fact fall farm fast film fine firm foot free game gate gift "
     "girl give goal gold good hair half hall hand hard help high hill home hope hour idea join jump just "
-    "keep kind lake land last left life line live long lost love luck main mind moon move name next nice "
+    "keep kind lake lamp land last life line live long lost love luck main mind moon move name next nice "
     "noon only open park path play race rain road rock room sale salt sand shop stop taxi time town walk".split()
 )
 

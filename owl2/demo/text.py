@@ -1,0 +1,175 @@
+"""Text without pictures: facts, arithmetic, definitions, and talk about scenes that are only described.
+
+Two uses. `instruction` gives the text-only half of stage 2 (the paper mixes such data in so that the language
+ability stays). `talk` gives what the small decoder is pre-trained on instead of a ready language model: the same,
+plus questions about described scenes, captions and other ways to say them, so that the questions of stage 2 are
+known language before any picture is. The test asks the same facts in a phrasing that training never uses (all its
+words do occur), and sums and differences of pairs that training never uses.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from owl2.demo.captions import caption, describe
+from owl2.demo.questions import QA, SHORT, qas
+from owl2.demo.scenes import scene
+from owl2.demo.world import THINGS, Split, article
+
+Turn = tuple[str, str]
+
+CAPITALS = (
+    "France Paris, Italy Rome, Spain Madrid, Germany Berlin, England London, Greece Athens, Egypt Cairo, Japan Tokyo, "
+    "China Beijing, Russia Moscow, Austria Vienna, Norway Oslo, Sweden Stockholm, Finland Helsinki, Poland Warsaw, "
+    "Portugal Lisbon, Ireland Dublin, Turkey Ankara, Cuba Havana, Peru Lima, Chile Santiago, Canada Ottawa, "
+    "Kenya Nairobi, Denmark Copenhagen"
+)
+BABIES = "cat kitten, dog puppy, cow calf, horse foal, sheep lamb, lion cub, duck duckling, frog tadpole, goat kid"
+SOUNDS = "cat meow, dog woof, cow moo, sheep baa, duck quack, lion roar, pig oink, owl hoot, bee buzz, snake hiss"
+OPPOSITES = (
+    "hot cold, big small, tall short, fast slow, day night, up down, open closed, happy sad, old new, wet dry, "
+    "hard soft, full empty, early late, high low, light dark, rich poor, strong weak, thick thin, loud quiet, near far"
+)
+PAINTS = (
+    "grass green, snow white, coal black, blood red, milk white, gold yellow, chocolate brown, butter yellow, "
+    "night black, sugar white, mud brown, cherry red, spinach green, lemon yellow, ocean blue, cloud white"
+)
+LEGS = "cat 4, dog 4, horse 4, cow 4, bird 2, spider 8, bee 6, snake 0, duck 2, lion 4, fish 0, butterfly 6, snail 0"
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = "January February March April May June July August September October November December".split()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Facts of one kind: `facts` maps a subject to its answer; the last phrasing is the test's."""
+
+    name: str
+    facts: dict[str, str]
+    train: tuple[str, ...]
+    test: str
+
+
+def _facts(table: str) -> dict[str, str]:
+    return {subject: answer for subject, answer in (entry.split() for entry in table.split(","))}
+
+
+def _successors(names: list[str]) -> dict[str, str]:
+    return dict(zip(names, names[1:] + names[:1], strict=True))
+
+
+RELATIONS: tuple[Relation, ...] = (
+    Relation(
+        "capital",
+        _facts(CAPITALS),
+        ("What is the capital of {}?", "Which city is the capital of {}?", "Name the capital of {}."),
+        "What city is the capital of {}?",
+    ),
+    Relation(
+        "baby",
+        _facts(BABIES),
+        ("What is a baby {} called?", "What do you call a baby {}?", "Name the baby of a {}."),
+        "What is the baby of a {} called?",
+    ),
+    Relation(
+        "sound",
+        _facts(SOUNDS),
+        ("What does a {} say?", "Which sound does a {} make?", "What is the sound of a {}?"),
+        "What sound does a {} make?",
+    ),
+    Relation(
+        "opposite",
+        _facts(OPPOSITES),
+        ("What is the opposite of {}?", "Which word is the opposite of {}?", "Name the opposite of {}."),
+        "What word is the opposite of {}?",
+    ),
+    Relation(
+        "paint",
+        _facts(PAINTS),
+        ("What color is {}?", "Which color does {} have?", "What is the color of {}?"),
+        "What color does {} have?",
+    ),
+    Relation(
+        "legs",
+        _facts(LEGS),
+        ("How many legs does a {} have?", "How many legs are on a {}?", "Count the legs of a {}."),
+        "How many are the legs of a {}?",
+    ),
+    Relation(
+        "next",
+        _successors(DAYS) | _successors(MONTHS),
+        ("What comes after {}?", "What follows {}?", "Which one comes after {}?"),
+        "What is the one after {}?",
+    ),
+    Relation(
+        "category",
+        {article(thing.name): thing.category for thing in THINGS},
+        ("What is {}?", "What kind of object is {}?", "What do you call {}?"),
+        "Which kind of object is {}?",
+    ),
+)
+SUMS = (
+    ("What is {} plus {}?", "{} + {} =", "How much is {} plus {}?"),
+    ("What is {} minus {}?", "{} - {} =", "How much is {} minus {}?"),
+)
+LIMIT = 10
+
+
+def arithmetic_split(a: int, b: int) -> Split:
+    """The split that asks for a + b, b + a and their differences: 15 % of the pairs are the test's, 8 % validation's.
+    """
+    slot = (5 * min(a, b) + 3 * max(a, b)) % 13
+    return "test" if slot in (1, 6) else "val" if slot == 11 else "train"
+
+
+def fact(rng: Random, split: Split) -> QA:
+    """A question about a fact; in the test in the held-out phrasing."""
+    known = rng.choice(RELATIONS)
+    subject, answer = rng.choice(tuple(known.facts.items()))
+    return QA("text", (known.test if split == "test" else rng.choice(known.train)).format(subject), answer)
+
+
+def arithmetic(rng: Random, split: Split) -> QA:
+    """A sum or difference of numbers up to LIMIT from the split's pairs."""
+    pairs = [(a, b) for a in range(LIMIT + 1) for b in range(LIMIT + 1 - a) if arithmetic_split(a, b) == split]
+    a, b = rng.choice(pairs)
+    if rng.random() < 0.5:
+        return QA("text", rng.choice(SUMS[0]).format(a, b), str(a + b))
+    return QA("text", rng.choice(SUMS[1]).format(a + b, b), str(a))
+
+
+def instruction(rng: Random, split: Split) -> QA:
+    """One text-only question: three facts for each piece of arithmetic."""
+    return fact(rng, split) if rng.random() < 0.75 else arithmetic(rng, split)
+
+
+def instructions(seed: int, split: Split, turns: tuple[int, int] = (2, 5)) -> list[Turn]:
+    """A text-only conversation of different questions."""
+    rng = Random(f"owl2 instructions {split} {seed}")
+    found = {qa.question: qa for qa in (instruction(rng, split) for _ in range(rng.randint(*turns)))}
+    return [(qa.question + SHORT if rng.random() < 0.2 else qa.question, qa.answer) for qa in found.values()]
+
+
+def talk(seed: int, split: Split = "train") -> list[Turn]:
+    """A conversation without a picture, for the decoder's pre-training."""
+    rng = Random(f"owl2 talk {split} {seed}")
+    what = rng.random()
+    if what < 0.25:
+        return instructions(seed, split)
+    pictured = scene(seed, split)
+    if what < 0.35:
+        return [("Write a caption.", caption(pictured, rng))]
+    if what < 0.45:
+        return [(f"{describe(pictured)} Write a caption.", caption(pictured, rng))]
+    asked = [qa for qa in qas(pictured, rng, rng.randint(3, 7)) if qa.kind != "region" and "region" not in qa.question]
+    if not asked:
+        return [("Describe the picture.", describe(pictured))]
+    first = f"{describe(pictured)} {asked[0].question}"
+    return [(first, asked[0].answer), *((qa.question, qa.answer) for qa in asked[1:])]
+
+
+def text_corpus(seed: int, split: Split = "train") -> Iterator[list[Turn]]:
+    """Endless conversations without pictures; the same seed gives the same ones."""
+    number = seed * 1_000_000_007
+    while True:
+        yield talk(number, split)
+        number += 1
