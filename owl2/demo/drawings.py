@@ -7,6 +7,7 @@ colour. A tinted sprite is kept, so a scene costs a few resizes and pastes.
 """
 
 import io
+import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -69,10 +70,12 @@ class Drawings:
 
     def sprite(self, name: str, colour: str, style: str) -> Image.Image:
         """The tinted drawing as RGBA, cropped to what is visible."""
-        return self._sprite(name, colour, style)
-
-    def _tint(self, name: str, colour: str, style: str) -> Image.Image:
         return PAINTERS[style](self._layers[name], COLOURS[colour])
+
+    def _tint(self, name: str, colour: str, style: str) -> tuple[Image.Image, Image.Image]:
+        """The sprite and the sprite in half size, with premultiplied alpha, as resampling needs it."""
+        large = self.sprite(name, colour, style).convert("RGBa")
+        return large, large.reduce(2)
 
     def draw(self, scene: Scene, image_size: int) -> tuple[Image.Image, Scene]:
         """The picture (RGB, image_size squared) and the scene with the boxes that the drawings really fill."""
@@ -82,16 +85,23 @@ class Drawings:
         return image, replace(scene, items=items, sign=sign)
 
     def _place(self, image: Image.Image, item: Item) -> Item:
+        """Turns, scales and pastes a sprite in one resampling step, which is what makes scenes cheap."""
         side = image.width
-        sprite = self.sprite(item.name, item.colour, item.style)
-        turned = sprite.rotate(item.angle, Image.Resampling.BILINEAR, expand=True)
-        turned = turned.crop(turned.getchannel("A").getbbox())
-        scale = item.size * side / max(turned.size)
-        width, height = (max(1, round(length * scale)) for length in turned.size)
-        small = turned.resize((width, height), Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BILINEAR)
-        left, top = round(item.x * side - width / 2), round(item.y * side - height / 2)
-        image.paste(small, (left, top), small)
-        return replace(item, box=_box(left, top, width, height, side))
+        large, small = self._sprite(item.name, item.colour, item.style)
+        cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
+        turned = [abs(cos) * large.width + abs(sin) * large.height, abs(sin) * large.width + abs(cos) * large.height]
+        scale = item.size * side / max(turned)
+        # Two bilinear samples a pixel would skip lines of a sprite more than twice as large as its place.
+        sprite, scale = (small, 2 * scale) if scale < 0.6 else (large, scale)
+        width, height = (math.ceil(length * scale * sprite.width / large.width) for length in turned)
+        a, b = cos / scale, -sin / scale
+        left, top = sprite.width / 2 - (a * width + b * height) / 2, sprite.height / 2 - (a * height - b * width) / 2
+        matrix = (a, b, left, -b, a, top)
+        drawn = sprite.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        x, y = round(item.x * side - width / 2), round(item.y * side - height / 2)
+        image.paste(drawn.convert("RGBA"), (x, y), drawn.getchannel("a"))
+        x0, y0, x1, y1 = drawn.getchannel("a").getbbox() or (0, 0, width, height)
+        return replace(item, box=_box(x + x0, y + y0, x1 - x0, y1 - y0, side))
 
     def _ground(self, ground: Background, side: int) -> Image.Image:
         if ground.kind == "gradient":
