@@ -1,1 +1,31 @@
-"""mPLUG-Owl2."""
+"""mPLUG-Owl2: images and text in, text out.
+
+    import owl2
+    owl = owl2.load("runs/demo/checkpoint")
+    owl.chat([{"role": "user", "content": [{"type": "image", "image": "cat.jpg"},
+                                           {"type": "text", "text": "What is this?"}]}])
+
+Names are imported when first used, so that `import owl2` and the command line start at once.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from owl2.api import Owl2, load
+    from owl2.model import build
+
+__all__ = ["Owl2", "__version__", "build", "load"]
+
+_HOMES = {"Owl2": "owl2.api", "build": "owl2.model", "load": "owl2.api"}
+
+__version__: str
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module, metadata
+
+    if name == "__version__":
+        return metadata.version("owl2")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'owl2' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,6 +1,15 @@
 """From prompts to text: settings, the choice of a token, batches and dialogues."""
 
-from owl2.generate.config import GenerationConfig
-from owl2.generate.generate import decode, generate, prefill
+from owl2.generate.config import GenerationConfig, GenerationError
+from owl2.generate.generate import decode, generate, new_cache, prefill
+from owl2.generate.session import ChatSession
 
-__all__ = ["GenerationConfig", "decode", "generate", "prefill"]
+__all__ = [
+    "ChatSession",
+    "GenerationConfig",
+    "GenerationError",
+    "decode",
+    "generate",
+    "new_cache",
+    "prefill",
+]

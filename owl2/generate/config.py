@@ -30,12 +30,16 @@ NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {})
 """Values with which any further feature (beams, penalties, ...) is off."""
 
 
+class GenerationError(ValueError):
+    """Settings that cannot be, or a prompt that leaves no room for them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """Length, choice and end of generated text."""
 
-    max_new_tokens: int | None = None
-    """Most tokens to generate. None: `generate` asks for it; chat takes 512 or what the context has left."""
+    max_new_tokens: int = 512
+    """Most tokens to generate. Chat that is not told a number takes less where the context has less left."""
     min_new_tokens: int = 0
     """The end token has probability 0 before this many tokens."""
     do_sample: bool = False
@@ -52,18 +56,19 @@ class GenerationConfig:
     """Ends a row. None: the model's."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens = {self.max_new_tokens}: at least 1 is needed")
-        if self.min_new_tokens < 0 or self.min_new_tokens > (self.max_new_tokens or self.min_new_tokens):
-            raise ValueError(
-                f"min_new_tokens = {self.min_new_tokens} must be in 0 ... max_new_tokens, {self.max_new_tokens}"
+        if self.max_new_tokens < 1:
+            raise GenerationError(f"max_new_tokens = {self.max_new_tokens}: at least 1 is needed")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise GenerationError(
+                f"min_new_tokens = {self.min_new_tokens} must be from 0 to max_new_tokens, here "
+                f"{self.max_new_tokens}"
             )
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature = {self.temperature} must be a number from 0 up (0 is greedy)")
+            raise GenerationError(f"temperature = {self.temperature} must be 0 (greedy) or more")
         if self.top_k < 0:
-            raise ValueError(f"top_k = {self.top_k} must be 0 (all tokens) or more")
+            raise GenerationError(f"top_k = {self.top_k} must be 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p} must be above 0 and at most 1")
+            raise GenerationError(f"top_p = {self.top_p} must be above 0 and at most 1")
         if isinstance(self.eos_token_id, list):
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
 
@@ -91,7 +96,7 @@ class GenerationConfig:
         """Read `folder/generation_config.json`; the defaults if there is none.
 
         Raises:
-            ValueError: the file is not JSON or holds an impossible value; the message names it.
+            GenerationError: the file is not JSON or holds an impossible value; the message names it.
         """
         path = folder / FILE_NAME
         if not path.exists():
@@ -102,7 +107,7 @@ class GenerationConfig:
                 raise ValueError(f"holds a {type(raw).__name__}, not an object of settings")
             return cls._from_dict(raw, path)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise GenerationError(f"{path}: {error}") from error
 
     @classmethod
     def _from_dict(cls, raw: Mapping[str, Any], path: Path) -> "GenerationConfig":

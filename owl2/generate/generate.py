@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from owl2.generate.config import GenerationConfig
+from owl2.generate.config import GenerationConfig, GenerationError
 from owl2.generate.sampling import Chooser
 from owl2.model import KVCache, Layout, Owl2Model, decode_layout, padded_layout
 
 COMPACT_SHARE = 8
-"""Ended rows leave once they are an eighth of the batch: leaving copies the cache, staying costs their steps."""
+"""Ended rows leave once they are an eighth of the batch: leaving copies the cache, staying wastes steps."""
 
 
 @torch.inference_mode()
@@ -39,44 +39,38 @@ def generate(
         attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
         pixel_values: (I, 3, H, W), images in the order of their places in the batch.
         config: settings; greedy decoding if None.
-        settings: fields of `GenerationConfig`, each overriding `config`. `max_new_tokens` must be in one.
+        settings: fields of `GenerationConfig`, each overriding `config`.
 
     Raises:
-        ValueError: `max_new_tokens` missing, a prompt with it beyond the context, an impossible setting, or
-            images that do not match their places.
+        GenerationError: impossible settings, or a prompt that with `max_new_tokens` exceeds the context.
+        ValueError: images that do not match their places.
         TypeError: an unknown setting.
     """
     config = (config or GenerationConfig()).replace(**settings)
     layout = padded_layout(input_ids, attention_mask, model.config.image_token_id)
-    max_new_tokens = room_for(model, max(layout.lengths), config)
+    check_room(model, max(layout.lengths), config.max_new_tokens)
     # The last token is returned without being read again, so it needs no place.
-    capacity = max(layout.lengths) + max_new_tokens - 1
+    capacity = max(layout.lengths) + config.max_new_tokens - 1
     cache = new_cache(model, len(layout.lengths), capacity)
-    logits = prefill(model, input_ids, layout, cache, pixel_values=pixel_values)
+    logits = prefill(model, input_ids, layout, cache, pixel_values)
     answers: list[list[int]] = [[] for _ in layout.lengths]
-    for new_tokens in decode(model, cache, logits, config.replace(max_new_tokens=max_new_tokens)):
+    for new_tokens in decode(model, cache, logits, config):
         for row, token in new_tokens.items():
             answers[row].append(token)
     return answers
 
 
-def room_for(model: Owl2Model, prompt_tokens: int, config: GenerationConfig) -> int:
-    """Return `config.max_new_tokens` after checking that they fit behind the prompt.
-
-    Raises:
-        ValueError: it is missing, or the sum is more than the context.
-    """
+def check_room(model: Owl2Model, prompt_tokens: int, max_new_tokens: int) -> None:
+    """Raise GenerationError if prompt and new tokens together exceed the context."""
     context = model.config.decoder.max_position_embeddings
-    free, wanted = context - prompt_tokens, config.max_new_tokens
-    if wanted is None:
-        raise ValueError(f"max_new_tokens is missing; at most {free} fit behind the prompt")
-    if wanted > free:
-        remedy = f"at most {free} new tokens fit" if free > 0 else "shorten the prompt"
-        raise ValueError(
-            f"prompt of {prompt_tokens} tokens + max_new_tokens = {wanted} is {prompt_tokens + wanted}, but "
-            f"the model's context has {context} tokens: {remedy}"
+    total = prompt_tokens + max_new_tokens
+    if total > context:
+        free = context - prompt_tokens
+        remedy = f"at most {free:,} new tokens fit" if free > 0 else "shorten the prompt"
+        raise GenerationError(
+            f"prompt of {prompt_tokens:,} tokens + max_new_tokens = {max_new_tokens:,} is {total:,}, but the "
+            f"model's context has {context:,} tokens: {remedy}"
         )
-    return wanted
 
 
 @torch.inference_mode()
@@ -122,9 +116,8 @@ def decode(
         model: the model.
         cache: holds the prompts; has room for `max_new_tokens - 1` more tokens a row.
         logits: (B, V) float32 after the prompts' last tokens; overwritten.
-        config: `max_new_tokens` must be set.
+        config: settings.
     """
-    assert config.max_new_tokens is not None
     ends = end_tokens(model, config)
     end_columns = torch.tensor(sorted(ends), device=logits.device)
     choose = Chooser(config, len(logits))
@@ -151,11 +144,11 @@ def end_tokens(model: Owl2Model, config: GenerationConfig) -> frozenset[int]:
     """Return the ids that end a row.
 
     Raises:
-        ValueError: one is outside the vocabulary.
+        GenerationError: one is outside the vocabulary.
     """
     ends = config.eos_token_id if config.eos_token_id is not None else model.config.decoder.eos_token_id
     ends = ends if isinstance(ends, tuple) else (ends,)
     vocab_size = model.config.decoder.vocab_size
     if outside := [token for token in ends if not 0 <= token < vocab_size]:
-        raise ValueError(f"eos_token_id {outside} is outside the vocabulary of {vocab_size} tokens")
+        raise GenerationError(f"eos_token_id {outside} is outside the vocabulary of {vocab_size} tokens")
     return frozenset(ends)

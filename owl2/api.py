@@ -1,0 +1,142 @@
+"""The library's front door: a model with its processor, ready to answer.
+
+Everything here is two or three calls into the packages below; whoever needs other combinations (evaluation,
+training, serving) makes the same calls.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from owl2.checkpoint import CheckpointError, load_model, resolve
+from owl2.generate import ChatSession, GenerationConfig, GenerationError, generate
+from owl2.model import Owl2Model
+from owl2.processor import (
+    ContextError,
+    ImageCountError,
+    ImageError,
+    Message,
+    Processor,
+    TemplateError,
+    TokenizerError,
+)
+
+
+class DeviceError(ValueError):
+    """A device that PyTorch does not know or this machine does not have."""
+
+
+USER_ERRORS = (
+    CheckpointError,
+    ContextError,
+    DeviceError,
+    GenerationError,
+    ImageCountError,
+    ImageError,
+    TemplateError,
+    TokenizerError,
+)
+"""What a wrong file, setting or question raises: a program shows the message, which says what to do."""
+
+
+class Owl2:
+    """A model and the processor it was trained with."""
+
+    def __init__(
+        self, model: Owl2Model, processor: Processor, generation_config: GenerationConfig | None = None
+    ):
+        self.model = model
+        self.processor = processor
+        self.generation_config = generation_config or GenerationConfig()
+        """What `generate`, `chat`, `stream` and `session` do unless told otherwise."""
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        **settings: Any,
+    ) -> list[list[int]]:
+        """Continue each row of a processor's batch; return each row's new token ids without the end token.
+
+        Args:
+            input_ids: (B, T) int64 with the model's `image_token_id` at every visual position.
+            attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
+            pixel_values: (I, 3, H, W), images in the order of their places in the batch.
+            settings: fields of `GenerationConfig`: `max_new_tokens`, `min_new_tokens`, `do_sample`,
+                `temperature`, `top_k`, `top_p`, `seed`, `eos_token_id`. Others are the checkpoint's.
+
+        Raises:
+            GenerationError: impossible settings, or a prompt that with `max_new_tokens` exceeds the context.
+            ValueError: images that do not match their places.
+            TypeError: an unknown setting.
+        """
+        return generate(
+            self.model, input_ids, attention_mask, pixel_values, self.generation_config, **settings
+        )
+
+    def chat(self, messages: Sequence[Message], **settings: Any) -> str:
+        """Return the answer to a conversation whose last turn is the user's.
+
+        Args:
+            messages: `{"role": "user" | "assistant", "content": ...}`; content is text, or a list of
+                `{"type": "text", "text": ...}` and `{"type": "image", "image": PIL image or path}`.
+            settings: see `generate`. Without `max_new_tokens`, the answer may take what the context has
+                left, but no more than the checkpoint's default.
+
+        Raises:
+            GenerationError: impossible settings, or no room for the answer.
+            TemplateError, ImageError, ContextError: a conversation that cannot be encoded.
+            TypeError: an unknown setting.
+        """
+        return "".join(self.stream(messages, **settings))
+
+    def stream(self, messages: Sequence[Message], **settings: Any) -> Iterator[str]:
+        """Yield the answer of `chat` piece by piece as it is generated; errors come with the first piece."""
+        return self.session().answer(messages, **settings)
+
+    def session(self) -> ChatSession:
+        """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`."""
+        return ChatSession(self.model, self.processor, self.generation_config)
+
+
+def load(
+    folder_or_hub_id: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    *,
+    progress: bool = True,
+) -> Owl2:
+    """Load a checkpoint, released or ours.
+
+    Args:
+        folder_or_hub_id: a folder, or a Hugging Face hub id such as `owner/name`.
+        device: where the model runs: `cpu`, `cuda`, `cuda:1`, ...
+        dtype: `float32`, `bfloat16` or `float16`.
+        progress: show a bar on standard error while the weights load.
+
+    Raises:
+        CheckpointError, TokenizerError, ImageError, GenerationError: a file of the folder is missing or
+            damaged; the message names it.
+        DeviceError: no such device.
+    """
+    device = _device(device)
+    folder = resolve(folder_or_hub_id)
+    config = GenerationConfig.read(folder)
+    model = load_model(folder, device=device, dtype=dtype, progress=progress)
+    return Owl2(model, Processor.from_folder(folder, model.config), config)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device {name!r} is unknown; expected cpu, cuda, cuda:0, ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return device

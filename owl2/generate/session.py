@@ -1,0 +1,166 @@
+"""A dialogue that is read once: the cache is kept between turns, and only what is new is prefilled.
+
+Each turn the template renders the whole conversation, and the session keeps of its cache the longest
+beginning that has the same ids and the same images. So an answer is always that of a fresh reading of the
+template's ids (what training shows), whatever happened before: an answer cut short, an edited turn, or
+generated tokens that are not how the tokenizer would write their text.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from owl2.generate.config import GenerationConfig
+from owl2.generate.generate import check_room, decode, end_tokens, new_cache, prefill
+from owl2.model import KVCache, Owl2Model, padded_layout
+from owl2.processor import Encoding, Message, Processor, StreamDecoder, Tokenizer
+
+CACHE_STEP = 256
+"""A session's cache grows to multiples of this many tokens."""
+
+
+class ChatSession:
+    """One conversation with a model. Not for use by several threads at once."""
+
+    def __init__(self, model: Owl2Model, processor: Processor, config: GenerationConfig | None = None):
+        """Begin an empty conversation; `config` holds the defaults of its answers."""
+        self.model = model
+        self.processor = processor
+        self.config = config or GenerationConfig()
+        self.messages: list[Message] = []
+        """The turns so far, as `say` made them."""
+        self.is_cut = False
+        """Whether the last answer stopped at `max_new_tokens` and not by itself."""
+        self.num_prefilled = 0
+        """Tokens that the last answer had to read anew."""
+        self._cache: KVCache | None = None
+        self._ids: list[int] = []
+        self._images: list[Image] = []
+
+    def say(self, content: str | Sequence[Any], **settings: Any) -> Iterator[str]:
+        """Add a user's turn and stream its answer; both join `messages` when the answer ends.
+
+        An answer that the caller stops reading, or that Ctrl-C stops, is kept as far as it came. After any
+        other error the conversation is as before.
+
+        Args:
+            content: text, or a list of parts as in `owl2.processor.Message`.
+            settings: see `answer`.
+        """
+        question: Message = {"role": "user", "content": content}
+        pieces: list[str] = []
+        try:
+            for piece in self.answer([*self.messages, question], **settings):
+                pieces.append(piece)
+                yield piece
+        except (GeneratorExit, KeyboardInterrupt):
+            self._record(question, pieces)
+            raise
+        self._record(question, pieces)
+
+    def answer(self, messages: Sequence[Message], **settings: Any) -> Iterator[str]:
+        """Stream the answer to a conversation, reading only what is not in the cache already.
+
+        Args:
+            messages: turns that alternate, the last a user's.
+            settings: fields of `GenerationConfig`. Without `max_new_tokens`, the session's default is used,
+                or what the context has left if that is less.
+
+        Yields:
+            Text, without white space around the whole answer. A piece is never taken back.
+
+        Raises:
+            GenerationError: impossible settings, or no room for the answer.
+            TemplateError, ImageError, ContextError: see `Processor.encode`.
+        """
+        encoding = self.processor.encode(messages, generation_prompt=True)
+        config = self._settle(len(encoding.ids), settings)
+        tokens = self._tokens(encoding, config)
+        yield from stream_text(tokens, self.processor.tokenizer)
+
+    def reset(self) -> None:
+        """Forget the conversation and free the cache."""
+        self.messages, self._ids, self._images, self._cache = [], [], [], None
+
+    def _record(self, question: Message, pieces: list[str]) -> None:
+        self.messages += [question, {"role": "assistant", "content": "".join(pieces)}]
+
+    def _settle(self, prompt_tokens: int, settings: dict[str, Any]) -> GenerationConfig:
+        config = self.config.replace(**settings)
+        if "max_new_tokens" not in settings:
+            free = self.model.config.decoder.max_position_embeddings - prompt_tokens
+            config = config.replace(max_new_tokens=max(1, min(config.max_new_tokens, free)))
+        check_room(self.model, prompt_tokens, config.max_new_tokens)
+        # The template ends answers with the tokenizer's end token, whatever else may end them.
+        ends = end_tokens(self.model, config) | {self.processor.tokenizer.eos_token_id}
+        return config.replace(eos_token_id=tuple(sorted(ends)))
+
+    @torch.inference_mode()
+    def _tokens(self, encoding: Encoding, config: GenerationConfig) -> Iterator[int]:
+        ids, images = encoding.ids, encoding.images
+        kept, images_kept = self._shared_prefix(encoding)
+        cache = self._room(kept, len(ids) + config.max_new_tokens - 1)
+        cache.lengths = [kept]
+        self._ids, self._images = list(ids), images
+        self.num_prefilled = len(ids) - kept
+        new_ids = torch.tensor([ids[kept:]])
+        layout = padded_layout(new_ids, None, self.processor.image_token_id, past=[kept])
+        pixel_values = self.processor.pixels(images[images_kept:])
+        logits = prefill(self.model, new_ids, layout, cache, pixel_values)
+        self.is_cut = False
+        num_new = 0
+        for new_token in decode(self.model, cache, logits, config):
+            for token in new_token.values():
+                num_new += 1
+                self._ids.append(token)
+                self.is_cut = num_new == config.max_new_tokens
+                yield token
+
+    def _shared_prefix(self, encoding: Encoding) -> tuple[int, int]:
+        """Return how many tokens, and how many whole images in them, the cache holds of this prompt.
+
+        At least the last token is left to read, as its logits are needed.
+        """
+        cached = self._ids[: self._cache.lengths[0]] if self._cache is not None else []
+        limit = min(len(cached), len(encoding.ids) - 1)
+        kept = next((i for i in range(limit) if cached[i] != encoding.ids[i]), limit)
+        per_image, image_token = self.processor.tokens_per_image, self.processor.image_token_id
+        starts = [i for i, token in enumerate(encoding.ids) if token == image_token][::per_image]
+        for number, start in enumerate(starts):
+            if start + per_image > kept or self._images[number] != encoding.images[number]:
+                return min(kept, start), number
+        return kept, len(starts)
+
+    def _room(self, kept: int, needed: int) -> KVCache:
+        """Return a cache with room for `needed` tokens that still has the first `kept` ones."""
+        if self._cache is not None and self._cache.capacity >= needed:
+            return self._cache
+        capacity = -(-needed // CACHE_STEP) * CACHE_STEP
+        grown = new_cache(self.model, 1, capacity)
+        if self._cache is not None:
+            old = self._cache.keys + self._cache.values
+            for target, source in zip(grown.keys + grown.values, old, strict=True):
+                target[:, :kept] = source[:, :kept]
+        self._cache = grown
+        return grown
+
+
+def stream_text(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """Turn an answer's tokens into text as they come, without white space around the whole."""
+    decoder = StreamDecoder(tokenizer)
+    held, has_begun = "", False
+
+    def pieces() -> Iterator[str]:
+        for token in tokens:
+            yield decoder.push(token)
+        yield decoder.finish()
+
+    for piece in pieces():
+        text = held + (piece if has_begun else piece.lstrip())
+        shown = text.rstrip()
+        held = text[len(shown) :]
+        if shown:
+            has_begun = True
+            yield shown
