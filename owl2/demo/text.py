@@ -1,10 +1,10 @@
 """Text without pictures: facts, arithmetic, definitions, and talk about scenes that are only described.
 
 Two uses. `instruction` gives the text-only half of stage 2 (the paper mixes such data in so that the language
-ability stays). `talk` gives what the small decoder is pre-trained on instead of a ready language model: the same,
-plus questions about described scenes, captions and other ways to say them, so that the questions of stage 2 are
-known language before any picture is. The test asks the same facts in a phrasing that training never uses (all its
-words do occur), and sums and differences of pairs that training never uses.
+ability stays). `talk` gives what the small decoder is pre-trained on instead of a ready language model: the
+same, plus questions about described scenes, captions and other ways to say them, so that the questions of
+stage 2 are known language before any picture is. The test asks the same facts in a phrasing that training
+never uses (all its words do occur), and sums and differences of pairs that training never uses.
 """
 
 from collections.abc import Iterator
@@ -19,24 +19,46 @@ from owl2.demo.world import THINGS, Split, article
 Turn = tuple[str, str]
 
 CAPITALS = (
-    "France Paris, Italy Rome, Spain Madrid, Germany Berlin, England London, Greece Athens, Egypt Cairo, Japan Tokyo, "
-    "China Beijing, Russia Moscow, Austria Vienna, Norway Oslo, Sweden Stockholm, Finland Helsinki, Poland Warsaw, "
-    "Portugal Lisbon, Ireland Dublin, Turkey Ankara, Cuba Havana, Peru Lima, Chile Santiago, Canada Ottawa, "
-    "Kenya Nairobi, Denmark Copenhagen"
+    "France Paris, Italy Rome, Spain Madrid, Germany Berlin, England London, Greece Athens, Egypt Cairo, "
+    "Japan Tokyo, China Beijing, Russia Moscow, Austria Vienna, Norway Oslo, Sweden Stockholm, Finland "
+    "Helsinki, Poland Warsaw, Portugal Lisbon, Ireland Dublin, Turkey Ankara, Cuba Havana, Peru Lima, "
+    "Chile Santiago, Canada Ottawa, Kenya Nairobi, Denmark Copenhagen"
 )
-BABIES = "cat kitten, dog puppy, cow calf, horse foal, sheep lamb, lion cub, duck duckling, frog tadpole, goat kid"
-SOUNDS = "cat meow, dog woof, cow moo, sheep baa, duck quack, lion roar, pig oink, owl hoot, bee buzz, snake hiss"
+BABIES = (
+    "cat kitten, dog puppy, cow calf, horse foal, sheep lamb, lion cub, duck duckling, frog tadpole, goat kid"
+)
+SOUNDS = (
+    "cat meow, dog woof, cow moo, sheep baa, duck quack, lion roar, pig oink, crow caw, bee buzz, snake hiss"
+)
 OPPOSITES = (
-    "hot cold, big small, tall short, fast slow, day night, up down, open closed, happy sad, old new, wet dry, "
-    "hard soft, full empty, early late, high low, light dark, rich poor, strong weak, thick thin, loud quiet, near far"
+    "hot cold, big small, tall short, fast slow, day night, up down, open closed, happy sad, old new, wet "
+    "dry, hard soft, full empty, early late, high low, light dark, rich poor, strong weak, thick thin, "
+    "loud quiet, near far"
 )
 PAINTS = (
-    "grass green, snow white, coal black, blood red, milk white, gold yellow, chocolate brown, butter yellow, "
-    "night black, sugar white, mud brown, cherry red, spinach green, lemon yellow, ocean blue, cloud white"
+    "grass green, snow white, coal black, blood red, milk white, gold yellow, chocolate brown, butter "
+    "yellow, night black, sugar white, mud brown, cherry red, spinach green, lemon yellow, ocean blue, "
+    "cloud white"
 )
-LEGS = "cat 4, dog 4, horse 4, cow 4, bird 2, spider 8, bee 6, snake 0, duck 2, lion 4, fish 0, butterfly 6, snail 0"
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
+LEGS = (
+    "cat 4, dog 4, horse 4, cow 4, bird 2, spider 8, bee 6, snake 0, duck 2, lion 4, fish 0, butterfly 6, "
+    "snail 0"
+)
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 
 @dataclass(frozen=True)
@@ -115,8 +137,8 @@ LIMIT = 10
 
 
 def arithmetic_split(a: int, b: int) -> Split:
-    """The split that asks for a + b, b + a and their differences: 15 % of the pairs are the test's, 8 % validation's.
-    """
+    """The split that asks for a + b, b + a and their differences: 15 % of the pairs are the test's, 8 %
+    validation's."""
     slot = (5 * min(a, b) + 3 * max(a, b)) % 13
     return "test" if slot in (1, 6) else "val" if slot == 11 else "train"
 
@@ -130,7 +152,9 @@ def fact(rng: Random, split: Split) -> QA:
 
 def arithmetic(rng: Random, split: Split) -> QA:
     """A sum or difference of numbers up to LIMIT from the split's pairs."""
-    pairs = [(a, b) for a in range(LIMIT + 1) for b in range(LIMIT + 1 - a) if arithmetic_split(a, b) == split]
+    pairs = [
+        (a, b) for a in range(LIMIT + 1) for b in range(LIMIT + 1 - a) if arithmetic_split(a, b) == split
+    ]
     a, b = rng.choice(pairs)
     if rng.random() < 0.5:
         return QA("text", rng.choice(SUMS[0]).format(a, b), str(a + b))
@@ -160,7 +184,11 @@ def talk(seed: int, split: Split = "train") -> list[Turn]:
         return [("Write a caption.", caption(pictured, rng))]
     if what < 0.45:
         return [(f"{describe(pictured)} Write a caption.", caption(pictured, rng))]
-    asked = [qa for qa in qas(pictured, rng, rng.randint(3, 7)) if qa.kind != "region" and "region" not in qa.question]
+    asked = [
+        qa
+        for qa in qas(pictured, rng, rng.randint(3, 7))
+        if qa.kind != "region" and "region" not in qa.question
+    ]
     if not asked:
         return [("Describe the picture.", describe(pictured))]
     first = f"{describe(pictured)} {asked[0].question}"

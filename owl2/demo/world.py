@@ -2,7 +2,7 @@
 compositions are kept out of training.
 
 Everything is a table, so that the split can be read and checked without running anything:
-* each thing has 5 or 6 colours in training, 1 or 2 colours that only the test uses, 1 that only validation uses,
+* each thing has 5 or 6 colours in training, 1 or 2 that only the test uses, 1 that only validation uses,
   spread so that every colour is held out about equally often and says nothing about the split;
 * each pair of things that may stand together in one picture belongs to one split as well;
 * six things are drawn in training in one style only, and in validation and test only in the other two.
@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Thing:
-    """One kind of object: its word, its drawing (`code`, an OpenMoji file name) and what text says about it."""
+    """One kind of object: its words, its drawing (`code`, the OpenMoji file) and its category."""
 
     name: str
     plural: str
@@ -86,19 +86,21 @@ ONE_STYLE: dict[str, str] = {
 NUMBER_WORDS: tuple[str, ...] = ("zero", "one", "two", "three", "four", "five", "six")
 MAX_COUNT = 5
 
-WORDS: tuple[str, ...] = tuple(
+WORD_LIST = (
     "able also away back bank best blow body book both call city club cold cook cost dark data deal deep "
     "door down east easy edge even exit face fact fall farm fast film fine firm foot free game gate gift "
     "girl give goal gold good hair half hall hand hard help high hill home hope hour idea join jump just "
     "keep kind lake lamp land last life line live long lost love luck main mind moon move name next nice "
-    "noon only open park path play race rain road rock room sale salt sand shop stop taxi time town walk".split()
+    "noon only open park path play race rain road rock room sale salt sand shop stop taxi time town walk"
 )
+WORDS: tuple[str, ...] = tuple(WORD_LIST.split())
 
 
 def held_out_colours(name: str) -> dict[str, Split]:
     """The colours that `name` never has in training, each with the split that uses it.
 
-    Three walks over the colours with different strides make every colour held out equally often (to within one).
+    Three walks over the colours with different strides make every colour held out equally often (to within
+    one).
     """
     row = NAMES.index(name)
     colours = tuple(COLOURS)
@@ -126,17 +128,17 @@ COMPANY_STEPS: dict[int, Split] = {3: "test", 8: "test", 13: "test", 6: "val", 1
 def company_split(a: str, b: str) -> Split:
     """The only split whose pictures may show `a` and `b` together.
 
-    The things stand in a ring and the number of steps between two of them decides, so that each thing has equally
-    many companions in a split: 17 in training, 6 in test, 4 in validation. The steps are chosen so that three
-    things, too, can be together without any pair from training (3 + 3 = 6, 3 + 8 = 11).
+    The things stand in a ring and the number of steps between two of them decides, so that each thing has
+    equally many companions in a split: 17 in training, 6 in test, 4 in validation. The steps are chosen so
+    that three things, too, can be together without any pair from training (3 + 3 = 6, 3 + 8 = 11).
     """
     steps = abs(NAMES.index(a) - NAMES.index(b))
     return COMPANY_STEPS.get(min(steps, len(NAMES) - steps), "train")
 
 
 def may_meet(names: tuple[str, ...], split: Split) -> bool:
-    """Whether these things may share a picture of `split`. Training has only its own pairs; a held-out picture
-    of two has exactly a pair of its split, and one of three has no pair that training has."""
+    """Whether these things may share a picture of `split`. Training has only its own pairs; a held-out
+    picture of two has exactly a pair of its split, and one of three has no pair that training has."""
     pairs = [company_split(a, b) for a, b in combinations(names, 2)]
     if split == "train" or len(pairs) == 1:
         return all(pair == split for pair in pairs)

@@ -1,9 +1,10 @@
-"""Writes one part of the demo's world: a shard of captioned pictures, a slice of instructions, of talk, of questions.
+"""Writes one part of the demo's world: a shard of captioned pictures, a slice of instructions, of talk, of
+questions.
 
-A part is a range of scene numbers and one file that appears, by one rename, when all of it is on disk; its pictures
-are named by number, so a part that was interrupted is simply written again. Formats are those of real corpora:
-WebDataset shards for captions, LLaVA conversations (all pairs of a picture merged, as the paper's appendix B.1) for
-instructions.
+A part is a range of scene numbers and one file that appears, by one rename, when all of it is on disk; its
+pictures are named by number, so a part that was interrupted is simply written again. Formats are those of
+real corpora: WebDataset shards for captions, LLaVA conversations (all pairs of a picture merged, as the
+paper's appendix B.1) for instructions.
 """
 
 import io
@@ -34,8 +35,9 @@ SEED_STRIDE = 1_000_000_000
 
 @dataclass(frozen=True)
 class Part:
-    """`count` samples from number `first` on; `path`, relative to the world's folder, exists when it is finished.
-    `images` is the folder of its pictures, relative too; `topic` is what a part of test questions asks."""
+    """`count` samples from number `first` on; `path`, relative to the world's folder, exists when it is
+    finished. `images` is the folder of its pictures, relative too; `topic` is what a part of test questions
+    asks."""
 
     kind: str
     split: Split
@@ -105,7 +107,11 @@ def write_pretrain(studio: Studio, part: Part) -> None:
                 number = studio.number(index)
                 image, seen = studio.drawings.draw(scene(number, part.split), studio.image_size)
                 text = caption(seen, Random(f"owl2 caption {part.split} {number}"))
-                members = {"jpg": jpeg(image), "txt": text.encode(), "json": json.dumps(asdict(seen)).encode()}
+                members = {
+                    "jpg": jpeg(image),
+                    "txt": text.encode(),
+                    "json": json.dumps(asdict(seen)).encode(),
+                }
                 for suffix, content in members.items():
                     info = tarfile.TarInfo(f"{index:07d}.{suffix}")
                     info.size = len(content)
