@@ -1,0 +1,183 @@
+"""A new mPLUG-Owl2 from a vision encoder and a language model, before any training of ours.
+
+Vision encoder and text way are copied; the visual way of every modality-adaptive parameter starts as a copy
+of its text way, as in stage 1 of the paper; the abstractor is drawn as `Owl2Model.init_weights` documents. Its
+shape follows the released one: the width and heads of the encoder, an FFN of 2.75 times the width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.nn import Parameter
+
+from owl2.checkpoint.clip import read_clip
+from owl2.checkpoint.dinov2 import read_dinov2, read_dinov2_onnx
+from owl2.checkpoint.errors import CheckpointError, check_fit
+from owl2.checkpoint.gguf import read_gguf
+from owl2.checkpoint.llama import read_llama
+from owl2.checkpoint.parts import RGB, LanguagePart, VisionPart
+from owl2.checkpoint.progress import bytes_bar
+from owl2.checkpoint.tensors import dtype_of, read_json
+from owl2.model import ConfigError, Owl2Config, Owl2Model, build
+from owl2.model.config import AbstractorConfig, MamConfig
+
+VISION_READERS = {"clip": read_clip, "clip_vision_model": read_clip, "dinov2": read_dinov2}
+"""By `model_type` of the folder's `config.json`."""
+
+FFN_RATIO = 2.75
+VISION, ABSTRACTOR = "model.vision_model.", "model.visual_abstractor."
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A new model, the files that belong beside it, and where everything came from."""
+
+    model: Owl2Model
+    tokenizer_files: Mapping[str, bytes]
+    normalisation: tuple[RGB, RGB]
+    """Mean and standard deviation of the pixels that the vision encoder was trained with."""
+    origins: Sequence[tuple[str, str, int]]
+    """Rows of (part, where it came from, number of parameters)."""
+    unused: Mapping[str, Sequence[str]]
+    """Tensors of each source that the model has no place for."""
+
+
+def assemble(
+    *,
+    vision: Path,
+    language: Path,
+    queries: int = 64,
+    abstractor_layers: int = 6,
+    image_size: int | None = None,
+    vision_layers: int | None = None,
+    mam: MamConfig | None = None,
+    dtype: str | torch.dtype = "float32",
+    seed: int = 0,
+    progress: bool = True,
+) -> Assembled:
+    """Make a model of pretrained parts.
+
+    Args:
+        vision: a CLIP or DINOv2 folder (Hugging Face layout), or an `.onnx` file with a DINOv2 inside.
+        language: a LLaMA-family folder (Hugging Face layout), or a `.gguf` file.
+        queries: visual tokens an image, without the end-of-image vector.
+        abstractor_layers: layers of the visual abstractor.
+        image_size: side in pixels; other than the encoder's own, its positions are interpolated.
+        vision_layers: keep only this many of the encoder's layers, from the input.
+        mam: which parts are modality-adaptive; all of them if not given.
+        dtype: the type of all weights.
+        seed: for the abstractor's weights.
+        progress: show a bar on standard error.
+
+    Raises:
+        CheckpointError: a part cannot be read, or does not suit.
+    """
+    eyes, speech = read_vision(vision), read_language(language)
+    config = _config(eyes, speech, queries, abstractor_layers, vision_layers, mam or MamConfig())
+    model = build(config, dtype=dtype_of(dtype), seed=seed)
+    copies = _copies(model, eyes, speech)
+    total = sum(parameter.nbytes for parameter, *_ in copies)
+    with bytes_bar("Copying weights", total, enabled=progress) as advance, torch.no_grad():
+        for parameter, part, name in copies:
+            tensor = part.read(name)
+            check_fit({name: tuple(parameter.shape)}, {name: tuple(tensor.shape)}, part.origin)
+            parameter.copy_(tensor)
+            advance(parameter.nbytes)
+    model.copy_text_to_vision()
+    if image_size is not None:
+        try:
+            model.set_image_size(image_size)
+        except ConfigError as error:
+            raise CheckpointError(f"image_size {image_size} does not suit {eyes.origin}: {error}") from error
+    return Assembled(
+        model=model.eval(),
+        tokenizer_files=speech.tokenizer_files,
+        normalisation=eyes.normalisation,
+        origins=_origins(model, eyes, speech, seed),
+        unused={eyes.origin: eyes.unused, speech.origin: speech.unused},
+    )
+
+
+def read_vision(path: Path) -> VisionPart:
+    """Read a vision encoder: a CLIP or DINOv2 folder, or an `.onnx` file with a DINOv2 inside.
+
+    Raises:
+        CheckpointError: neither, or one with a feature that our encoder lacks.
+    """
+    try:
+        if path.suffix == ".onnx":
+            return read_dinov2_onnx(path)
+        raw = read_json(path / "config.json")
+        kind = raw.get("model_type")
+        if kind in VISION_READERS:
+            return VISION_READERS[kind](path, raw)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    raise CheckpointError(f"{path} is a {kind!r}; expected a vision encoder: {', '.join(VISION_READERS)}")
+
+
+def read_language(path: Path) -> LanguagePart:
+    """Read a LLaMA-family language model: a folder, or a `.gguf` file.
+
+    Raises:
+        CheckpointError: neither, or one with a feature that our decoder lacks.
+    """
+    return read_gguf(path) if path.suffix == ".gguf" else read_llama(path)
+
+
+def _config(
+    eyes: VisionPart,
+    speech: LanguagePart,
+    queries: int,
+    abstractor_layers: int,
+    vision_layers: int | None,
+    mam: MamConfig,
+) -> Owl2Config:
+    available = eyes.config.num_hidden_layers
+    if not 1 <= (vision_layers or available) <= available:
+        raise CheckpointError(
+            f"vision_layers {vision_layers} is not in 1 to {available}, those of {eyes.origin}"
+        )
+    vision = replace(eyes.config, num_hidden_layers=vision_layers or available)
+    abstractor = AbstractorConfig(
+        num_learnable_queries=queries,
+        hidden_size=vision.hidden_size,
+        num_hidden_layers=abstractor_layers,
+        num_attention_heads=vision.num_attention_heads,
+        intermediate_size=int(vision.hidden_size * FFN_RATIO),
+    )
+    return Owl2Config(vision=vision, abstractor=abstractor, decoder=speech.config, mam=mam)
+
+
+def _copies(
+    model: Owl2Model, eyes: VisionPart, speech: LanguagePart
+) -> list[tuple[Parameter, VisionPart | LanguagePart, str]]:
+    """Pair each parameter that is copied with the part it comes from and its name there."""
+    pairs: list[tuple[Parameter, VisionPart | LanguagePart, str]] = []
+    for name, parameter in model.named_parameters():
+        if name.startswith(VISION):
+            pairs.append((parameter, eyes, name.removeprefix(VISION)))
+        elif not name.startswith(ABSTRACTOR) and ".multiway.1." not in name:
+            pairs.append((parameter, speech, name.replace(".multiway.0.", ".")))
+    return pairs
+
+
+def _origins(
+    model: Owl2Model, eyes: VisionPart, speech: LanguagePart, seed: int
+) -> list[tuple[str, str, int]]:
+    counts = {"vision": 0, "abstractor": 0, "text": 0, "visual": 0}
+    for name, parameter in model.named_parameters():
+        if name.startswith(VISION):
+            counts["vision"] += parameter.numel()
+        elif name.startswith(ABSTRACTOR):
+            counts["abstractor"] += parameter.numel()
+        else:
+            counts["visual" if ".multiway.1." in name else "text"] += parameter.numel()
+    return [
+        ("vision encoder", eyes.origin, counts["vision"]),
+        ("visual abstractor", f"drawn, seed {seed}", counts["abstractor"]),
+        ("decoder, shared and text way", speech.origin, counts["text"]),
+        ("decoder, visual way", "copy of the text way", counts["visual"]),
+    ]

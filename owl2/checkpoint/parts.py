@@ -1,0 +1,124 @@
+"""What a reader of a pretrained part hands over: a configuration, and a recipe for every tensor.
+
+A vision part speaks our names under `model.vision_model.`; a language part those of LLaMA in the Hugging Face
+layout, which are ours but for the modality-adaptive parameters. A reader accounts for every tensor in its
+files: used, or known to belong to something else (a text tower, a saliency head). Anything left over is an
+error, because a tensor that nobody knows may change what the model computes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from owl2.checkpoint.errors import CheckpointError, first_few
+from owl2.checkpoint.tensors import read_json
+from owl2.model.config import DecoderConfig, VisionConfig
+
+CLIP_NORMALISATION = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+IMAGENET_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one of our tensors is made: the names in the file, and what to do with their values."""
+
+    sources: tuple[str, ...]
+    make: Callable[..., Tensor] = lambda tensor: tensor
+
+
+@dataclass(frozen=True)
+class VisionPart:
+    """A pretrained vision encoder."""
+
+    origin: str
+    """The folder or file, and what kind of model it is."""
+    config: VisionConfig
+    recipes: Mapping[str, Recipe]
+    """By our names, without `model.vision_model.`."""
+    read_source: Callable[[str], Tensor]
+    normalisation: tuple[RGB, RGB]
+    """Mean and standard deviation of the pixels that the encoder was trained with, in 0..1."""
+    unused: Sequence[str]
+    """Tensors of the file that are not the encoder's."""
+
+    def read(self, name: str) -> Tensor:
+        """Make one of our tensors."""
+        return _make(self.recipes[name], self.read_source)
+
+
+@dataclass(frozen=True)
+class LanguagePart:
+    """A pretrained decoder of the LLaMA family and its tokenizer."""
+
+    origin: str
+    config: DecoderConfig
+    recipes: Mapping[str, Recipe]
+    """By LLaMA's names in the Hugging Face layout."""
+    read_source: Callable[[str], Tensor]
+    tokenizer_files: Mapping[str, bytes]
+    unused: Sequence[str]
+
+    def read(self, name: str) -> Tensor:
+        """Make one tensor."""
+        return _make(self.recipes[name], self.read_source)
+
+
+def account(
+    found: Iterable[str], recipes: Mapping[str, Recipe], foreign: Sequence[str], where: str
+) -> list[str]:
+    """Return the tensors of `found` that no recipe uses; all must begin with one of `foreign`.
+
+    Raises:
+        CheckpointError: a source is missing, or a tensor is neither used nor foreign.
+    """
+    found = list(found)
+    used = {source for recipe in recipes.values() for source in recipe.sources}
+    missing = sorted(used.difference(found))
+    if missing:
+        raise CheckpointError(f"{where} lacks {len(missing)} tensors: {first_few(missing)}")
+    unused = [name for name in found if name not in used]
+    unknown = [name for name in unused if not name.startswith(tuple(foreign))]
+    if unknown:
+        raise CheckpointError(
+            f"{where} has {len(unknown)} tensors that its reader does not know: {first_few(unknown)}; "
+            "they may change what the model computes, so it is not read"
+        )
+    return unused
+
+
+def affine(ours: str, theirs: str) -> dict[str, Recipe]:
+    """Recipes for the weight and bias of a linear, convolution or LayerNorm."""
+    return {f"{ours}.{kind}": Recipe((f"{theirs}.{kind}",)) for kind in ("weight", "bias")}
+
+
+def woven_qkv(ours: str, theirs: tuple[str, str, str], num_heads: int) -> dict[str, Recipe]:
+    """Recipes for the released model's fused projection from separate query, key and value projections.
+
+    Its rows are ordered head by head, then query/key/value, then dimension.
+    """
+
+    def weave(*qkv: Tensor) -> Tensor:
+        return torch.stack([t.unflatten(0, (num_heads, -1)) for t in qkv], dim=1).flatten(0, 2)
+
+    return {
+        f"{ours}.{kind}": Recipe(tuple(f"{name}.{kind}" for name in theirs), weave)
+        for kind in ("weight", "bias")
+    }
+
+
+def read_normalisation(folder: Path, default: tuple[RGB, RGB]) -> tuple[RGB, RGB]:
+    """Return mean and standard deviation from `preprocessor_config.json`, or the kind's own."""
+    file = folder / "preprocessor_config.json"
+    if not file.exists():
+        return default
+    raw = read_json(file)
+    return tuple(raw.get("image_mean", default[0])), tuple(raw.get("image_std", default[1]))
+
+
+def _make(recipe: Recipe, read_source: Callable[[str], Tensor]) -> Tensor:
+    return recipe.make(*(read_source(name) for name in recipe.sources))
