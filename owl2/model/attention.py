@@ -57,10 +57,7 @@ def _decode(q: Tensor, layout: Layout, cache: KVCache, layer: int) -> Tensor:
     k, v = cache.keys[layer][:, :longest], cache.values[layer][:, :longest]
     mask = None
     if min(layout.past) + 1 < longest:
-        mask = torch.arange(longest, device=q.device) <= layout.positions[:, None]  # B C
-        # A slot that was never written may hold NaN, and 0 * NaN is NaN.
-        v = v.masked_fill(~mask[:, :, None, None], 0)
-        mask = mask[:, None, None]
+        mask = (torch.arange(longest, device=q.device) <= layout.positions[:, None])[:, None, None]  # B 1 1 C
     return _sdpa(q[:, None], k, v, mask=mask)[:, 0]
 
 

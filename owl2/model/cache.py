@@ -2,7 +2,7 @@
 
 The released code concatenated the cache anew for every token and layer. Here the buffers are made once for
 the longest sequence to come; `lengths` says on the host how much of each row is filled, so rows of different
-length share a batch and no slot beyond a row's length is ever read.
+length share a batch and no slot beyond a row's length ever counts.
 """
 
 import torch
@@ -23,8 +23,9 @@ class KVCache:
     ):
         shape = (batch, capacity, config.num_key_value_heads, config.head_dim)
         layers = range(config.num_hidden_layers)
-        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
-        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
+        # Zeros, not empty: a masked slot that held NaN would still turn its row's attention into NaN.
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
         self.capacity = capacity
         self.lengths = [0] * batch
 
