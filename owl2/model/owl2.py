@@ -202,8 +202,9 @@ class Owl2Model(nn.Module):
         self.config = self.config.replace(vision=resized)
         embeddings = self.model.vision_model.embeddings
         grid = (resized.grid_size, resized.grid_size)
-        table = interpolate_positions(embeddings.position_embedding, grid, has_cls=vision.use_cls_token)
-        embeddings.position_embedding = nn.Parameter(table)
+        old = embeddings.position_embedding
+        table = interpolate_positions(old, grid, has_cls=vision.use_cls_token)
+        embeddings.position_embedding = nn.Parameter(table, requires_grad=old.requires_grad)
         embeddings.config = self.model.vision_model.config = resized
         for module in self.modules():
             if isinstance(module, AbstractorAttention):
