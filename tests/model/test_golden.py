@@ -1,0 +1,121 @@
+"""The released code's numbers on a tiny released model: every stage, the loss, gradients and greedy ids.
+
+Tolerances: 1e-4 absolute for values, 1e-3 relative for gradients. Padding slots are compared nowhere: the
+released code computes something there, this one does not.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from owl2.model import KVCache, Owl2Model, decode_layout, padded_layout, targets_of
+from tests.conftest import GoldenCase
+
+TOLERANCE = {"rtol": 0, "atol": 1e-4}
+
+
+def hidden_states(model: Owl2Model, case: GoldenCase) -> list[Tensor]:
+    layout = padded_layout(case.input_ids, case.attention_mask, -200)
+    embeddings = model.embed(case.input_ids, layout, case.pixel_values, case.encoded)
+    collected: list[Tensor] = []
+    model.hidden(embeddings, layout, collect=collected)
+    return collected
+
+
+def test_a_mark_expands_to_the_visual_positions_of_the_released_code(golden_case: GoldenCase) -> None:
+    case = golden_case
+    torch.testing.assert_close((case.input_ids == -200).long(), case.expected["modality"])
+    if "attention_mask_expanded" in case.expected:
+        torch.testing.assert_close(case.attention_mask, case.expected["attention_mask_expanded"])
+        torch.testing.assert_close(case.labels, case.expected["labels_expanded"])
+
+
+@pytest.mark.golden_with("images", "images.0")
+@torch.no_grad()
+def test_vision_and_abstractor_equal_the_released_ones(
+    golden_model: Owl2Model, golden_case: GoldenCase
+) -> None:
+    pixels = golden_case.pixel_values
+    assert pixels is not None
+    if "vit_out" in golden_case.expected:
+        features = golden_model.model.vision_model(pixels)
+        torch.testing.assert_close(features, golden_case.expected["vit_out"][: len(pixels)], **TOLERANCE)
+    tokens = golden_model.encode_images(pixels)
+    torch.testing.assert_close(tokens, golden_case.visual_tokens, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_every_hidden_state_equals_the_released_one(
+    golden_model: Owl2Model, golden_case: GoldenCase
+) -> None:
+    case, mask = golden_case, golden_case.attention_mask
+    collected = hidden_states(golden_model, case)
+    expected = {name: value for name, value in case.expected.items() if name.startswith("hidden.")}
+    assert len(collected) == 3
+    assert {"hidden.1", "hidden.2"} <= set(expected)
+    for name, value in expected.items():
+        ours = collected[int(name.removeprefix("hidden."))]
+        torch.testing.assert_close(ours, value[mask], **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+    if "inputs_embeds" in case.expected:
+        torch.testing.assert_close(collected[0], case.expected["inputs_embeds"][mask], **TOLERANCE)
+
+
+@torch.no_grad()
+def test_logits_equal_the_released_ones(golden_model: Owl2Model, golden_case: GoldenCase) -> None:
+    case, mask = golden_case, golden_case.attention_mask
+    logits = golden_model.logits(hidden_states(golden_model, case)[-1])
+    torch.testing.assert_close(logits, case.expected["logits"][mask], **TOLERANCE)
+    if case.encoded is None:
+        whole = golden_model(case.input_ids, mask, case.pixel_values)
+        torch.testing.assert_close(whole[mask], case.expected["logits"][mask], **TOLERANCE)
+        assert not whole[~mask].any()
+
+
+@pytest.mark.golden_with("labels")
+def test_loss_and_gradients_equal_the_released_ones(
+    golden_model: Owl2Model, golden_case: GoldenCase
+) -> None:
+    case, expected = golden_case, golden_case.expected
+    assert case.labels is not None
+    layout = padded_layout(case.input_ids, case.attention_mask, -200)
+    targets = targets_of(case.labels, layout)
+    embeddings = golden_model.embed(case.input_ids, layout, case.pixel_values, case.encoded)
+    hidden = golden_model.hidden(embeddings, layout).index_select(0, targets.rows)
+    loss = torch.nn.functional.cross_entropy(golden_model.logits(hidden), targets.ids)
+    if case.encoded is None:
+        loss = golden_model.loss(case.input_ids, layout, targets, case.pixel_values) / targets.count
+    torch.testing.assert_close(loss, expected["loss"], **TOLERANCE)
+
+    loss.backward()
+    gradients = {name: p.grad for name, p in golden_model.named_parameters() if p.grad is not None}
+    norms = {n.removeprefix("gradnorm/"): v for n, v in expected.items() if n.startswith("gradnorm/")}
+    assert len(norms) >= 27
+    largest = max(norms.values())
+    for name, norm in norms.items():
+        # Some are zero but for rounding: the softmax does not see a key bias.
+        torch.testing.assert_close(
+            gradients[name].norm(), norm, rtol=1e-3, atol=float(1e-6 * largest), msg=f"norm of {name}"
+        )
+    for name, value in ((n.removeprefix("grad/"), v) for n, v in expected.items() if n.startswith("grad/")):
+        error = (gradients[name] - value).norm() / value.norm()
+        assert error < 1e-3, f"{name}: relative error {error:.2e}"
+
+
+@pytest.mark.golden_with("greedy_ids")
+@torch.no_grad()
+def test_greedy_ids_with_the_cache_equal_the_released_ones(
+    golden_model: Owl2Model, golden_case: GoldenCase
+) -> None:
+    case, model = golden_case, golden_model
+    ids = case.expected["greedy_ids"].tolist()
+    layout = padded_layout(case.input_ids, case.attention_mask, -200)
+    cache = KVCache(model.config.decoder, 1, layout.num_tokens + len(ids), model.device, model.dtype)
+    embeddings = model.embed(case.input_ids, layout, case.pixel_values, case.encoded)
+    produced: list[int] = []
+    while len(produced) < len(ids):
+        logits = model.logits(model.hidden(embeddings, layout, cache)[-1])
+        logits[model.config.decoder.eos_token_id] = float("-inf")
+        produced.append(int(logits.argmax()))
+        layout = decode_layout(cache.lengths, model.device)
+        embeddings = model.embed(torch.tensor(produced[-1:]), layout)
+    assert produced == ids
