@@ -5,8 +5,8 @@ then to the model's size (two bicubic steps; the aspect is distorted, nothing is
 line and training: a square canvas in the mean colour. `crop` is CLIP's own: shorter side to size, centre
 cropped. Pillow resizes, as in the slow CLIP image processor. Source: official mm_utils.py:157-179.
 
-Beyond 4096 px on a side the intermediate square would cost gigabytes; there the long axis is resized first,
-which gives the same pixels up to rounding.
+Beyond 4096 px on a side the intermediate square would cost gigabytes; there the long axis is resized first.
+That gives the same pixels up to rounding (one 8-bit level; more only where bicubic overshoot is clipped).
 """
 
 import io
@@ -233,7 +233,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8), mode="L")
     elif image.mode == "F":
         raise ImageError(f"{name}: floating-point pixels have no known range; save it with 8 bits a channel")
-    return image.convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ImageError(f"{name}: Pillow cannot make RGB of the mode {image.mode}") from error
 
 
 def _side(raw: Mapping[str, Any], field: str) -> int:
