@@ -26,8 +26,8 @@ Box = tuple[float, float, float, float]
 KINDS: dict[str, float] = {"one": 0.3, "several": 0.32, "group": 0.28, "word": 0.1}
 BACKGROUNDS: dict[str, float] = {"light": 0.35, "dark": 0.2, "gradient": 0.2, "photo": 0.25}
 
-# Places are (x, y) of a centre as a fraction of the side. They keep clear of 0.4 and 0.6, so that the word for
-# a place is never in doubt: outside those it is left or right, top or bottom; inside it is the centre.
+# Places are (x, y) of a centre as a fraction of the side. They keep clear of 0.4 and 0.6, so that the word
+# for a place is never in doubt: outside those it is left or right, top or bottom; inside it is the centre.
 GRID = tuple((x, y) for y in (1 / 6, 1 / 2, 5 / 6) for x in (1 / 6, 1 / 2, 5 / 6))
 WIDE = tuple((x, y) for y in (0.27, 0.5, 0.73) for x in (0.27, 0.5, 0.73))
 PAIRS = (

@@ -50,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Studio:
-    """What every part is written with: the folder of the world, the drawings, the picture size and the seed."""
+    """What every part is written with: the world's folder, the drawings, the picture size and the seed."""
 
     out: Path
     drawings: Drawings
