@@ -87,13 +87,16 @@ def _prepare(
     return owl.session(), images
 
 
-def _print_answer(session: ChatSession, images: list[Image], text: str, settings: dict[str, Any]) -> None:
+def _print_answer(
+    session: ChatSession, images: list[Image], text: str, settings: dict[str, Any], name: str = ""
+) -> None:
     """Ask with the pictures in front of the text, as the release does, and print the answer as it comes."""
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     with closing(session.say([*content, {"type": "text", "text": text}], **settings)) as pieces:
         for piece in pieces:
-            print(piece, end="", flush=True)
-    print(flush=True)
+            print(name + piece, end="", flush=True)
+            name = ""
+    print(name, flush=True)
     if session.is_cut:
         print("(cut off: --max_new_tokens N allows a longer answer)", file=sys.stderr)
 
@@ -119,8 +122,7 @@ def _converse(session: ChatSession, images: list[Image], settings: dict[str, Any
             elif command.startswith("/") and "/" not in command[1:]:
                 print(f"{command} is no command: {HELP}", file=sys.stderr)
             elif line:
-                print("Owl2: ", end="", flush=True)
-                _print_answer(session, images, line, settings)
+                _print_answer(session, images, line, settings, name="Owl2: ")
                 images = []
         except USER_ERRORS as error:
             print(error, file=sys.stderr)

@@ -1,7 +1,7 @@
 """From prompts to text: settings, the choice of a token, batches and dialogues."""
 
 from owl2.generate.config import GenerationConfig, GenerationError
-from owl2.generate.generate import decode, generate, new_cache, prefill
+from owl2.generate.generate import decode, generate, prefill
 from owl2.generate.session import ChatSession
 
 __all__ = [
@@ -10,6 +10,5 @@ __all__ = [
     "GenerationError",
     "decode",
     "generate",
-    "new_cache",
     "prefill",
 ]

@@ -5,7 +5,8 @@ plain text decoder over a preallocated cache. Padding is no token at all (model/
 amount cannot matter, and a row says the same alone and in any batch. (The released code was right only for
 batches of one.)
 
-Shapes: B rows, T slots, N tokens, I images, V vocabulary.
+Shapes: B rows, T slots, N tokens, I images, Q queries, D width,
+V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ def generate(
     attention_mask: Tensor | None = None,
     pixel_values: Tensor | None = None,
     config: GenerationConfig | None = None,
+    *,
+    visual_tokens: Tensor | None = None,
     **settings: Any,
 ) -> list[list[int]]:
     """Continue each row of a batch; return the new token ids of each row, without the end token.
@@ -39,6 +42,7 @@ def generate(
         attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
         pixel_values: (I, 3, H, W), images in the order of their places in the batch.
         config: settings; greedy decoding if None.
+        visual_tokens: (I, Q + 1, D) in place of `pixel_values`, where images are encoded already.
         settings: fields of `GenerationConfig`, each overriding `config`.
 
     Raises:
@@ -51,8 +55,8 @@ def generate(
     check_room(model, max(layout.lengths), config.max_new_tokens)
     # The last token is returned without being read again, so it needs no place.
     capacity = max(layout.lengths) + config.max_new_tokens - 1
-    cache = new_cache(model, len(layout.lengths), capacity)
-    logits = prefill(model, input_ids, layout, cache, pixel_values)
+    cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
+    logits = prefill(model, input_ids, layout, cache, pixel_values, visual_tokens)
     answers: list[list[int]] = [[] for _ in layout.lengths]
     for new_tokens in decode(model, cache, logits, config):
         for row, token in new_tokens.items():
@@ -74,32 +78,33 @@ def check_room(model: Owl2Model, prompt_tokens: int, max_new_tokens: int) -> Non
 
 
 @torch.inference_mode()
-def new_cache(model: Owl2Model, batch: int, capacity: int) -> KVCache:
-    """Make an empty cache of `capacity` tokens for each of `batch` rows."""
-    cache = KVCache(model.config.decoder, batch, capacity, model.device, model.dtype)
-    for tensor in cache.keys + cache.values:
-        # Unwritten slots are masked by adding -inf to their scores, which garbage such as NaN would survive.
-        tensor.zero_()
-    return cache
-
-
-@torch.inference_mode()
 def prefill(
     model: Owl2Model,
     input_ids: Tensor,
     layout: Layout,
     cache: KVCache,
     pixel_values: Tensor | None = None,
+    visual_tokens: Tensor | None = None,
 ) -> Tensor:
     """Read the new tokens of each row into the cache -> float32 logits (B, V) after each row's last token.
+
+    Args:
+        model: the model; tensors are brought to its device.
+        input_ids: what `layout` was made of.
+        layout: continues `cache`.
+        cache: has room for the new tokens.
+        pixel_values: (I, 3, H, W), the images among the new tokens.
+        visual_tokens: (I, Q + 1, D) in place of `pixel_values`, where images are encoded already.
 
     Raises:
         ValueError: images that do not match their places, or a layout that does not continue the cache.
     """
-    layout, input_ids = layout.to(model.device), input_ids.to(model.device)
-    if pixel_values is not None:
-        pixel_values = pixel_values.to(model.device)
-    hidden = model.hidden(model.embed(input_ids, layout, pixel_values), layout, cache)
+    device = model.device
+    layout, input_ids = layout.to(device), input_ids.to(device)
+    pixel_values, visual_tokens = (
+        None if images is None else images.to(device) for images in (pixel_values, visual_tokens)
+    )
+    hidden = model.hidden(model.embed(input_ids, layout, pixel_values, visual_tokens), layout, cache)
     return model.logits(hidden.index_select(0, layout.boundaries[1:] - 1))
 
 

@@ -6,14 +6,14 @@ template's ids (what training shows), whatever happened before: an answer cut sh
 generated tokens that are not how the tokenizer would write their text.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from PIL.Image import Image
 
 from owl2.generate.config import GenerationConfig
-from owl2.generate.generate import check_room, decode, end_tokens, new_cache, prefill
+from owl2.generate.generate import check_room, decode, end_tokens, prefill
 from owl2.model import KVCache, Owl2Model, padded_layout
 from owl2.processor import Encoding, Message, Processor, StreamDecoder, Tokenizer
 
@@ -39,7 +39,7 @@ class ChatSession:
         self._ids: list[int] = []
         self._images: list[Image] = []
 
-    def say(self, content: str | Sequence[Any], **settings: Any) -> Iterator[str]:
+    def say(self, content: str | Sequence[Any], **settings: Any) -> Generator[str, None, None]:
         """Add a user's turn and stream its answer; both join `messages` when the answer ends.
 
         An answer that the caller stops reading, or that Ctrl-C stops, is kept as far as it came. After any
@@ -138,7 +138,7 @@ class ChatSession:
         if self._cache is not None and self._cache.capacity >= needed:
             return self._cache
         capacity = -(-needed // CACHE_STEP) * CACHE_STEP
-        grown = new_cache(self.model, 1, capacity)
+        grown = KVCache(self.model.config.decoder, 1, capacity, self.model.device, self.model.dtype)
         if self._cache is not None:
             old = self._cache.keys + self._cache.values
             for target, source in zip(grown.keys + grown.values, old, strict=True):
