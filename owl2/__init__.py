@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Owl2", "__version__", "build", "load"]
 
-_HOMES = {"Owl2": "owl2.api", "build": "owl2.model", "load": "owl2.api"}
+__version__ = "0.1.0"
 
-__version__: str
+_HOMES = {"Owl2": "owl2.api", "build": "owl2.model", "load": "owl2.api"}
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module, metadata
+    from importlib import import_module
 
-    if name == "__version__":
-        return metadata.version("owl2")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'owl2' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,0 +1,161 @@
+"""`owl2 chat`: one answer on standard output, or a dialogue; a mistake is one line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import owl2
+from owl2.checkpoint import save_checkpoint
+from owl2.cli.chat import chat
+from owl2.processor import ImageTransform, Processor, SentencePieceTokenizer
+from tests.model.tiny import tiny_model
+from tests.processor.conftest import sentencepiece_model, sentencepiece_tokenizer  # noqa: F401  (fixtures)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, sentencepiece_tokenizer: SentencePieceTokenizer) -> Path:  # noqa: F811
+    tokenizer = sentencepiece_tokenizer
+    model = tiny_model(vocab_size=tokenizer.vocab_size, max_position_embeddings=200)
+    processor = Processor(
+        tokenizer,
+        ImageTransform(size=56),
+        image_token_id=model.config.image_token_id,
+        tokens_per_image=model.config.tokens_per_image,
+    )
+    save_checkpoint(model, tmp_path / "checkpoint", processor=processor)
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    Image.new("RGB", (30, 20), "green").save(tmp_path / "green.png")
+    return tmp_path / "green.png"
+
+
+def content(text: str, *pictures: Path) -> list[dict[str, object]]:
+    return [*({"type": "image", "image": path} for path in pictures), {"type": "text", "text": text}]
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) -> None:
+    """Let `input` return these lines, raise these exceptions, and then end."""
+    left: Iterator[str | type[BaseException]] = iter(lines)
+
+    def read(prompt: str) -> str:
+        line = next(left, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", read)
+
+
+def answers(output: str) -> list[str]:
+    return [part.split("\n")[0] for part in output.split("Owl2: ")[1:]]
+
+
+def test_a_message_prints_the_answer_alone(
+    folder: Path, picture: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chat(str(folder), image=[picture, picture], message="What <|image|>?", max_new_tokens=12)
+    owl = owl2.load(folder, progress=False)
+    messages = [{"role": "user", "content": content("What <|image|>?", picture, picture)}]
+    assert capfd.readouterr().out == owl.chat(messages, max_new_tokens=12) + "\n"
+
+
+def test_an_answer_that_is_cut_off_says_so_on_standard_error(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chat(str(folder), message="Hello", max_new_tokens=1)
+    assert "--max_new_tokens" in capfd.readouterr().err
+
+
+def test_a_temperature_draws_and_its_seed_repeats(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def run(**settings: float) -> str:
+        chat(str(folder), message="Hello", max_new_tokens=12, **settings)
+        return capfd.readouterr().out
+
+    assert run(temperature=2.0, seed=1) == run(temperature=2.0, seed=1)
+    assert run(temperature=2.0, seed=1) != run(temperature=2.0, seed=2)
+    assert run(temperature=0.0) == run()
+
+
+def test_a_dialogue_remembers_shows_pictures_and_starts_anew(
+    folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, "Hello", "", f"/image {picture}", "What is it?", "/reset", "Hello", "/quit", "no")
+    chat(str(folder), max_new_tokens=6)
+    first, second, third = answers(capfd.readouterr().out)
+    session = owl2.load(folder, progress=False).session()
+    assert first == "".join(session.say("Hello", max_new_tokens=6)).split("\n")[0]
+    assert second == "".join(session.say(content("What is it?", picture), max_new_tokens=6)).split("\n")[0]
+    assert third == first
+
+
+def test_a_mistake_in_a_dialogue_is_a_line_and_the_dialogue_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, f"/image {tmp_path}/none.png", "/rest", "word " * 300, "Hello")
+    chat(str(folder), max_new_tokens=6)
+    out, err = capfd.readouterr()
+    assert len(answers(out)) == 1
+    assert "none.png" in err
+    assert "/rest is no command" in err
+    assert "200" in err
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from owl2.generate import ChatSession
+
+    answer, stops = ChatSession.answer, [True]
+
+    def interrupted(self: ChatSession, messages: list[object], **settings: object) -> Iterator[str]:
+        for piece in answer(self, messages, **settings):
+            yield piece
+            if stops.pop() if stops else False:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(ChatSession, "answer", interrupted)
+    type_in(monkeypatch, KeyboardInterrupt, "Hello", "Hello again")
+    chat(str(folder), max_new_tokens=12)
+    out, _ = capfd.readouterr()
+    assert "(/quit leaves)" in out
+    assert "(stopped)" in answers(out)[0]
+    assert len(answers(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image": ["none.png"]}, "none.png"),
+        ({"top_p": 2.0}, "top_p = 2.0"),
+        ({"device": "warp"}, "warp"),
+        ({"dtype": "int7"}, "int7"),
+        ({"max_new_tokens": 500}, "context has 200 tokens"),
+        ({"message": "word " * 300}, "context is 200"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_1(
+    folder: Path, settings: dict[str, object], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        chat(str(folder), **{"message": "Hello", **settings})  # type: ignore[arg-type]
+    out, err = capfd.readouterr()
+    assert stopped.value.code == 1
+    assert out == ""
+    assert message in err
+    assert err.startswith("owl2 chat: ")
+    assert err.count("\n") == 1
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line_and_exit_code_1(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(SystemExit) as stopped:
+            chat(str(name), message="Hello")
+        assert stopped.value.code == 1
+        assert capfd.readouterr().err.startswith(f"owl2 chat: {name}")

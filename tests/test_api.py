@@ -1,0 +1,151 @@
+"""The library's front door: load a folder, ask, stream, talk."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import owl2
+from owl2.api import DeviceError
+from owl2.checkpoint import CheckpointError, save_checkpoint
+from owl2.generate import GenerationError
+from owl2.processor import ImageTransform, Processor, TemplateError, Tokenizer
+from tests.model.tiny import tiny_model
+from tests.processor.conftest import (  # noqa: F401  (fixtures)
+    byte_level_tokenizer,
+    llama_json_tokenizer,
+    sentencepiece_model,
+    sentencepiece_tokenizer,
+    tokenizer,
+)
+
+PICTURE = Image.new("RGB", (50, 40), "orange")
+QUESTION = [
+    {
+        "role": "user",
+        "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "What is this?"}],
+    }
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:  # noqa: F811
+    """A checkpoint folder as training leaves it."""
+    model = tiny_model(
+        vocab_size=tokenizer.vocab_size,
+        eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=128,
+    )
+    processor = Processor(
+        tokenizer,
+        ImageTransform(size=56),
+        image_token_id=model.config.image_token_id,
+        tokens_per_image=model.config.tokens_per_image,
+    )
+    save_checkpoint(model, tmp_path / "checkpoint", processor=processor)
+    return tmp_path / "checkpoint"
+
+
+def test_the_calls_of_the_contract_work_on_a_folder(folder: Path) -> None:
+    owl = owl2.load(folder, device="cpu", dtype="float32")
+    batch = owl.processor(
+        text=["USER: <|image|>What is this? ASSISTANT:", "USER: Hello ASSISTANT:"], images=[[PICTURE], []]
+    )
+    assert set(batch) == {"input_ids", "attention_mask", "pixel_values"}
+    logits = owl.model(**batch)
+    assert logits.shape == (*batch["input_ids"].shape, owl.model.config.decoder.vocab_size)
+    ids = owl.generate(**batch, max_new_tokens=16, min_new_tokens=16, do_sample=False)
+    assert [len(row) for row in ids] == [16, 16]
+    assert ids[0][0] == logits[0][batch["attention_mask"][0]][-1].argmax()
+    assert isinstance(owl.chat(QUESTION), str)
+
+
+def test_chat_is_the_joined_stream_and_the_decoded_ids(folder: Path) -> None:
+    owl = owl2.load(folder, progress=False)
+    (ids,) = owl.generate(**owl.processor.chat([QUESTION]), max_new_tokens=20)
+    answer = owl.chat(QUESTION, max_new_tokens=20)
+    assert answer == owl.processor.decode(ids).strip()
+    assert "".join(owl.stream(QUESTION, max_new_tokens=20)) == answer
+
+
+def test_settings_of_the_folder_are_the_defaults_and_keywords_win(folder: Path) -> None:
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 2.0, "seed": 5, "max_new_tokens": 12})
+    )
+    owl = owl2.load(folder, progress=False)
+    batch = owl.processor.chat([QUESTION])
+    drawn = owl.generate(**batch)
+    assert owl.generate(**batch) == drawn
+    assert owl.generate(**batch, seed=6) != drawn
+    assert owl.generate(**batch, do_sample=False) == owl.generate(**batch, temperature=0.0)
+    assert len(owl.generate(**batch, max_new_tokens=3, min_new_tokens=3)[0]) == 3
+
+
+def test_a_session_continues_the_dialogue(folder: Path) -> None:
+    owl = owl2.load(folder, progress=False)
+    session = owl.session()
+    first = "".join(session.say(QUESTION[0]["content"], max_new_tokens=6))
+    second = "".join(session.say("And now?", max_new_tokens=6))
+    messages = [*QUESTION, {"role": "assistant", "content": first}, {"role": "user", "content": "And now?"}]
+    assert second == owl.chat(messages, max_new_tokens=6)
+
+
+def test_half_precision_answers_too(folder: Path) -> None:
+    owl = owl2.load(folder, dtype="bfloat16", progress=False)
+    assert owl.model.dtype == torch.bfloat16
+    assert isinstance(owl.chat(QUESTION, max_new_tokens=4), str)
+
+
+def test_a_folder_that_is_no_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        owl2.load(tmp_path)
+
+
+def test_a_device_that_is_not_there_is_an_error_that_names_it(folder: Path) -> None:
+    with pytest.raises(DeviceError, match="'warp' is unknown"):
+        owl2.load(folder, device="warp")
+    with pytest.raises(DeviceError, match="cuda:99 is not there"):
+        owl2.load(folder, device="cuda:99")
+
+
+def test_too_long_an_answer_and_too_long_a_question_are_errors_with_the_counts(folder: Path) -> None:
+    owl = owl2.load(folder, progress=False)
+    with pytest.raises(GenerationError, match="context has 128 tokens: at most"):
+        owl.chat(QUESTION, max_new_tokens=128)
+    with pytest.raises(ValueError, match="128"):
+        owl.chat([{"role": "user", "content": "a b c d " * 100}])
+
+
+def test_a_conversation_that_ends_with_an_answer_is_an_error(folder: Path) -> None:
+    with pytest.raises(TemplateError, match="turn 2"):
+        owl2.load(folder, progress=False).chat([*QUESTION, {"role": "assistant", "content": "A cat."}])
+
+
+def test_build_makes_a_preset_without_weights() -> None:
+    model = owl2.build("owl2_7b", device="meta")
+    assert sum(p.numel() for p in model.parameters()) == 8_197_859_328
+
+
+def test_importing_the_package_and_its_version_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, owl2; owl2.__all__; import owl2.cli.chat; "
+        "heavy = {'torch', 'numpy', 'PIL', 'tokenizers', 'transformers'} & set(sys.modules); "
+        "assert not heavy, heavy; from owl2 import Owl2, build, load; assert 'torch' in sys.modules; "
+        "assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_the_version_is_that_of_the_project_file() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert owl2.__version__ == project["project"]["version"]
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'laod'; it has Owl2, __version__, build, load"):
+        _ = owl2.laod  # type: ignore[attr-defined]
