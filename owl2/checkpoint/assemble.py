@@ -1,8 +1,8 @@
 """A new mPLUG-Owl2 from a vision encoder and a language model, before any training of ours.
 
 Vision encoder and text way are copied; the visual way of every modality-adaptive parameter starts as a copy
-of its text way, as in stage 1 of the paper; the abstractor is drawn as `Owl2Model.init_weights` documents. Its
-shape follows the released one: the width and heads of the encoder, an FFN of 2.75 times the width.
+of its text way, as in stage 1 of the paper; the abstractor is drawn as `Owl2Model.init_weights` documents.
+Its shape follows the released one: width and heads of the encoder, an FFN of 2.75 times the width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -175,8 +175,10 @@ def _origins(
             counts["abstractor"] += parameter.numel()
         else:
             counts["visual" if ".multiway.1." in name else "text"] += parameter.numel()
+    kept, available = model.config.vision.num_hidden_layers, eyes.config.num_hidden_layers
+    cut = f", the first {kept} of {available} layers" if kept < available else ""
     return [
-        ("vision encoder", eyes.origin, counts["vision"]),
+        ("vision encoder", eyes.origin + cut, counts["vision"]),
         ("visual abstractor", f"drawn, seed {seed}", counts["abstractor"]),
         ("decoder, shared and text way", speech.origin, counts["text"]),
         ("decoder, visual way", "copy of the text way", counts["visual"]),

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from owl2.checkpoint.card import model_card
 from owl2.checkpoint.errors import CheckpointError
-from owl2.checkpoint.folder import fit, read_config
+from owl2.checkpoint.folder import fit, skeleton
 from owl2.checkpoint.llama import read_tokenizer_files
 from owl2.checkpoint.progress import bytes_bar
 from owl2.checkpoint.tensors import TensorFolder, dtype_of, read_json
 from owl2.checkpoint.write import MAX_SHARD_BYTES, default_generation, new_folder, write_json, write_shards
-from owl2.model import build
 
 COMPANIONS = ("preprocessor_config.json", "generation_config.json")
 
@@ -59,9 +59,10 @@ def convert(
     """
     if out.resolve() == source.resolve():
         raise CheckpointError(f"{out} is the source itself; write to another folder")
-    config = read_config(source)
+    model = skeleton(source, torch.float32)
+    config = model.config
     files = TensorFolder(source)
-    fit(build(config, device="meta"), files)
+    fit(model, files)
     target = dtype_of(dtype) if dtype is not None else None
     types = {name: target or files.dtypes[name] for name in files.files}
     sizes = {

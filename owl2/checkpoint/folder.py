@@ -50,9 +50,8 @@ def load_model(
         CheckpointError: not a checkpoint, a file is missing or damaged, or names or shapes do not fit.
     """
     folder, dtype = Path(folder), dtype_of(dtype)
-    config = read_config(folder)
+    model = skeleton(folder, dtype)
     files = TensorFolder(folder)
-    model = build(config, device="meta", dtype=dtype)
     names = fit(model, files)
     for module in model.modules():
         if next(module.buffers(recurse=False), None) is not None:
@@ -88,6 +87,22 @@ def read_config(folder: Path) -> Owl2Config:
         return Owl2Config.from_dict(raw)
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{file}: {error}{_other_kind(raw)}") from error
+
+
+def skeleton(folder: Path, dtype: torch.dtype) -> Owl2Model:
+    """Build the model that a folder's `config.json` describes, without storage.
+
+    Raises:
+        CheckpointError: see `read_config`; or its numbers make no model.
+    """
+    config = read_config(folder)
+    try:
+        return build(config, device="meta", dtype=dtype)
+    except (TypeError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no model that can be built: {reason}"
+        ) from error
 
 
 def fit(model: Owl2Model, files: TensorFolder) -> list[str]:

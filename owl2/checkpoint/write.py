@@ -94,7 +94,10 @@ def new_folder(folder: Path, *, need_bytes: int) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        # Some writers make files that only their owner may read; a checkpoint is made to be shared.
+        readable = temporary.stat().st_mode & 0o666
         for file in temporary.iterdir():
+            file.chmod(readable)
             _flush(file)
         _swap(temporary, folder)
     except (OSError, SafetensorError) as error:
@@ -188,12 +191,11 @@ def _check_replaceable(folder: Path) -> None:
 
 def _flush(file: Path) -> None:
     """Bring a file to the disk, so that the rename that follows cannot outrun it."""
-    if file.is_file():
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _swap(temporary: Path, folder: Path) -> None:

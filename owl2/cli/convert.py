@@ -36,7 +36,10 @@ def convert(source: str, out: Path, *, dtype: str | None = None) -> None:
         "tensors", "", f"{done.num_tensors:,}, {done.num_bytes / 1e9:.3f} GB, {', '.join(done.dtypes)}"
     )
     table.add_row("values", "", "bit-equal" if dtype is None else f"converted to {dtype}")
-    table.add_row("other files", ", ".join(done.copied_files) or "none", "copied as they are")
+    others = ", ".join(done.copied_files)
+    table.add_row(
+        "other files", others or "none", "copied as they are" if others else "no tokenizer: add its files"
+    )
     Console(soft_wrap=True).print(table)
 
 
