@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "golden_with(*names): only golden cases that have one of these tensors")
+    config.addinivalue_line("markers", "golden_with(*names): golden cases with one of these tensors")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,6 +4,8 @@ Each test compares with the sample alone, to 1e-5, in all-text, all-visual and m
 """
 
 import dataclasses
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,8 @@ from torch import Tensor
 
 from owl2.model import Layout, Owl2Model, packed_layout, padded_layout, targets_of
 from owl2.model.config import MamConfig
-from tests.model.tiny import IMAGE, NO_MAM, Sample, draw, images_of, pad, tiny_model
+from tests.model.tiny import IMAGE, NO_MAM, Sample, assert_near, draw, images_of, pad, tiny_model
 
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 BATCHES = {
     "all_text": ("9", "4", "12", "1"),
     "all_visual": ("I", "I I", "I"),
@@ -21,7 +22,7 @@ BATCHES = {
     "mixed": ("3 I 5", "11", "1 I I 2 I 1", "6", "I"),
     "equal_lengths": ("3 I 2", "10", "I 5"),
 }
-GROUPED = {"num_key_value_heads": 2}
+GROUPED: dict[str, Any] = {"num_key_value_heads": 2}
 
 batches = pytest.mark.parametrize("specs", BATCHES.values(), ids=BATCHES.keys())
 heads = pytest.mark.parametrize("decoder", [{}, GROUPED], ids=["mha", "gqa"])
@@ -60,10 +61,8 @@ def assert_same_gradients(ours: dict[str, Tensor], expected: dict[str, Tensor]) 
     """Equal up to float32 rounding of each tensor; a parameter without a gradient counts as zero."""
     scale = max(float(g.abs().max()) for g in expected.values())
     for name in ours.keys() | expected.keys():
-        a, b = (side.get(name, torch.zeros(())) for side in (ours, expected))
-        torch.testing.assert_close(
-            *torch.broadcast_tensors(a, b), rtol=1e-4, atol=1e-5 * scale, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        a, b = torch.broadcast_tensors(*(side.get(name, torch.zeros(())) for side in (ours, expected)))
+        assert_near(a, b, rtol=1e-4, atol=1e-5 * scale, name=name)
 
 
 @heads
@@ -71,35 +70,33 @@ def assert_same_gradients(ours: dict[str, Tensor], expected: dict[str, Tensor]) 
 @batches
 @torch.no_grad()
 def test_a_row_of_a_padded_batch_equals_the_row_alone(
-    specs: tuple[str, ...], side: str, decoder: dict[str, int]
+    specs: tuple[str, ...], side: str, decoder: dict[str, Any]
 ) -> None:
     model, samples = tiny_model(**decoder), draw(*specs)
     batch = pad(samples, side, extra=2)
     logits = model(batch.input_ids, batch.attention_mask, batch.pixel_values)
     for row, expected in enumerate(alone(model, samples)):
-        torch.testing.assert_close(logits[row, batch.attention_mask[row]], expected, **TOLERANCE)
+        assert_near(logits[row, batch.attention_mask[row]], expected)
 
 
 @heads
 @batches
 @torch.no_grad()
-def test_packed_samples_equal_separate_rows(specs: tuple[str, ...], decoder: dict[str, int]) -> None:
+def test_packed_samples_equal_separate_rows(specs: tuple[str, ...], decoder: dict[str, Any]) -> None:
     model, samples = tiny_model(**decoder), draw(*specs)
     ids, layout = packed(model, samples)
     logits = model.logits(model.hidden(model.embed(ids, layout, images_of(samples)), layout))
-    torch.testing.assert_close(logits, torch.cat(alone(model, samples)), **TOLERANCE)
+    assert_near(logits, torch.cat(alone(model, samples)))
 
 
 @heads
 @batches
 @torch.no_grad()
-def test_static_shapes_give_the_numbers_of_the_split(specs: tuple[str, ...], decoder: dict[str, int]) -> None:
+def test_static_shapes_give_the_numbers_of_the_split(specs: tuple[str, ...], decoder: dict[str, Any]) -> None:
     model, samples = tiny_model(**decoder), draw(*specs)
     ids, layout = packed(model, samples)
     embeddings = model.embed(ids, layout, images_of(samples))
-    torch.testing.assert_close(
-        model.hidden(embeddings, static(layout)), model.hidden(embeddings, layout), **TOLERANCE
-    )
+    assert_near(model.hidden(embeddings, static(layout)), model.hidden(embeddings, layout))
 
 
 @batches
@@ -129,7 +126,7 @@ def test_logits_do_not_depend_on_the_order_of_the_rows() -> None:
     forward, backward = pad(samples), pad(samples[::-1])
     logits = model(forward.input_ids, forward.attention_mask, forward.pixel_values)
     mirrored = model(backward.input_ids, backward.attention_mask, backward.pixel_values)
-    torch.testing.assert_close(mirrored.flip(0), logits, **TOLERANCE)
+    assert_near(mirrored.flip(0), logits)
 
 
 @torch.no_grad()
@@ -137,10 +134,11 @@ def test_images_encoded_together_equal_images_encoded_alone() -> None:
     model = tiny_model()
     pixels = draw("I I I")[0].pixels
     each = torch.cat([model.encode_images(image[None]) for image in pixels])
-    torch.testing.assert_close(model.encode_images(pixels), each, **TOLERANCE)
+    assert_near(model.encode_images(pixels), each)
 
 
-SWITCHES = [MamConfig(norm=n, key=k, value=v) for n in (0, 1) for k in (0, 1) for v in (0, 1)]
+OFF_ON = (False, True)
+SWITCHES = [MamConfig(norm=n, key=k, value=v) for n in OFF_ON for k in OFF_ON for v in OFF_ON]
 
 
 @pytest.mark.parametrize("mam", SWITCHES, ids=lambda m: f"norm{m.norm:d}key{m.key:d}value{m.value:d}")
@@ -149,14 +147,13 @@ def test_mam_with_equal_ways_is_the_plain_decoder(mam: MamConfig) -> None:
     plain = tiny_model(NO_MAM)
     model = tiny_model(mam)
     shared = plain.state_dict()
-    model.load_state_dict(
-        {name: shared[name.replace(".multiway.0", "").replace(".multiway.1", "")] for name in model.state_dict()}
-    )
+    names = {name: re.sub(r"\.multiway\.[01]", "", name) for name in model.state_dict()}
+    model.load_state_dict({name: shared[source] for name, source in names.items()})
     batch = pad(draw(*BATCHES["mixed"]))
     ours = model(batch.input_ids, batch.attention_mask, batch.pixel_values)
     expected = plain(batch.input_ids, batch.attention_mask, batch.pixel_values)
     # Splitting a product by rows, or taking the gain out of the norm, rounds differently.
-    torch.testing.assert_close(ours, expected, **TOLERANCE)
+    assert_near(ours, expected)
 
 
 @pytest.mark.parametrize("part", ["norm", "key", "value"])

@@ -1,4 +1,4 @@
-"""Configurations: the released `config.json` both ways, presets, and an error for whatever cannot be a model."""
+"""Configurations: the released `config.json` both ways, presets, and an error for what cannot be a model."""
 
 import dataclasses
 import json
@@ -95,7 +95,10 @@ BAD_FIELDS = {
     "vision patch": (lambda: VisionConfig(image_size=450), "patch_size = 14 must divide image_size = 450"),
     "vision patch zero": (lambda: VisionConfig(patch_size=0), "vision.patch_size = 0"),
     "vision act": (lambda: VisionConfig(hidden_act="relu"), "'relu' is not one of quick_gelu, gelu"),
-    "abstractor heads": (lambda: AbstractorConfig(num_attention_heads=5), "abstractor.num_attention_heads = 5"),
+    "abstractor heads": (
+        lambda: AbstractorConfig(num_attention_heads=5),
+        "abstractor.num_attention_heads = 5",
+    ),
     "kv heads": (lambda: DecoderConfig(num_key_value_heads=5), "num_key_value_heads = 5 must divide"),
     "kv heads zero": (lambda: DecoderConfig(num_key_value_heads=0), "num_key_value_heads = 0"),
     "odd head": (lambda: DecoderConfig(head_dim=15), "head_dim 15 must be even"),
@@ -132,7 +135,10 @@ BAD_FILES = {
     "grid": (with_abstractor(grid_size=32), "grid_size = 32 is not supported here; expected 4"),
     "class token": (with_abstractor(use_cls_token=False), "use_cls_token = False is not supported"),
     "dead option": (with_abstractor(add_v2t_pos_emb=True), "add_v2t_pos_emb = True is not supported"),
-    "heads": (changed(num_attention_heads=5, head_dim=None), "num_attention_heads = 5 must divide hidden_size"),
+    "heads": (
+        changed(num_attention_heads=5, head_dim=None),
+        "num_attention_heads = 5 must divide hidden_size",
+    ),
 }
 
 

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from owl2.model import KVCache, Owl2Model, decode_layout, padded_layout, targets_of
 from tests.conftest import GoldenCase
+from tests.model.tiny import assert_near
 
-TOLERANCE = {"rtol": 0, "atol": 1e-4}
+
+def assert_released(ours: Tensor, expected: Tensor | None, name: str = "") -> None:
+    assert expected is not None
+    assert_near(ours, expected, rtol=0, atol=1e-4, name=name)
 
 
 def hidden_states(model: Owl2Model, case: GoldenCase) -> list[Tensor]:
@@ -24,10 +28,11 @@ def hidden_states(model: Owl2Model, case: GoldenCase) -> list[Tensor]:
 
 def test_a_mark_expands_to_the_visual_positions_of_the_released_code(golden_case: GoldenCase) -> None:
     case = golden_case
-    torch.testing.assert_close((case.input_ids == -200).long(), case.expected["modality"])
+    assert torch.equal((case.input_ids == -200).long(), case.expected["modality"])
     if "attention_mask_expanded" in case.expected:
-        torch.testing.assert_close(case.attention_mask, case.expected["attention_mask_expanded"])
-        torch.testing.assert_close(case.labels, case.expected["labels_expanded"])
+        assert torch.equal(case.attention_mask, case.expected["attention_mask_expanded"])
+        assert case.labels is not None
+        assert torch.equal(case.labels, case.expected["labels_expanded"])
 
 
 @pytest.mark.golden_with("images", "images.0")
@@ -39,15 +44,13 @@ def test_vision_and_abstractor_equal_the_released_ones(
     assert pixels is not None
     if "vit_out" in golden_case.expected:
         features = golden_model.model.vision_model(pixels)
-        torch.testing.assert_close(features, golden_case.expected["vit_out"][: len(pixels)], **TOLERANCE)
+        assert_released(features, golden_case.expected["vit_out"][: len(pixels)])
     tokens = golden_model.encode_images(pixels)
-    torch.testing.assert_close(tokens, golden_case.visual_tokens, **TOLERANCE)
+    assert_released(tokens, golden_case.visual_tokens)
 
 
 @torch.no_grad()
-def test_every_hidden_state_equals_the_released_one(
-    golden_model: Owl2Model, golden_case: GoldenCase
-) -> None:
+def test_every_hidden_state_equals_the_released_one(golden_model: Owl2Model, golden_case: GoldenCase) -> None:
     case, mask = golden_case, golden_case.attention_mask
     collected = hidden_states(golden_model, case)
     expected = {name: value for name, value in case.expected.items() if name.startswith("hidden.")}
@@ -55,26 +58,24 @@ def test_every_hidden_state_equals_the_released_one(
     assert {"hidden.1", "hidden.2"} <= set(expected)
     for name, value in expected.items():
         ours = collected[int(name.removeprefix("hidden."))]
-        torch.testing.assert_close(ours, value[mask], **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+        assert_released(ours, value[mask], name)
     if "inputs_embeds" in case.expected:
-        torch.testing.assert_close(collected[0], case.expected["inputs_embeds"][mask], **TOLERANCE)
+        assert_released(collected[0], case.expected["inputs_embeds"][mask])
 
 
 @torch.no_grad()
 def test_logits_equal_the_released_ones(golden_model: Owl2Model, golden_case: GoldenCase) -> None:
     case, mask = golden_case, golden_case.attention_mask
     logits = golden_model.logits(hidden_states(golden_model, case)[-1])
-    torch.testing.assert_close(logits, case.expected["logits"][mask], **TOLERANCE)
+    assert_released(logits, case.expected["logits"][mask])
     if case.encoded is None:
         whole = golden_model(case.input_ids, mask, case.pixel_values)
-        torch.testing.assert_close(whole[mask], case.expected["logits"][mask], **TOLERANCE)
+        assert_released(whole[mask], case.expected["logits"][mask])
         assert not whole[~mask].any()
 
 
 @pytest.mark.golden_with("labels")
-def test_loss_and_gradients_equal_the_released_ones(
-    golden_model: Owl2Model, golden_case: GoldenCase
-) -> None:
+def test_loss_and_gradients_equal_the_released_ones(golden_model: Owl2Model, golden_case: GoldenCase) -> None:
     case, expected = golden_case, golden_case.expected
     assert case.labels is not None
     layout = padded_layout(case.input_ids, case.attention_mask, -200)
@@ -84,7 +85,7 @@ def test_loss_and_gradients_equal_the_released_ones(
     loss = torch.nn.functional.cross_entropy(golden_model.logits(hidden), targets.ids)
     if case.encoded is None:
         loss = golden_model.loss(case.input_ids, layout, targets, case.pixel_values) / targets.count
-    torch.testing.assert_close(loss, expected["loss"], **TOLERANCE)
+    assert_released(loss, expected["loss"])
 
     loss.backward()
     gradients = {name: p.grad for name, p in golden_model.named_parameters() if p.grad is not None}
@@ -93,9 +94,7 @@ def test_loss_and_gradients_equal_the_released_ones(
     largest = max(norms.values())
     for name, norm in norms.items():
         # Some are zero but for rounding: the softmax does not see a key bias.
-        torch.testing.assert_close(
-            gradients[name].norm(), norm, rtol=1e-3, atol=float(1e-6 * largest), msg=f"norm of {name}"
-        )
+        assert_near(gradients[name].norm(), norm, rtol=1e-3, atol=1e-6 * float(largest), name=name)
     for name, value in ((n.removeprefix("grad/"), v) for n, v in expected.items() if n.startswith("grad/")):
         error = (gradients[name] - value).norm() / value.norm()
         assert error < 1e-3, f"{name}: relative error {error:.2e}"

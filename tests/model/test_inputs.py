@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from owl2.model import packed_layout, padded_layout
-from tests.model.tiny import IMAGE, draw, images_of, pad, tiny_model
+from tests.model.tiny import IMAGE, draw, pad, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,8 @@ def test_encoded_images_may_take_the_place_of_pixels() -> None:
     model, samples = tiny_model(), draw("3 I 2", "I")
     batch = pad(samples)
     layout = padded_layout(batch.input_ids, batch.attention_mask, IMAGE)
-    tokens = model.encode_images(images_of(samples))
+    assert batch.pixel_values is not None
+    tokens = model.encode_images(batch.pixel_values)
     ours = model.embed(batch.input_ids, layout, visual_tokens=tokens)
     assert torch.equal(ours, model.embed(batch.input_ids, layout, batch.pixel_values))
 

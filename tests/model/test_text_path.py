@@ -42,7 +42,9 @@ def as_plain(model: Owl2Model) -> Owl2Model:
     return plain
 
 
-def run(model: Owl2Model, ids: Tensor, layout: Layout, cache: KVCache | None = None) -> tuple[Tensor, Counter]:
+def run(
+    model: Owl2Model, ids: Tensor, layout: Layout, cache: KVCache | None = None
+) -> tuple[Tensor, Counter]:
     embeddings = model.embed(ids, layout)
     with torch.no_grad(), CountOps() as ops:
         hidden = model.hidden(embeddings, layout, cache)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from owl2.model import padded_layout
 from owl2.model.config import VisionConfig, decoder_from_dict
 from owl2.model.vision import VisionEncoder
-from tests.model.tiny import IMAGE, NO_MAM, draw, tiny_model
+from tests.model.tiny import IMAGE, NO_MAM, assert_near, draw, tiny_model
 
 transformers = pytest.importorskip("transformers")
 
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -69,7 +68,7 @@ def test_the_plain_decoder_is_llama(fields: dict[str, Any]) -> None:
     assert all(re.search("vision_model|visual_abstractor|inv_freq", name) for name in result.missing_keys)
 
     ids = torch.stack([s.ids for s in draw("96", "96")])
-    torch.testing.assert_close(model(ids), reference(ids).logits, **TOLERANCE)
+    assert_near(model(ids), reference(ids).logits)
 
     layout = padded_layout(ids, None, IMAGE)
     collected: list[Tensor] = []
@@ -77,7 +76,7 @@ def test_the_plain_decoder_is_llama(fields: dict[str, Any]) -> None:
     expected = reference(ids, output_hidden_states=True).hidden_states
     assert len(collected) == len(expected)
     for ours, theirs in zip(collected, expected, strict=True):
-        torch.testing.assert_close(ours, theirs.flatten(0, 1), **TOLERANCE)
+        assert_near(ours, theirs.flatten(0, 1))
 
 
 CLIP_NAMES = [
@@ -123,7 +122,7 @@ def load_vision(encoder: VisionEncoder, state: dict[str, Tensor], names: list[tu
 
 def tiny_vision(**fields: Any) -> VisionEncoder:
     sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return VisionEncoder(VisionConfig(image_size=56, **sizes, **fields))
+    return VisionEncoder(VisionConfig(**{"image_size": 56, **sizes, **fields}))
 
 
 @pytest.mark.parametrize("size", [56, 84], ids=["table", "interpolated"])
@@ -146,15 +145,13 @@ def test_the_vision_encoder_is_clips(size: int) -> None:
     # CLIP normalises the class token alone; the release normalises every token.
     features = reference(pixels, interpolate_pos_encoding=size != 56).last_hidden_state
     inner = getattr(reference, "vision_model", reference)
-    torch.testing.assert_close(ours(pixels), inner.post_layernorm(features), **TOLERANCE)
+    assert_near(ours(pixels), inner.post_layernorm(features))
 
 
 @pytest.mark.parametrize("size", [(56, 56), (84, 84), (42, 98)], ids=["table", "interpolated", "oblong"])
 @torch.no_grad()
 def test_the_vision_encoder_is_dinov2(size: tuple[int, int]) -> None:
-    ours = tiny_vision(
-        hidden_act="gelu", use_pre_layernorm=False, use_patch_bias=True, use_layer_scale=True
-    )
+    ours = tiny_vision(hidden_act="gelu", use_pre_layernorm=False, use_patch_bias=True, use_layer_scale=True)
     reference = transformers.Dinov2Model(
         transformers.Dinov2Config(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=56, patch_size=14
@@ -163,4 +160,4 @@ def test_the_vision_encoder_is_dinov2(size: tuple[int, int]) -> None:
     randomise(reference)
     load_vision(ours, reference.state_dict(), DINO_NAMES)
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(ours(pixels), reference(pixels).last_hidden_state, **TOLERANCE)
+    assert_near(ours(pixels), reference(pixels).last_hidden_state)

@@ -22,9 +22,16 @@ VOCABULARY = 128
 NO_MAM = MamConfig(norm=False, key=False, value=False)
 
 
+def assert_near(
+    ours: Tensor, expected: Tensor, rtol: float = 1e-5, atol: float = 1e-5, name: str = ""
+) -> None:
+    """Raise AssertionError unless equal up to float32 rounding of values around one."""
+    torch.testing.assert_close(ours, expected, rtol=rtol, atol=atol, msg=lambda text: f"{name}: {text}")
+
+
 @torch.no_grad()
 def lively(model: Owl2Model, seed: int = 0) -> Owl2Model:
-    """Draw every parameter anew: matrices keep the variance of their input, vectors vary around their start."""
+    """Draw every parameter anew: matrices keep the variance of their input, vectors stay near their start."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
