@@ -54,13 +54,18 @@ def qas(scene: Scene, rng: Random, n: int, kinds: Sequence[str] | None = None) -
     weights = [WEIGHTS[kind] for kind in kinds]
     found: dict[str, QA] = {}
     used: Counter[tuple[str, str]] = Counter()
+    is_true = rng.random() < 0.5
     for _ in range(6 * n):
         kind = rng.choices(kinds, weights)[0]
-        qa = MAKERS[kind](scene, rng)
+        qa = yes_no(scene, rng, is_true) if kind == "yes_no" else MAKERS[kind](scene, rng)
         if qa is None or qa.question in found or (kind != "yes_no" and used[kind, qa.answer] == 2):
             continue
         found[qa.question] = qa
         used[kind, qa.answer] += 1
+        if kind == "yes_no":
+            # Tossed only now: a scene has fewer true statements than false ones, and a toss for each attempt
+            # would let the repeated ones turn the balance.
+            is_true = rng.random() < 0.5
         if len(found) == n:
             break
     return [_with_suffix(qa, rng) for qa in found.values()]
@@ -70,6 +75,8 @@ def yes_no(scene: Scene, rng: Random, is_true: bool) -> QA | None:
     """A yes/no question with the wanted answer."""
     statement = rng.choice((_presence, _presence, _pair_presence, _has_colour, _has_count, _stands))
     question = statement(scene, rng, is_true) or _presence(scene, rng, is_true)
+    if is_true == (scene.sign is not None) and (question is None or rng.random() < 0.1):
+        question = rng.choice(("Is there a word in the picture?", "Is there a word in the image?"))
     return QA("yes_no", question, "yes" if is_true else "no") if question else None
 
 
