@@ -24,7 +24,7 @@ HELP = "/image PATH shows a picture with the next message, /reset starts anew, /
 def chat(
     checkpoint: str,
     *,
-    image: list[Path] | None = None,
+    image: Path | list[Path] | None = None,
     message: str | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -38,7 +38,7 @@ def chat(
 
     Args:
         checkpoint: checkpoint folder, released or ours, or a hub id such as owner/name.
-        image: pictures to show with the first message, in this order.
+        image: picture to show with the first message, or a list of them in this order.
         message: ask this once, print the answer and exit; without it a dialogue begins.
         temperature: above 0 draws answers, 0 takes the most probable token; default: the checkpoint's.
         top_p: draw among the most probable tokens that hold this much probability together.
@@ -61,7 +61,8 @@ def chat(
     if settings.keys() & {"temperature", "top_p", "top_k"}:
         settings["do_sample"] = True  # temperature 0 is greedy all the same
     try:
-        session, images = _prepare(checkpoint, image or [], settings, device, dtype)
+        paths = image if isinstance(image, list) else [image] if image else []
+        session, images = _prepare(checkpoint, paths, settings, device, dtype)
         if message is None:
             _converse(session, images, settings)
         else:

@@ -130,7 +130,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image": ["none.png"]}, "none.png"),
+        ({"image": Path("none.png")}, "none.png"),
         ({"top_p": 2.0}, "top_p = 2.0"),
         ({"device": "warp"}, "warp"),
         ({"dtype": "int7"}, "int7"),
