@@ -114,7 +114,7 @@ class Drawings:
 
     def _ground(self, ground: Background, side: int) -> Image.Image:
         if ground.kind == "gradient":
-            ramp = Image.linear_gradient("L").rotate((0, 90, 180, 270)[ground.seed % 4]).resize((side, side))
+            ramp = _ramp(side, ground.seed % 4)
             first, second = (Image.new("RGB", (side, side), end) for end in (ground.first, ground.second))
             return Image.composite(first, second, ramp)
         if ground.kind != "photo":
@@ -147,12 +147,12 @@ def read_layers(path: Path) -> Layers:
 
 
 def read_photograph(path: Path) -> Image.Image:
-    """A photograph as RGB, shrunk to 256 pixels on its shorter side and softened."""
+    """A photograph as RGB, shrunk to 160 pixels on its shorter side and softened."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    scale = 256 / min(image.size)
+    scale = 160 / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
-    return image.resize(size, Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(1.5))
+    return image.resize(size, Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(1))
 
 
 def _render(tree: ElementTree.Element, keep: str, stroke: float = 1.0) -> np.ndarray:
@@ -225,6 +225,11 @@ def _sprite(rgb: np.ndarray, alpha: np.ndarray) -> Image.Image:
     image = Image.fromarray(stacked.clip(0, 255).astype(np.uint8), "RGBA")
     box = image.getchannel("A").point(lambda value: 255 * (value > 40)).getbbox()
     return ImageOps.expand(image.crop(box), 2, (0, 0, 0, 0))
+
+
+@cache
+def _ramp(side: int, quarter_turns: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(90 * quarter_turns).resize((side, side))
 
 
 @cache
