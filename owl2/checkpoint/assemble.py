@@ -106,6 +106,7 @@ def read_vision(path: Path) -> VisionPart:
     Raises:
         CheckpointError: neither, or one with a feature that our encoder lacks.
     """
+    _check_exists(path)
     try:
         if path.suffix == ".onnx":
             return read_dinov2_onnx(path)
@@ -124,7 +125,13 @@ def read_language(path: Path) -> LanguagePart:
     Raises:
         CheckpointError: neither, or one with a feature that our decoder lacks.
     """
+    _check_exists(path)
     return read_gguf(path) if path.suffix == ".gguf" else read_llama(path)
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; parts are read from local folders and files")
 
 
 def _config(

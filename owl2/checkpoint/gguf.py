@@ -79,11 +79,13 @@ class GGUFFile:
         self.file = file
         self.metadata: dict[str, Any] = {}
         self.tensors: dict[str, StoredTensor] = {}
-        self._content: np.ndarray = np.memmap(file, dtype=np.uint8, mode="r")
         self._at = 0
         try:
+            self._content: np.ndarray = np.memmap(file, dtype=np.uint8, mode="r")
             self._read_header()
-        except (struct.error, UnicodeDecodeError, KeyError) as error:
+        except CheckpointError:
+            raise
+        except (struct.error, ValueError, KeyError) as error:
             raise CheckpointError(f"{file} is damaged or cut short at byte {self._at}") from error
 
     def read(self, name: str) -> Tensor:

@@ -1,8 +1,6 @@
 """Loading a folder: the released layout and ours give the same model, whatever the files look like."""
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -130,11 +128,8 @@ def test_models_with_parts_of_mam_switched_off_round_trip(tmp_path, mam):
     assert same(loaded, model)
 
 
-def test_the_golden_folder_loads(tiny):
-    golden = Path(__file__).parents[2] / ".." / "shared" / "golden"
-    if not golden.is_dir():
-        pytest.skip("the golden folder is not beside this repository")
-    loaded = load_model(golden, progress=False)
-    stored = load_file(golden / "model.safetensors")
-    assert stored.keys() == loaded.state_dict().keys()
-    assert json.loads((golden / "config.json").read_text())["vocab_size"] == loaded.config.decoder.vocab_size
+def test_a_folder_of_the_released_code_loads_whole(golden_folder):
+    loaded = load_model(golden_folder, progress=False).state_dict()
+    stored = load_file(golden_folder / "model.safetensors")
+    assert stored.keys() == loaded.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in stored.items() if "inv_freq" not in name)
