@@ -1,0 +1,192 @@
+"""From a step to its batches: draw, open, tokenise, lay end to end.
+
+A plain `DataLoader` runs the pure order of `order.py`; its only state is the step it begins at. A sample that
+cannot be used leaves a hole in its batch (never a substitute), is written to `bad_samples.jsonl` with its
+reason, and stops the run when too many have been seen.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from owl2.data.augment import augment
+from owl2.data.order import Mixture, StepSampler
+from owl2.data.sample import DataError, Picture, Sample
+from owl2.data.sources import Source
+from owl2.model.layout import IGNORE, Layout, Targets, packed_layout, targets_of
+from owl2.processor import Encoding, Processor
+from owl2.processor.images import ImageError
+
+MIN_BAD_SAMPLES = 10
+"""A run is never stopped for fewer, whatever their share."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One packed micro-batch. N tokens, I images."""
+
+    input_ids: Tensor
+    """(N,) int64: samples laid end to end."""
+    layout: Layout
+    targets: Targets
+    pixel_values: Tensor
+    """(I, 3, H, W) float32."""
+    keys: tuple[str, ...]
+    """`source:key` of each sample."""
+    bad: tuple[dict[str, str], ...]
+    """What was drawn but could not be used."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        move = {"input_ids": self.input_ids.to(device), "pixel_values": self.pixel_values.to(device)}
+        return dataclasses.replace(
+            self, layout=self.layout.to(device), targets=self.targets.to(device), **move
+        )
+
+
+class Draws(Dataset[Encoding | dict[str, str]]):
+    """Draw number -> tokens and pictures, or the reason why not."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        augmentations: Sequence[str],
+        mixture: Mixture,
+        processor: Processor,
+        max_tokens: int,
+    ):
+        self.sources = sources
+        self.augmentations = augmentations
+        self.mixture = mixture
+        self.processor = processor
+        self.max_tokens = max_tokens
+
+    def __getitem__(self, n: int) -> tuple[str, Encoding | dict[str, str]]:
+        draw = self.mixture[n]
+        source = self.sources[draw.source]
+        key = f"{source.name}:#{draw.index}"
+        try:
+            sample = source[draw.index]
+            key = f"{source.name}:{sample.key}"
+            messages = _open_pictures(sample, self.augmentations[draw.source], draw.seed)
+            encoding = self.processor.encode(messages)
+            return key, truncate(encoding, self.max_tokens, self.processor.image_token_id)
+        except (DataError, ImageError, OSError) as error:
+            return key, {"source": source.name, "key": key, "reason": f"{type(error).__name__}: {error}"}
+
+
+class Batches:
+    """The micro-batches of a run from a step on. Iterate once.
+
+    Raises (while iterating):
+        DataError: the share of samples that cannot be used exceeds `max_bad_fraction`.
+    """
+
+    def __init__(
+        self,
+        draws: Draws,
+        sampler: StepSampler,
+        *,
+        num_workers: int,
+        bad_samples: Path,
+        max_bad_fraction: float,
+    ):
+        self.loader = DataLoader(
+            draws,
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=Collate(draws.processor),
+            prefetch_factor=4 if num_workers else None,
+        )
+        self.bad_samples = bad_samples
+        self.max_bad_fraction = max_bad_fraction
+        self.num_drawn = 0
+        self.num_bad: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            self.num_drawn += len(batch.keys) + len(batch.bad)
+            if batch.bad:
+                self._record(batch.bad)
+            yield batch
+
+    def _record(self, bad: Sequence[dict[str, str]]) -> None:
+        with self.bad_samples.open("a", encoding="utf-8") as file:
+            for row in bad:
+                self.num_bad[row["source"]] += 1
+                file.write(json.dumps(row) + "\n")
+        total = self.num_bad.total()
+        if total > max(MIN_BAD_SAMPLES, self.max_bad_fraction * self.num_drawn):
+            raise DataError(
+                f"{total} of {self.num_drawn} samples could not be used ({dict(self.num_bad)}), more than "
+                f"{self.max_bad_fraction:.1%}. The last: {bad[-1]['key']}: {bad[-1]['reason']}. All are in "
+                f"{self.bad_samples}; repair them or raise data.max_bad_fraction"
+            )
+
+
+class Collate:
+    """Lay encodings end to end as one packed batch; picklable for the loader's workers."""
+
+    def __init__(self, processor: Processor):
+        self.processor = processor
+
+    def __call__(self, items: Sequence[tuple[str, Encoding | dict[str, str]]]) -> Batch:
+        good = [(key, item) for key, item in items if isinstance(item, Encoding)]
+        bad = tuple(item for _, item in items if isinstance(item, dict))
+        ids = torch.tensor([i for _, encoding in good for i in encoding.ids], dtype=torch.int64)
+        is_target = torch.tensor([t for _, encoding in good for t in encoding.is_target], dtype=torch.bool)
+        layout = packed_layout(ids, [len(e.ids) for _, e in good], self.processor.image_token_id)
+        return Batch(
+            input_ids=ids,
+            layout=layout,
+            targets=targets_of(ids.masked_fill(~is_target, IGNORE), layout),
+            pixel_values=self.processor.pixels([image for _, encoding in good for image in encoding.images]),
+            keys=tuple(key for key, _ in good),
+            bad=bad,
+        )
+
+
+def truncate(encoding: Encoding, max_tokens: int, image_token_id: int) -> Encoding:
+    """Cut a sample to `max_tokens`, never through an image and never to nothing to learn.
+
+    Raises:
+        DataError: no labelled token would be left.
+    """
+    length = len(encoding.ids)
+    if length > max_tokens:
+        keep = max_tokens
+        num_visual = encoding.ids.count(image_token_id)
+        per_image = num_visual // max(1, len(encoding.images))
+        kept_visual = encoding.ids[:keep].count(image_token_id)
+        if per_image and kept_visual % per_image:
+            partial = kept_visual % per_image
+            keep = max(i for i in range(keep) if encoding.ids[i] == image_token_id) - partial + 1
+            kept_visual -= partial
+        images = encoding.images[: kept_visual // per_image if per_image else 0]
+        encoding = Encoding(ids=encoding.ids[:keep], is_target=encoding.is_target[:keep], images=images)
+    if not any(encoding.is_target[1:]):
+        raise DataError(f"no labelled token within {max_tokens} of its {length} tokens")
+    return encoding
+
+
+def _open_pictures(sample: Sample, augmentation: str, seed: int) -> list[dict[str, Any]]:
+    """The sample's messages with every `Picture` decoded."""
+    messages = []
+    for message in sample.messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [
+                {"type": "image", "image": augment(part["image"].open(), augmentation, seed + number)}
+                if isinstance(part.get("image"), Picture)
+                else part
+                for number, part in enumerate(content)
+            ]
+        messages.append({**message, "content": content})
+    return messages

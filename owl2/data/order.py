@@ -1,0 +1,128 @@
+"""The order of training samples, as a function of the step.
+
+Nothing is shuffled in memory and no iterator has a state: draw n of a run is (source, index, seed), computed
+from n. Each block of draws holds every source's exact quota in shuffled places; each pass over a source is a
+fresh keyed permutation of its indices (a Feistel network with cycle walking), so nothing repeats within a
+pass. A run therefore resumes anywhere at once, and the batch of a step is the same for any number of ranks
+and workers. Measured: docs/design.md, "Data order".
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+BLOCK = 1000
+"""Draws in which the quotas are exact."""
+
+_MASK64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where sample n of a run comes from."""
+
+    source: int
+    index: int
+    seed: int
+    """For everything random about this one sample (crop, flip)."""
+
+
+class Mixture:
+    """Sources of given sizes, mixed by weight."""
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int):
+        if len(sizes) != len(weights) or not sizes:
+            raise ValueError(f"{len(sizes)} sizes and {len(weights)} weights")
+        if min(sizes) < 1 or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(f"sizes {list(sizes)} and weights {list(weights)} must be positive")
+        self.sizes = tuple(sizes)
+        self.seed = seed
+        self.quotas = _quotas(np.asarray(weights, dtype=float))
+        self._sources = np.repeat(np.arange(len(sizes)), self.quotas)
+        self._ranks = np.concatenate([np.arange(quota) for quota in self.quotas])
+        self._block = lru_cache(maxsize=4)(self._shuffle_block)
+        self._permutation = lru_cache(maxsize=256)(self._make_permutation)
+
+    def __getitem__(self, n: int) -> Draw:
+        block, place = divmod(n, BLOCK)
+        slot = int(self._block(block)[place])
+        source = int(self._sources[slot])
+        # The n-th draw of this source over the whole run: full blocks before, plus its rank in this one.
+        nth = block * int(self.quotas[source]) + int(self._ranks[slot])
+        epoch, i = divmod(nth, self.sizes[source])
+        return Draw(source, self._permutation(source, epoch)(i), _hash(self.seed, n) & 0xFFFFFFFF)
+
+    def _shuffle_block(self, block: int) -> np.ndarray:
+        return np.random.Generator(np.random.Philox(key=[self.seed, block])).permutation(BLOCK)
+
+    def _make_permutation(self, source: int, epoch: int) -> "Permutation":
+        return Permutation(self.sizes[source], _hash(self.seed, source, epoch))
+
+
+class Permutation:
+    """A keyed permutation of range(n) in O(1) memory."""
+
+    ROUNDS = 4
+
+    def __init__(self, n: int, key: int):
+        self.n = n
+        self.half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
+        self.mask = (1 << self.half_bits) - 1
+        self.keys = [_hash(key, i) for i in range(self.ROUNDS)]
+
+    def __call__(self, i: int) -> int:
+        while True:  # cycle walking: the network permutes a power of four; skip what lies beyond n
+            left, right = i >> self.half_bits, i & self.mask
+            for key in self.keys:
+                left, right = right, left ^ (_mix(right + key) & self.mask)
+            i = (left << self.half_bits) | right
+            if i < self.n:
+                return i
+
+
+class StepSampler:
+    """The draws of each micro-batch of one rank, from `start_step` on, as a DataLoader's batch sampler."""
+
+    def __init__(
+        self, *, micro_batch_size: int, accumulation: int, ranks: int, rank: int, start_step: int, steps: int
+    ):
+        self.micro_batch_size = micro_batch_size
+        self.accumulation = accumulation
+        self.ranks = ranks
+        self.rank = rank
+        self.start_step = start_step
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return max(0, self.steps - self.start_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_step = self.micro_batch_size * self.accumulation * self.ranks
+        for step in range(self.start_step, self.steps):
+            mine = range(step * per_step + self.rank, (step + 1) * per_step, self.ranks)
+            for begin in range(0, len(mine), self.micro_batch_size):
+                yield list(mine[begin : begin + self.micro_batch_size])
+
+
+def _quotas(weights: np.ndarray) -> np.ndarray:
+    """Split BLOCK draws by weight; what rounding leaves goes to the largest remainders."""
+    exact = weights / weights.sum() * BLOCK
+    quotas = np.floor(exact).astype(int)
+    largest = np.argsort(-(exact - quotas), kind="stable")
+    quotas[largest[: BLOCK - int(quotas.sum())]] += 1
+    return quotas
+
+
+def _mix(x: int) -> int:
+    x = (x * 0x9E3779B97F4A7C15) & _MASK64
+    x ^= x >> 29
+    x = (x * 0xBF58476D1CE4E5B9) & _MASK64
+    return x ^ (x >> 32)
+
+
+def _hash(*values: int) -> int:
+    digest = hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,110 @@
+"""What a run says of itself: metrics.jsonl, a table at the start, a bar or a line while it runs."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from owl2.model import Owl2Model
+from owl2.train.rules import Assignment, Rule
+
+
+class Meters:
+    """Writes one object a step and shows the last one. Use as a context manager."""
+
+    def __init__(self, run: Path, stage: str, start: int, steps: int, log_every: int, console: Console):
+        self.path = run / "metrics.jsonl"
+        self.console = console
+        self.log_every = log_every
+        self.steps = steps
+        self.stage = stage
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(stage, total=steps, completed=start, line="")
+        self.began = time.perf_counter()
+        self.first_step = start
+        _drop_steps_from(self.path, start)
+
+    def __enter__(self) -> "Meters":
+        self.file = self.path.open("a", encoding="utf-8")
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        self.file.close()
+
+    def update(self, row: dict[str, float]) -> None:
+        """Record a finished step; `row` has at least step, loss, lr, grad_norm, tokens, images, seconds."""
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        line = (
+            f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  norm {row['grad_norm']:.2f}  "
+            f"{row['images'] / row['seconds']:.0f} img/s  {row['tokens'] / row['seconds']:,.0f} tok/s"
+        )
+        step = int(row["step"])
+        self.bar.update(self.task, completed=step, line=line)
+        if not self.console.is_terminal and (step % self.log_every == 0 or step == self.steps):
+            done = step - self.first_step
+            eta = (time.perf_counter() - self.began) / max(1, done) * (self.steps - step)
+            self.console.print(
+                f"{self.stage}  step {step:>5}/{self.steps}  {line}  eta {int(eta // 60)}m{int(eta % 60):02d}s",
+                highlight=False,
+            )
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The rows of `metrics.jsonl`; a torn last line is left out."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def rules_table(model: Owl2Model, assignments: Sequence[Assignment], lr: float) -> Table:
+    """One row a rule: how many parameters, how fast they learn."""
+    table = Table(title="parameters", title_justify="left")
+    for column in ("rule", "tensors", "parameters", "learning rate", "weight decay"):
+        table.add_column(column, justify="left" if column == "rule" else "right")
+    by_rule: dict[Rule, list[Assignment]] = {}
+    for assignment in assignments:
+        by_rule.setdefault(assignment.rule, []).append(assignment)
+    for rule, members in by_rule.items():
+        count = sum(model.get_parameter(a.name).numel() for a in members)
+        rates = sorted({a.lr * lr for a in members})
+        decays = sorted({a.weight_decay for a in members})
+        table.add_row(
+            rule.match,
+            f"{len(members):,}",
+            f"{count:,}",
+            "frozen" if rule.frozen else _span(rates),
+            "" if rule.frozen else _span(decays),
+        )
+    return table
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = values[0], values[-1]
+    return f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _drop_steps_from(path: Path, start: int) -> None:
+    """Forget what was measured after the state that a run resumes from."""
+    if not path.exists():
+        return
+    kept = [row for row in read_metrics(path.parent) if row["step"] <= start]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    partial.rename(path)

@@ -1,0 +1,46 @@
+"""AdamW over the rule table, and the learning rate as a pure function of the step."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+
+from owl2.model import Owl2Model
+from owl2.train.config import OptimConfig
+from owl2.train.rules import Assignment
+
+
+def lr_at(step: int, steps: int, config: OptimConfig) -> float:
+    """Learning rate of a step (0-based): linear warm-up to `lr`, then a cosine to `min_lr` at the last step."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_optimizer(
+    model: Owl2Model, assignments: Sequence[Assignment], config: OptimConfig
+) -> torch.optim.AdamW:
+    """AdamW with one group a (learning-rate multiplier, weight decay); frozen parameters have no state."""
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    for assignment in assignments:
+        if not assignment.rule.frozen:
+            parameter = model.get_parameter(assignment.name)
+            groups[(assignment.lr, assignment.weight_decay)].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr_multiplier": lr, "weight_decay": decay}
+            for (lr, decay), parameters in groups.items()
+        ],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its multiple of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_multiplier"]

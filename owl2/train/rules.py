@@ -1,0 +1,97 @@
+"""Which parameter learns, and how fast: an ordered table, first match wins.
+
+Stages of the paper are such tables, not code (configs/*.yaml). A rule that matches nothing and a parameter
+that no rule matches are errors: both are how a stage silently trains the wrong thing. Layer-wise
+learning-rate decay takes its depths from the model (`layer_groups()`), not from names.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from owl2.model import Owl2Model
+
+VISION_PREFIX = "model.vision_model."
+
+
+class RuleError(ValueError):
+    """A rule table that does not fit the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What happens to the parameters whose name matches."""
+
+    match: str
+    """Glob over parameter names, as in `model.vision_model.*`."""
+    frozen: bool = False
+    lr: float = 1.0
+    """Multiplier of the learning rate."""
+    layer_decay: float = 1.0
+    """Each ViT layer below the last learns this factor slower; the paper uses 0.9. Vision encoder only."""
+    weight_decay: float | None = None
+    """Instead of the optimizer's. Vectors (norms, biases) never decay."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the table says of one parameter."""
+
+    name: str
+    rule: Rule
+    lr: float
+    """Multiplier, layer decay included."""
+    weight_decay: float
+
+
+def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -> list[Assignment]:
+    """Match every parameter of the model with its rule.
+
+    Raises:
+        RuleError: a rule without parameters, a parameter without a rule, or a setting without effect.
+    """
+    depth_decay = _vision_depths(model)
+    unused = list(rules)
+    assignments = []
+    for name, parameter in model.named_parameters():
+        rule = next((r for r in rules if fnmatchcase(name, r.match)), None)
+        if rule is None:
+            raise RuleError(
+                f'no rule matches {name} {tuple(parameter.shape)}; end the table with {{match: "*", ...}}'
+            )
+        unused = [r for r in unused if r is not rule]
+        if rule.layer_decay != 1.0 and name not in depth_decay:
+            raise RuleError(f"layer_decay of rule {rule.match!r} reaches {name}, outside the vision encoder")
+        decay = weight_decay if rule.weight_decay is None else rule.weight_decay
+        assignments.append(
+            Assignment(
+                name=name,
+                rule=rule,
+                lr=rule.lr * rule.layer_decay ** depth_decay.get(name, 0),
+                weight_decay=decay if parameter.ndim > 1 else 0.0,
+            )
+        )
+    if unused:
+        near = difflib.get_close_matches(unused[0].match, [a.name for a in assignments], n=3, cutoff=0)
+        raise RuleError(
+            f"rule {unused[0].match!r} decides for no parameter (earlier rules win); "
+            f"nearest names: {', '.join(near)}"
+        )
+    return assignments
+
+
+def apply_freeze(model: nn.Module, assignments: Sequence[Assignment]) -> None:
+    """Switch gradients off where a rule says frozen, and on elsewhere."""
+    for assignment in assignments:
+        model.get_parameter(assignment.name).requires_grad_(not assignment.rule.frozen)
+
+
+def _vision_depths(model: Owl2Model) -> dict[str, int]:
+    """Vision parameter name -> layers between it and the top of the encoder."""
+    groups = model.model.vision_model.layer_groups()
+    return {
+        VISION_PREFIX + name: len(groups) - 1 - depth for depth, names in enumerate(groups) for name in names
+    }
