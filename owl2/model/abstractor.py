@@ -105,6 +105,9 @@ class AbstractorLayer(nn.Module):
         super().__init__()
         self.crossattention = CrossAttention(config, vision)
 
+    def forward(self, queries: Tensor, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.crossattention(queries, features, grid)
+
 
 class AbstractorLayers(nn.Module):
     """Holds the layers under the released name `encoder.layers`."""
@@ -128,7 +131,7 @@ class VisualAbstractor(nn.Module):
         """`grid` is the number of patch rows and columns behind `features`."""
         queries = self.query_embeds.expand(len(features), -1, -1)
         for layer in self.encoder.layers:
-            queries = layer.crossattention(queries, features, grid)
+            queries = layer(queries, features, grid)
         return torch.cat((self.visual_fc(queries), self.vit_eos.expand(len(features), -1, -1)), dim=1)
 
 
@@ -140,7 +143,7 @@ def sincos_1d(positions: Tensor, width: int) -> Tensor:
 
 
 def sincos_2d(grid: tuple[int, int], width: int, *, has_cls: bool) -> Tensor:
-    """MAE's 2-D table: first half encodes the column, second the row; a zero row first for the class token."""
+    """MAE's 2-D table: the column in the first half, the row in the second; zeros for the class token."""
     rows, columns = grid
     column, row = torch.arange(columns).repeat(rows), torch.arange(rows).repeat_interleave(columns)
     table = torch.cat((sincos_1d(column, width // 2), sincos_1d(row, width // 2)), dim=1)

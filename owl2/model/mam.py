@@ -9,6 +9,8 @@ writes it the other way round). Three ways to compute the same numbers:
 * static: both ways for all tokens and a `torch.where`, for graphs that need fixed shapes.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,7 +54,7 @@ class MultiwayRMSNorm(Multiway):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(N, D) -> (N, D)."""
-        text, vision = self.multiway[TEXT].weight, self.multiway[VISION].weight
+        text, vision = (cast(Tensor, way.weight) for way in self.multiway)
         if layout.num_visual == 0 and not layout.is_static:
             return F.rms_norm(x, text.shape, text, self.eps)
         return F.rms_norm(x, text.shape, None, self.eps) * torch.where(layout.is_visual, vision, text)

@@ -43,7 +43,7 @@ class VisionEmbeddings(nn.Module):
         x = self.patch_embed(pixel_values).flatten(2).transpose(1, 2)  # B P D
         if self.config.use_cls_token:
             x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)  # B S D
-        table = self.position_embedding
+        table: Tensor = self.position_embedding
         grid = (height // patch, width // patch)
         if grid != (self.config.grid_size, self.config.grid_size):
             table = interpolate_positions(table, grid, has_cls=self.config.use_cls_token)
