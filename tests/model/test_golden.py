@@ -49,6 +49,14 @@ def test_vision_and_abstractor_equal_the_released_ones(
     assert_released(tokens, golden_case.visual_tokens)
 
 
+def test_computed_position_tables_equal_those_of_the_released_checkpoint(golden_model: Owl2Model) -> None:
+    released = {name: buffer.clone() for name, buffer in golden_model.named_buffers()}
+    assert len(released) == 2 * 2 + 2  # the abstractor's query and key tables, the decoder's frequencies
+    golden_model.reset_buffers()
+    for name, buffer in golden_model.named_buffers():
+        assert_near(buffer, released[name], rtol=0, atol=1e-6, name=name)
+
+
 @torch.no_grad()
 def test_every_hidden_state_equals_the_released_one(golden_model: Owl2Model, golden_case: GoldenCase) -> None:
     case, mask = golden_case, golden_case.attention_mask
