@@ -16,7 +16,12 @@ from rich.progress import (
 
 @contextmanager
 def bytes_bar(title: str, total_bytes: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs; yields `advance(num_bytes)`. Nothing is left behind when it ends."""
+    """Show a bar while the block runs, if a person is watching; yields `advance(num_bytes)`.
+
+    Nothing is left behind when it ends, and nothing goes into a log file.
+    """
+    console = Console(stderr=True)
+    disable = not (enabled and console.is_terminal)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,6 +29,6 @@ def bytes_bar(title: str, total_bytes: int, *, enabled: bool) -> Iterator[Callab
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not enabled) as bar:
+    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
         task = bar.add_task(title, total=total_bytes)
         yield lambda num_bytes: bar.advance(task, num_bytes)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from owl2.checkpoint.errors import CheckpointError, Shape, first_few, gigabytes
 
-REMAP_BYTES = 64 * 2**20
+REMAP_BYTES = 32 * 2**20
 
 STEMS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 """What weight files are called, in order of preference."""
