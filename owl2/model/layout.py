@@ -64,7 +64,7 @@ def padded_layout(
     """Lay out a (B, T) batch in which each row is one sample; masked slots are no tokens at all.
 
     Raises:
-        ValueError: wrong shapes, or a row without any token.
+        ValueError: wrong shapes, a row without any token, or a negative id that is not the image token.
     """
     if input_ids.ndim != 2:
         raise ValueError(f"input_ids must be (B, T); got shape {tuple(input_ids.shape)}")
@@ -88,7 +88,7 @@ def packed_layout(input_ids: Tensor, lengths: Sequence[int], image_token_id: int
     """Lay out (N,) tokens of samples laid end to end, `lengths` tokens each.
 
     Raises:
-        ValueError: the lengths do not sum to N, or one is zero.
+        ValueError: the lengths do not sum to N, one is zero, or an id is negative and not the image token.
     """
     if input_ids.ndim != 1 or sum(lengths) != len(input_ids) or min(lengths, default=0) < 1:
         raise ValueError(f"lengths {list(lengths)[:8]} do not divide {tuple(input_ids.shape)} tokens")
@@ -122,6 +122,9 @@ def _layout(
 ) -> Layout:
     past = tuple(past) if past is not None else (0,) * len(lengths)
     is_visual = ids == image_token_id
+    stray = (ids < 0) & ~is_visual
+    if stray.any():
+        raise ValueError(f"id {int(ids[stray][0])} is neither a token nor the image token, {image_token_id}")
     text_rows, visual_rows = (~is_visual).nonzero().squeeze(1), is_visual.nonzero().squeeze(1)
     return Layout(
         lengths=tuple(lengths),

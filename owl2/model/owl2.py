@@ -98,7 +98,9 @@ class Owl2Model(nn.Module):
         """
         flat = input_ids.flatten()
         ids = flat if layout.tokens is None else flat.index_select(0, layout.tokens)
-        x = self.model.embed_tokens(ids.clamp(min=0) if layout.num_visual else ids)
+        if layout.num_visual:
+            ids = ids.masked_fill(layout.is_visual[:, 0], 0)  # no row of the embedding; overwritten below
+        x = self.model.embed_tokens(ids)
         images = pixel_values if visual_tokens is None else visual_tokens
         num_images = 0 if images is None else len(images)
         if layout.num_visual != num_images * self.config.tokens_per_image:

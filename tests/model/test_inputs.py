@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from owl2.model import packed_layout, padded_layout
-from tests.model.tiny import IMAGE, draw, pad, tiny_model
+from owl2.model import build, packed_layout, padded_layout
+from tests.model.tiny import IMAGE, draw, lively, pad, tiny_config, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,27 @@ def test_a_single_mark_instead_of_its_visual_positions_is_an_error() -> None:
     ids = torch.tensor([[1, 5, IMAGE, 7]])
     with pytest.raises(ValueError, match="1 visual positions in input_ids"):
         tiny_model()(ids, pixel_values=torch.zeros(1, 3, 56, 56))
+
+
+@pytest.mark.parametrize("stray", [-1, -100, -201])
+def test_a_negative_id_is_an_error_with_and_without_images_unless_it_is_padding(stray: int) -> None:
+    model = tiny_model()
+    for spec in ("4", "2 I 2"):
+        batch = pad(draw(spec), extra=2, pad_id=stray)
+        model(batch.input_ids, batch.attention_mask, batch.pixel_values)
+        batch.input_ids[0, 1] = stray
+        with pytest.raises(ValueError, match=f"id {stray} is neither a token nor the image token, -200"):
+            model(batch.input_ids, batch.attention_mask, batch.pixel_values)
+
+
+@pytest.mark.parametrize("image_token_id", [-1, 5000])
+@torch.no_grad()
+def test_any_id_outside_the_vocabulary_may_stand_for_images(image_token_id: int) -> None:
+    (sample,) = draw("2 I 2")
+    expected = tiny_model()(sample.ids[None], pixel_values=sample.images)
+    model = lively(build(tiny_config().replace(image_token_id=image_token_id)))
+    ids = sample.ids.masked_fill(sample.ids == IMAGE, image_token_id)
+    assert torch.equal(model(ids[None], pixel_values=sample.images), expected)
 
 
 def test_shapes_that_do_not_fit_are_errors() -> None:
