@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from owl2.model import Layout, Owl2Model, packed_layout, padded_layout, targets_of
+from owl2.model import Layout, Owl2Model, build, packed_layout, padded_layout, targets_of
 from owl2.model.config import MamConfig
 from tests.model.tiny import IMAGE, NO_MAM, Sample, assert_near, draw, images_of, pad, tiny_model
 
@@ -170,10 +170,14 @@ def test_each_part_of_mam_changes_batches_with_images_and_no_others(part: str) -
     assert torch.equal(after[1], before[1])
 
 
-def test_visual_ways_start_as_copies_of_the_text_ways() -> None:
-    model = tiny_model()
-    model.copy_text_to_vision()
+def test_visual_ways_start_as_copies_of_the_text_ways_and_share_nothing() -> None:
+    model = build("tiny")
     state = model.state_dict()
     visual = [name for name in state if ".multiway.1." in name]
     assert len(visual) == 4 * model.config.decoder.num_hidden_layers
     assert all(torch.equal(state[name], state[name.replace("way.1", "way.0")]) for name in visual)
+    with torch.no_grad():
+        model.get_parameter(visual[0]).add_(1.0)
+    assert not torch.equal(state[visual[0]], state[visual[0].replace("way.1", "way.0")])
+    model.copy_text_to_vision()
+    assert torch.equal(state[visual[0]], state[visual[0].replace("way.1", "way.0")])

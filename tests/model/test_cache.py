@@ -118,10 +118,10 @@ def test_rows_that_remain_are_not_changed_by_dropping_others() -> None:
     whole, kept = new_cache(model, 4), new_cache(model, 4)
     for cache in (whole, kept):
         prefill(model, samples, cache)
-    kept.keep_rows([3, 1])
+    kept.keep_rows([3, 1, 2])
     expected = step(model, torch.tensor([5, 6, 7, 8]), whole)
-    assert_near(step(model, torch.tensor([8, 6]), kept), expected[[3, 1]])
-    assert kept.lengths == [whole.lengths[3], whole.lengths[1]]
+    assert_near(step(model, torch.tensor([8, 6, 7]), kept), expected[[3, 1, 2]])
+    assert kept.lengths == [whole.lengths[row] for row in (3, 1, 2)] == [3, 12, 14]
 
 
 @torch.no_grad()
