@@ -27,6 +27,8 @@ def test_setting_the_image_size_gives_the_numbers_of_interpolating_on_the_fly() 
 def test_the_new_size_is_the_models_own_in_config_and_state() -> None:
     model = tiny_model()
     model.set_image_size(112)
+    vision = model.model.vision_model
+    assert vision.config.image_size == vision.embeddings.config.image_size == 112
     rebuilt = build(Owl2Config.from_dict(model.config.to_dict()))
     rebuilt.load_state_dict(model.state_dict())
     assert torch.equal(rebuilt.encode_images(PIXELS), model.encode_images(PIXELS))
