@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from owl2.demo.scenes import Background, Box, Item, Scene, Sign
-from owl2.demo.world import COLOURS, THINGS
+from owl2.demo.world import ALL_COLOURS, THINGS
 
 SPRITE = 96
 Colour = tuple[int, int, int]
@@ -73,7 +73,7 @@ class Drawings:
 
     def sprite(self, name: str, colour: str, style: str) -> Image.Image:
         """The tinted drawing as RGBA, cropped to what is visible."""
-        return PAINTERS[style](self._layers[name], COLOURS[colour])
+        return PAINTERS[style](self._layers[name], ALL_COLOURS[colour])
 
     def _tint(self, name: str, colour: str, style: str) -> tuple[Image.Image, Image.Image]:
         """The sprite and the sprite in half size, with premultiplied alpha, as resampling needs it."""

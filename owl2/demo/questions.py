@@ -17,13 +17,13 @@ from owl2.demo.captions import BIGGER, OPPOSITE, groups, place, relation
 from owl2.demo.scenes import Item, Scene
 from owl2.demo.world import (
     BY_NAME,
-    COLOURS,
     MAX_COUNT,
     NAMES,
     NUMBER_WORDS,
     WORDS,
     article,
     colour_split,
+    palette,
     plural,
 )
 
@@ -234,7 +234,7 @@ def _choice(scene: Scene, rng: Random) -> QA | None:
         return None
     pool: tuple[str, ...] = {
         "naming": tuple(name for name in NAMES if name not in scene.names),
-        "colour": tuple(COLOURS),
+        "colour": palette(scene.split),
         "counting": tuple(str(n) for n in range(1, MAX_COUNT + 1)),
         "reading": WORDS,
     }[base.kind]
@@ -321,7 +321,11 @@ def _false_pair(scene: Scene, rng: Random) -> tuple[str, str] | None:
 
 def _other_colour(scene: Scene, name: str, rng: Random) -> str:
     return rng.choice(
-        [colour for colour in COLOURS if not scene.count(name, colour) and _may_utter(scene, name, colour)]
+        [
+            colour
+            for colour in palette(scene.split)
+            if not scene.count(name, colour) and _may_utter(scene, name, colour)
+        ]
     )
 
 

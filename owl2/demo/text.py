@@ -174,12 +174,15 @@ def instructions(seed: int, split: Split, turns: tuple[int, int] = (2, 5)) -> li
 
 
 def talk(seed: int, split: Split = "train") -> list[Turn]:
-    """A conversation without a picture, for the decoder's pre-training."""
+    """A conversation without a picture, for the decoder's pre-training.
+
+    Language speaks of every composition (`any`), as LLaMA-2 has read of green cats; the split is of pictures.
+    """
     rng = Random(f"owl2 talk {split} {seed}")
     what = rng.random()
     if what < 0.25:
         return instructions(seed, split)
-    pictured = scene(seed, split)
+    pictured = scene(seed, "any")
     if what < 0.35:
         return [("Write a caption.", caption(pictured, rng))]
     if what < 0.45:

