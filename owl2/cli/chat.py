@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from owl2.cli.arguments import run_function
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
     from owl2.generate import ChatSession
 
 HELP = "/image PATH shows a picture with the next message, /reset starts anew, /quit leaves"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `owl2 chat`."""
+    run_function(chat, arguments, command="chat", aliases={"-m": "--message", "--image": "--image+"})
 
 
 def chat(

@@ -6,7 +6,15 @@ Packages are imported when the command runs, so that `owl2 --help` does not wait
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from owl2.cli.arguments import run_function
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `owl2 convert`."""
+    run_function(convert, arguments, command="convert")
 
 
 def convert(source: str, out: Path, *, dtype: str | None = None) -> None:

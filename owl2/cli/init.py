@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from owl2.cli.arguments import run_function
+
 if TYPE_CHECKING:
     from owl2.checkpoint import Assembled
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `owl2 init`."""
+    run_function(init, arguments, command="init", positionals=False)
 
 
 def init(

@@ -1,20 +1,106 @@
-"""`owl2 train CONFIG [--key.path value ...]`: run or continue a stage."""
+"""`owl2 train CONFIG.yaml [--key.path value ...]`: run or continue a stage; the same command continues it.
+
+Exit codes: 0 finished, 1 an error that the message explains, 75 stopped on request with the state saved.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import re
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentError, ArgumentParser
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
 
+EXIT_STOPPED = 75
 
-def train_command(config: TrainConfig) -> None:
-    """Run the stage; a stop request ends with exit code 75 after saving, an error with 1."""
-    from owl2.train.loop import Interrupted, train
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the configuration and train."""
+    from owl2.checkpoint import CheckpointError
+    from owl2.data.sample import DataError
+    from owl2.model import ConfigError
+    from owl2.processor import ImageError, TokenizerError
+    from owl2.train.config import TrainConfigError
+    from owl2.train.loop import Interrupted, NotFiniteError, train
+    from owl2.train.rules import RuleError
 
     try:
-        print(train(config))
+        print(train(read_config(arguments)))
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(75) from None
+        print(f"owl2 train: {stop}", file=sys.stderr)
+        raise SystemExit(EXIT_STOPPED) from None
+    except (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ImageError,
+        NotFiniteError,
+        RuleError,
+        TokenizerError,
+        TrainConfigError,
+    ) as error:
+        print(f"owl2 train: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def read_config(arguments: Sequence[str]) -> TrainConfig:
+    """Read `CONFIG.yaml` and the overrides behind it.
+
+    Raises:
+        TrainConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.
+    """
+    from owl2.train.config import TrainConfig, TrainConfigError
+
+    parser = make_parser()
+    words = list(arguments)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--config")
+    try:
+        values = parser.instantiate(parser.parse_args(words))
+    except ArgumentError as error:
+        raise TrainConfigError(f"{error}{_nearest_key(str(error))}") from None
+    values.pop("config")
+    return TrainConfig(**vars(values))
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of a stage configuration."""
+    from owl2.train.config import TrainConfig
+
+    parser = ArgumentParser(
+        prog="owl2 train",
+        usage="owl2 train CONFIG.yaml [--key.path value ...]",
+        description="Run or continue a training stage.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="the stage's YAML file (or the first argument)")
+    parser.add_class_arguments(TrainConfig, None)
+    return parser
+
+
+def _nearest_key(message: str) -> str:
+    """Name the valid key nearest to the one that the parser refused."""
+    refused = re.search(r"Option '(\S+)' is not accepted|unrecognized arguments: --(\S+)", message)
+    if refused is None:
+        return ""
+    key = (refused[1] or refused[2]).split("=")[0]
+    keys = list(_keys())
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0) or keys[:1]
+    return f"; the nearest valid key is {near[0]!r}"
+
+
+def _keys() -> Iterator[str]:
+    """Every key of a stage configuration, dotted as on the command line, and alone as in lists."""
+    from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
+    from owl2.train.rules import Rule
+
+    for prefix, kind in (("", TrainConfig), ("data.", DataConfig), ("optim.", OptimConfig)):
+        yield from (prefix + f.name for f in dataclasses.fields(kind))
+    for kind in (SourceConfig, Rule, DataConfig, OptimConfig):
+        yield from (f.name for f in dataclasses.fields(kind))
