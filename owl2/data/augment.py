@@ -10,12 +10,12 @@ from PIL import Image
 
 AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
 CROP_SCALE = (0.5, 1.0)
-"""Share of the area that a crop keeps; BLIP-2's range."""
+"""Share of the area that a crop keeps, BLIP-2's range; of a very long picture it may keep less."""
 CROP_RATIO = (3 / 4, 4 / 3)
 
 
 def augment(image: Image.Image, kind: str, seed: int) -> Image.Image:
-    """Return the picture as one pass of training sees it."""
+    """Return the picture as one pass of training sees it; `kind` is one of AUGMENTATIONS."""
     if kind == "none":
         return image
     rng = random.Random(seed)

@@ -2,11 +2,12 @@
 
 A plain `DataLoader` runs the pure order of `order.py`; its only state is the step it begins at. A sample that
 cannot be used leaves a hole in its batch (never a substitute), is written to `bad_samples.jsonl` with its
-reason, and stops the run when too many have been seen.
+reason, and stops the run when too many have been seen. A micro-batch of holes alone is None.
 """
 
-import dataclasses
+import copy
 import json
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.sample import DataError, Picture, Sample
 from owl2.data.sources import Source
 from owl2.model.layout import IGNORE, Layout, Targets, packed_layout, targets_of
-from owl2.processor import Encoding, Processor
-from owl2.processor.images import ImageError
+from owl2.processor import Encoding, ImageError, Processor, TemplateError
 
 MIN_BAD_SAMPLES = 10
-"""A run is never stopped for fewer, whatever their share."""
+"""A run is never stopped for so few, whatever their share."""
+
+Bad = dict[str, str]
+"""`source`, `key` and `reason` of a draw that could not be used."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,18 @@ class Batch:
     """(I, 3, H, W) float32."""
     keys: tuple[str, ...]
     """`source:key` of each sample."""
-    bad: tuple[dict[str, str], ...]
-    """What was drawn but could not be used."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        move = {"input_ids": self.input_ids.to(device), "pixel_values": self.pixel_values.to(device)}
-        return dataclasses.replace(
-            self, layout=self.layout.to(device), targets=self.targets.to(device), **move
+        return Batch(
+            input_ids=self.input_ids.to(device),
+            layout=self.layout.to(device),
+            targets=self.targets.to(device),
+            pixel_values=self.pixel_values.to(device),
+            keys=self.keys,
         )
 
 
-class Draws(Dataset[Encoding | dict[str, str]]):
+class Draws(Dataset[tuple[str, Encoding | Bad]]):
     """Draw number -> tokens and pictures, or the reason why not."""
 
     def __init__(
@@ -68,7 +72,7 @@ class Draws(Dataset[Encoding | dict[str, str]]):
         self.processor = processor
         self.max_tokens = max_tokens
 
-    def __getitem__(self, n: int) -> tuple[str, Encoding | dict[str, str]]:
+    def __getitem__(self, n: int) -> tuple[str, Encoding | Bad]:
         draw = self.mixture[n]
         source = self.sources[draw.source]
         key = f"{source.name}:#{draw.index}"
@@ -78,12 +82,15 @@ class Draws(Dataset[Encoding | dict[str, str]]):
             messages = _open_pictures(sample, self.augmentations[draw.source], draw.seed)
             encoding = self.processor.encode(messages)
             return key, truncate(encoding, self.max_tokens, self.processor.image_token_id)
-        except (DataError, ImageError, OSError) as error:
+        except (DataError, ImageError, TemplateError, OSError) as error:
             return key, {"source": source.name, "key": key, "reason": f"{type(error).__name__}: {error}"}
+        except Exception as error:
+            error.add_note(f"This happened in draw {n}, sample {key}")
+            raise
 
 
 class Batches:
-    """The micro-batches of a run from a step on. Iterate once.
+    """The micro-batches of a run from a step on; None for one without any usable sample. Iterate once.
 
     Raises (while iterating):
         DataError: the share of samples that cannot be used exceeds `max_bad_fraction`.
@@ -98,11 +105,13 @@ class Batches:
         bad_samples: Path,
         max_bad_fraction: float,
     ):
+        self.draws = draws
         self.loader = DataLoader(
             draws,
-            batch_sampler=sampler,  # type: ignore[arg-type]
+            batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=Collate(draws.processor),
+            worker_init_fn=_leave_signals_to_the_loop,
             prefetch_factor=4 if num_workers else None,
         )
         self.bad_samples = bad_samples
@@ -110,14 +119,15 @@ class Batches:
         self.num_drawn = 0
         self.num_bad: Counter[str] = Counter()
 
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
-            self.num_drawn += len(batch.keys) + len(batch.bad)
-            if batch.bad:
-                self._record(batch.bad)
-            yield batch
+    def __iter__(self) -> Iterator[Batch | None]:
+        for batch, bad in self.loader:
+            self.num_drawn += len(bad) + (len(batch.keys) if batch else 0)
+            if bad:
+                self._record(bad)
+            # A tensor from a worker holds a file open, and a step may hold hundreds of micro-batches.
+            yield copy.deepcopy(batch) if self.loader.num_workers else batch
 
-    def _record(self, bad: Sequence[dict[str, str]]) -> None:
+    def _record(self, bad: Sequence[Bad]) -> None:
         with self.bad_samples.open("a", encoding="utf-8") as file:
             for row in bad:
                 self.num_bad[row["source"]] += 1
@@ -137,20 +147,22 @@ class Collate:
     def __init__(self, processor: Processor):
         self.processor = processor
 
-    def __call__(self, items: Sequence[tuple[str, Encoding | dict[str, str]]]) -> Batch:
+    def __call__(self, items: Sequence[tuple[str, Encoding | Bad]]) -> tuple[Batch | None, list[Bad]]:
         good = [(key, item) for key, item in items if isinstance(item, Encoding)]
-        bad = tuple(item for _, item in items if isinstance(item, dict))
+        bad = [item for _, item in items if isinstance(item, dict)]
+        if not good:
+            return None, bad
         ids = torch.tensor([i for _, encoding in good for i in encoding.ids], dtype=torch.int64)
         is_target = torch.tensor([t for _, encoding in good for t in encoding.is_target], dtype=torch.bool)
         layout = packed_layout(ids, [len(e.ids) for _, e in good], self.processor.image_token_id)
-        return Batch(
+        batch = Batch(
             input_ids=ids,
             layout=layout,
             targets=targets_of(ids.masked_fill(~is_target, IGNORE), layout),
             pixel_values=self.processor.pixels([image for _, encoding in good for image in encoding.images]),
             keys=tuple(key for key, _ in good),
-            bad=bad,
         )
+        return batch, bad
 
 
 def truncate(encoding: Encoding, max_tokens: int, image_token_id: int) -> Encoding:
@@ -174,6 +186,12 @@ def truncate(encoding: Encoding, max_tokens: int, image_token_id: int) -> Encodi
     if not any(encoding.is_target[1:]):
         raise DataError(f"no labelled token within {max_tokens} of its {length} tokens")
     return encoding
+
+
+def _leave_signals_to_the_loop(worker: int) -> None:
+    """Schedulers and Ctrl-C ask the whole process group to stop; the loop still needs the step's samples."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _open_pictures(sample: Sample, augmentation: str, seed: int) -> list[dict[str, Any]]:

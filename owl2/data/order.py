@@ -4,7 +4,7 @@ Nothing is shuffled in memory and no iterator has a state: draw n of a run is (s
 from n. Each block of draws holds every source's exact quota in shuffled places; each pass over a source is a
 fresh keyed permutation of its indices (a Feistel network with cycle walking), so nothing repeats within a
 pass. A run therefore resumes anywhere at once, and the batch of a step is the same for any number of ranks
-and workers. Measured: docs/design.md, "Data order".
+and workers. The caches of this module only save time; nothing of them needs to be kept.
 """
 
 import hashlib
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+from owl2.data.sample import DataError
 
 BLOCK = 1000
 """Draws in which the quotas are exact."""
@@ -31,35 +33,39 @@ class Draw:
 
 
 class Mixture:
-    """Sources of given sizes, mixed by weight."""
+    """Sources of given sizes, mixed by weight.
+
+    Raises:
+        DataError: an empty source, a negative weight, or one too small to be drawn at all (0 is off).
+    """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int):
         if len(sizes) != len(weights) or not sizes:
-            raise ValueError(f"{len(sizes)} sizes and {len(weights)} weights")
+            raise DataError(f"{len(sizes)} sizes and {len(weights)} weights; expected one of each a source")
         if min(sizes) < 1 or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"sizes {list(sizes)} and weights {list(weights)} must be positive")
+            raise DataError(f"sizes {list(sizes)} and weights {list(weights)} must be positive")
         self.sizes = tuple(sizes)
         self.seed = seed
-        self.quotas = _quotas(np.asarray(weights, dtype=float))
+        self.quotas: list[int] = _quotas(np.asarray(weights, dtype=float)).tolist()
+        """Draws of each source in a block."""
+        never = [weight for weight, quota in zip(weights, self.quotas, strict=True) if weight and not quota]
+        if never:
+            raise DataError(
+                f"weights {never} of {sum(weights):g} in all are less than one draw in {BLOCK}: they would "
+                f"never be drawn; raise them or leave those sources out"
+            )
         self._sources = np.repeat(np.arange(len(sizes)), self.quotas)
         self._ranks = np.concatenate([np.arange(quota) for quota in self.quotas])
-        self._block = lru_cache(maxsize=4)(self._shuffle_block)
-        self._permutation = lru_cache(maxsize=256)(self._make_permutation)
 
     def __getitem__(self, n: int) -> Draw:
         block, place = divmod(n, BLOCK)
-        slot = int(self._block(block)[place])
+        slot = int(_shuffled_block(self.seed, block)[place])
         source = int(self._sources[slot])
         # The n-th draw of this source over the whole run: full blocks before, plus its rank in this one.
-        nth = block * int(self.quotas[source]) + int(self._ranks[slot])
+        nth = block * self.quotas[source] + int(self._ranks[slot])
         epoch, i = divmod(nth, self.sizes[source])
-        return Draw(source, self._permutation(source, epoch)(i), _hash(self.seed, n) & 0xFFFFFFFF)
-
-    def _shuffle_block(self, block: int) -> np.ndarray:
-        return np.random.Generator(np.random.Philox(key=[self.seed, block])).permutation(BLOCK)
-
-    def _make_permutation(self, source: int, epoch: int) -> "Permutation":
-        return Permutation(self.sizes[source], _hash(self.seed, source, epoch))
+        permutation = _permutation(self.sizes[source], self.seed, source, epoch)
+        return Draw(source, permutation(i), _hash(self.seed, n) & 0xFFFFFFFF)
 
 
 class Permutation:
@@ -105,6 +111,16 @@ class StepSampler:
             mine = range(step * per_step + self.rank, (step + 1) * per_step, self.ranks)
             for begin in range(0, len(mine), self.micro_batch_size):
                 yield list(mine[begin : begin + self.micro_batch_size])
+
+
+@lru_cache(maxsize=4)
+def _shuffled_block(seed: int, block: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[seed, block])).permutation(BLOCK)
+
+
+@lru_cache(maxsize=256)
+def _permutation(size: int, seed: int, source: int, epoch: int) -> Permutation:
+    return Permutation(size, _hash(seed, source, epoch))
 
 
 def _quotas(weights: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ Every corpus, whatever its files look like, becomes this; opening pictures and t
 the loader's workers, so that drawing a sample costs nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[str],
         DataError: wrong roles, or marks and images that do not match in number.
     """
     key = str(row.get("id", row.get("question_id", "?")))
-    images = row.get("image", [])
+    images = row.get("image") or []  # null in exported corpora
     names = [images] if isinstance(images, str) else list(images)
     marks = sum(turn["value"].count(mark) for turn in row["conversations"] for mark in IMAGE_MARKS)
     if marks != len(names):
@@ -64,22 +64,24 @@ def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[str],
         expected = ("human", "gpt")[number % 2]
         if turn.get("from") != expected:
             raise DataError(
-                f"{source}: turn {number} of sample {key} is from {turn.get('from')!r}, expected {expected!r}"
+                f"{source}: turn {number + 1} of sample {key} is from {turn.get('from')!r}, "
+                f"expected {expected!r}"
             )
         messages.append({"role": roles[expected], "content": _parts(turn["value"], pictures)})
     return Sample(source, key, messages)
 
 
 def sample_from_caption(source: str, key: str, caption: str, picture: Picture) -> Sample:
-    """Turn an image and its caption into a sample: the picture alone as the turn, the caption as answer."""
-    return Sample(
-        source,
-        key,
-        [
-            {"role": "user", "content": [{"type": "image", "image": picture}]},
-            {"role": "assistant", "content": caption.strip()},
-        ],
-    )
+    """Turn an image and its caption into a sample: the picture alone as the turn, the caption as answer.
+
+    Raises:
+        DataError: the caption is blank.
+    """
+    caption = caption.strip()
+    if not caption:
+        raise DataError(f"{source}: the caption of {key} is blank")
+    question = {"role": "user", "content": [{"type": "image", "image": picture}]}
+    return Sample(source, key, [question, {"role": "assistant", "content": caption}])
 
 
 def jsonl_picture(root: Path, name: str) -> Picture:
@@ -87,7 +89,7 @@ def jsonl_picture(root: Path, name: str) -> Picture:
     return Picture(name, (root / name).read_bytes)
 
 
-def _parts(text: str, pictures: Any) -> list[dict[str, Any]]:
+def _parts(text: str, pictures: Iterator[Picture]) -> list[dict[str, Any]]:
     for mark in IMAGE_MARKS[1:]:
         text = text.replace(mark, IMAGE_MARKS[0])
     parts: list[dict[str, Any]] = []

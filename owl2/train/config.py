@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from owl2.data.augment import AUGMENTATIONS
 from owl2.train.rules import Rule
 
 
@@ -24,7 +25,7 @@ class SourceConfig:
     path: Path
     """A `.jsonl` file in the LLaVA format, or a folder of WebDataset `.tar` shards."""
     weight: float = 1.0
-    """Share of the draws, relative to the other sources."""
+    """Share of the draws, relative to the other sources; 0 switches the source off."""
     image_root: Path | None = None
     """Where a `.jsonl` file's image paths begin; default: its folder."""
     augment: str = "none"
@@ -43,7 +44,7 @@ class DataConfig:
     """Longest sample, visual tokens included; longer ones are cut."""
     num_workers: int = 0
     max_bad_fraction: float = 0.01
-    """Share of unusable samples above which the run stops."""
+    """Share of unusable samples above which the run stops, once there are more than ten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class OptimConfig:
     eps: float = 1e-6
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
+    """Gradients of a larger norm are scaled down to it; `.inf` never does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,11 @@ class TrainConfig:
     dtype: str = "float32"
 
     def check(self, ranks: int = 1) -> None:
-        """Raise TrainConfigError where the batch arithmetic or the schedule does not add up."""
+        """Raise TrainConfigError where a value is out of range or the batch arithmetic does not add up."""
+        counts = ("steps", "micro_batch_size", "accumulation", "save_every", "keep_last", "log_every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise TrainConfigError(f"{name} {getattr(self, name)} must be at least 1")
         product = self.micro_batch_size * self.accumulation * ranks
         if product != self.global_batch_size:
             raise TrainConfigError(
@@ -98,9 +104,23 @@ class TrainConfig:
             raise TrainConfigError(
                 f"optim.warmup_steps {self.optim.warmup_steps} must be below steps {self.steps}"
             )
+        if not self.optim.max_grad_norm > 0:
+            raise TrainConfigError(
+                f"optim.max_grad_norm {self.optim.max_grad_norm} would leave no gradient; .inf does not clip"
+            )
+        self._check_data()
+
+    def _check_data(self) -> None:
         names = [source.name for source in self.data.sources]
-        if len(set(names)) != len(names):
-            raise TrainConfigError(f"data.sources names must differ: {names}")
+        if len(set(names)) != len(names) or not names:
+            raise TrainConfigError(f"data.sources must be there and have different names: {names}")
+        if self.data.seed < 0:
+            raise TrainConfigError(f"data.seed {self.data.seed} must not be negative")
+        for source in self.data.sources:
+            if source.augment not in AUGMENTATIONS:
+                raise TrainConfigError(
+                    f"augment {source.augment!r} of {source.name} is not one of {', '.join(AUGMENTATIONS)}"
+                )
 
 
 def config_to_dict(value: Any) -> Any:

@@ -6,12 +6,14 @@ A loss or gradient that is not finite stops the run before the update, with the 
 """
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -23,8 +25,8 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.sources import open_source
 from owl2.model import Owl2Model
 from owl2.processor import Processor
-from owl2.train.config import TrainConfig, config_to_dict
-from owl2.train.meters import Meters, rules_table
+from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
+from owl2.train.meters import Meters, rules_table, sources_table
 from owl2.train.optim import lr_at, make_optimizer, set_lr
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.state import load_state, save_state, saved_states
@@ -44,6 +46,8 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
     Raises:
         NotFiniteError: see `bad_step.json` in the run's folder.
         Interrupted: on SIGTERM or SIGINT, after saving.
+        TrainConfigError, RuleError, DataError, CheckpointError: what cannot be trained, used, read or
+            written; the newest state stands.
     """
     console = console or Console()
     config.check()
@@ -56,25 +60,25 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
     apply_freeze(model, assignments)
     optimizer = make_optimizer(model, assignments, config.optim)
     start = _resume(config, model, optimizer, console)
-    console.print(rules_table(model, assignments, config.optim.lr))
     trainable = [p for p in model.parameters() if p.requires_grad]
-    batches = iter(make_batches(config, processor, start))
-    stage = config.run.name
+    data = make_batches(config, processor, start)
+    console.print(rules_table(model, assignments, config.optim.lr))
+    console.print(sources_table(data.draws.sources, data.draws.mixture.quotas))
+    batches = iter(data)
     with (
         stop_requests() as stop_requested,
-        Meters(config.run, stage, start, config.steps, config.log_every, console) as meters,
+        Meters(config.run, config.run.name, start, config.steps, config.log_every, console) as meters,
     ):
         for step in range(start, config.steps):
             began = time.perf_counter()
-            micro_batches = list(islice(batches, config.accumulation))
+            micro_batches = [batch for batch in islice(batches, config.accumulation) if batch is not None]
             num_targets = sum(batch.targets.count for batch in micro_batches)
             waited = time.perf_counter() - began
             loss = 0.0
             for batch in micro_batches:
                 batch = batch.to(config.device)
-                micro_loss = (
-                    model.loss(batch.input_ids, batch.layout, batch.targets, batch.pixel_values) / num_targets
-                )
+                summed = model.loss(batch.input_ids, batch.layout, batch.targets, batch.pixel_values)
+                micro_loss = summed / num_targets
                 micro_loss.backward()
                 loss += micro_loss.item()
             norm = torch.nn.utils.clip_grad_norm_(trainable, config.optim.max_grad_norm).item()
@@ -83,19 +87,8 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
             set_lr(optimizer, lr)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            meters.update(
-                {
-                    "step": step + 1,
-                    "loss": loss,
-                    "lr": lr,
-                    "grad_norm": norm,
-                    "tokens": sum(b.layout.num_tokens for b in micro_batches),
-                    "targets": num_targets,
-                    "images": sum(len(b.pixel_values) for b in micro_batches),
-                    "seconds": time.perf_counter() - began,
-                    "data_wait": waited,
-                }
-            )
+            row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, **_counts(micro_batches)}
+            meters.update({**row, "seconds": time.perf_counter() - began, "data_wait": waited})
             if stop_requested() or (step + 1) % config.save_every == 0:
                 save_state(config.run, step + 1, model, optimizer, config.keep_last)
             if stop_requested():
@@ -122,6 +115,10 @@ def load_stage(config: TrainConfig) -> tuple[Owl2Model, Processor]:
 def make_batches(config: TrainConfig, processor: Processor, start_step: int) -> Batches:
     """Open the corpora and return the micro-batches from `start_step` on."""
     data = config.data
+    if processor.max_tokens is not None and data.max_tokens > processor.max_tokens:
+        raise TrainConfigError(
+            f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
+        )
     sources = [open_source(s.name, s.path, s.image_root) for s in data.sources]
     mixture = Mixture([len(s) for s in sources], [s.weight for s in data.sources], data.seed)
     processor = processor.replace(template=data.template)  # no limit: the loader cuts to data.max_tokens
@@ -145,12 +142,14 @@ def make_batches(config: TrainConfig, processor: Processor, start_step: int) -> 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGTERM or SIGINT into a question the loop asks between steps."""
+    """Turn the first SIGTERM or SIGINT into a question the loop asks between steps; a second one kills."""
     received: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def remember(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: bool(received)
     finally:
@@ -161,22 +160,31 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 def _resume(config: TrainConfig, model: Owl2Model, optimizer: torch.optim.Optimizer, console: Console) -> int:
     """Restore the newest state, or begin the run's folder; return the number of finished steps."""
     config.run.mkdir(parents=True, exist_ok=True)
-    (config.run / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))
     states = saved_states(config.run)
-    if not states:
-        return 0
-    start = load_state(states[-1], model, optimizer)
-    console.print(f"{config.run}: continuing after step {start} of {config.steps}")
+    start = load_state(states[-1], model, optimizer) if states else 0
+    if start > config.steps:
+        raise TrainConfigError(f"steps {config.steps}, but {config.run} has finished {start} already")
+    (config.run / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))
+    if states:
+        console.print(f"{config.run}: continuing after step {start} of {config.steps}")
     return start
 
 
 def _stop_if_not_finite(run: Path, step: int, loss: float, norm: float, batches: list[Batch]) -> None:
-    if torch.isfinite(torch.tensor([loss, norm])).all():
+    if math.isfinite(loss) and math.isfinite(norm):
         return
     record = {"step": step + 1, "loss": repr(loss), "grad_norm": repr(norm)}
     samples = [key for batch in batches for key in batch.keys]
     (run / "bad_step.json").write_text(json.dumps({**record, "samples": samples}, indent=1))
     raise NotFiniteError(
-        f"step {step + 1}: loss {loss}, gradient norm {norm}; nothing was updated. The {len(samples)} samples "
-        f"are in {run / 'bad_step.json'}"
+        f"step {step + 1}: loss {loss}, gradient norm {norm}; nothing was updated. The {len(samples)} "
+        f"samples are in {run / 'bad_step.json'}"
     )
+
+
+def _counts(batches: list[Batch]) -> dict[str, int]:
+    return {
+        "tokens": sum(batch.layout.num_tokens for batch in batches),
+        "targets": sum(batch.targets.count for batch in batches),
+        "images": sum(len(batch.pixel_values) for batch in batches),
+    }

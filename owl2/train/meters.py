@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, a table at the start, a bar or a line while it runs."""
+"""What a run says of itself: metrics.jsonl, two tables at the start, a bar or a line while it runs."""
 
 import json
 import time
@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from owl2.data.order import BLOCK
+from owl2.data.sources import Source
 from owl2.model import Owl2Model
 from owl2.train.rules import Assignment, Rule
 
@@ -57,9 +59,9 @@ class Meters:
         self.bar.update(self.task, completed=step, line=line)
         if not self.console.is_terminal and (step % self.log_every == 0 or step == self.steps):
             done = step - self.first_step
-            eta = (time.perf_counter() - self.began) / max(1, done) * (self.steps - step)
+            minutes, seconds = divmod((time.perf_counter() - self.began) / done * (self.steps - step), 60)
             self.console.print(
-                f"{self.stage}  step {step:>5}/{self.steps}  {line}  eta {int(eta // 60)}m{int(eta % 60):02d}s",
+                f"{self.stage}  step {step:>5}/{self.steps}  {line}  eta {minutes:.0f}m{int(seconds):02d}s",
                 highlight=False,
             )
 
@@ -92,6 +94,17 @@ def rules_table(model: Owl2Model, assignments: Sequence[Assignment], lr: float) 
             "frozen" if rule.frozen else _span(rates),
             "" if rule.frozen else _span(decays),
         )
+    return table
+
+
+def sources_table(sources: Sequence[Source], quotas: Sequence[int]) -> Table:
+    """One row a corpus: how large it is, how much of it is drawn, how much is there but can never be."""
+    table = Table(title="data", title_justify="left")
+    for column in ("source", "samples", "share of draws", "incomplete"):
+        table.add_column(column, justify="left" if column == "source" else "right")
+    for source, quota in zip(sources, quotas, strict=True):
+        share = f"{quota / BLOCK:.1%}"
+        table.add_row(source.name, f"{len(source):,}", share, f"{source.num_incomplete:,}")
     return table
 
 

@@ -12,7 +12,7 @@ from owl2.train.rules import Assignment
 
 
 def lr_at(step: int, steps: int, config: OptimConfig) -> float:
-    """Learning rate of a step (0-based): linear warm-up to `lr`, then a cosine to `min_lr` at the last step."""
+    """Learning rate of a step, from 0: linear warm-up to `lr`, then a cosine to `min_lr` at the last step."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)

@@ -51,8 +51,10 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
     """Match every parameter of the model with its rule.
 
     Raises:
-        RuleError: a rule without parameters, a parameter without a rule, or a setting without effect.
+        RuleError: a rule without parameters, a parameter without a rule, a setting without effect, or a
+            table in which nothing learns.
     """
+    _check_effect(rules)
     depth_decay = _vision_depths(model)
     unused = list(rules)
     assignments = []
@@ -81,6 +83,17 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
             f"nearest names: {', '.join(near)}"
         )
     return assignments
+
+
+def _check_effect(rules: Sequence[Rule]) -> None:
+    if all(rule.frozen for rule in rules):
+        raise RuleError(f"none of the {len(rules)} rules lets anything learn")
+    for rule in rules:
+        if rule.frozen and rule != Rule(match=rule.match, frozen=True):
+            raise RuleError(
+                f"rule {rule.match!r} is frozen, so its lr, layer_decay and weight_decay have no effect; "
+                f"leave them out"
+            )
 
 
 def apply_freeze(model: nn.Module, assignments: Sequence[Assignment]) -> None:

@@ -1,0 +1,38 @@
+"""One tiny checkpoint, its corpora and one uninterrupted run for all tests of training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from owl2.processor import SentencePieceTokenizer
+from owl2.train.config import TrainConfig
+from tests.processor.conftest import sentencepiece_model, sentencepiece_tokenizer  # noqa: F401  (fixtures)
+from tests.train.tiny import run_whole, stage, write_checkpoint, write_corpora
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors are slower on several threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(
+    sentencepiece_tokenizer: SentencePieceTokenizer,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "base", sentencepiece_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="session")
+def whole(checkpoint: Path, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A finished run that nothing interrupted; read it only."""
+    config = stage(tmp_path_factory.mktemp("runs") / "whole", checkpoint, corpora)
+    run_whole(config)
+    return config
