@@ -62,7 +62,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
     start = _resume(config, model, optimizer, console)
     trainable = [p for p in model.parameters() if p.requires_grad]
     data = make_batches(config, processor, start)
-    console.print(rules_table(model, assignments, config.optim.lr))
+    console.print(rules_table(model, config.rules, assignments, config.optim.lr))
     console.print(sources_table(data.draws.sources, data.draws.mixture.quotas))
     batches = iter(data)
     with (
@@ -79,7 +79,8 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
                 batch = batch.to(config.device)
                 summed = model.loss(batch.input_ids, batch.layout, batch.targets, batch.pixel_values)
                 micro_loss = summed / num_targets
-                micro_loss.backward()
+                if micro_loss.requires_grad:  # text alone reaches no parameter that stage 1 trains
+                    micro_loss.backward()
                 loss += micro_loss.item()
             norm = torch.nn.utils.clip_grad_norm_(trainable, config.optim.max_grad_norm).item()
             _stop_if_not_finite(config.run, step, loss, norm, micro_batches)

@@ -75,15 +75,15 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def rules_table(model: Owl2Model, assignments: Sequence[Assignment], lr: float) -> Table:
-    """One row a rule: how many parameters, how fast they learn."""
+def rules_table(
+    model: Owl2Model, rules: Sequence[Rule], assignments: Sequence[Assignment], lr: float
+) -> Table:
+    """One row a rule, in the order in which they decide: how many parameters, how fast they learn."""
     table = Table(title="parameters", title_justify="left")
     for column in ("rule", "tensors", "parameters", "learning rate", "weight decay"):
         table.add_column(column, justify="left" if column == "rule" else "right")
-    by_rule: dict[Rule, list[Assignment]] = {}
-    for assignment in assignments:
-        by_rule.setdefault(assignment.rule, []).append(assignment)
-    for rule, members in by_rule.items():
+    for rule in rules:
+        members = [a for a in assignments if a.rule is rule]
         count = sum(model.get_parameter(a.name).numel() for a in members)
         rates = sorted({a.lr * lr for a in members})
         decays = sorted({a.weight_decay for a in members})

@@ -150,9 +150,10 @@ def run_until(config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -
             if row["step"] == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted, match=f"after step {step} of"):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "Meters", Stopping)
-        loop.train(config, quiet())
+        with pytest.raises(loop.Interrupted, match=f"after step {step} of"):
+            loop.train(config, quiet())
 
 
 def losses(run: Path) -> list[float]:
