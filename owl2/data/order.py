@@ -3,8 +3,8 @@
 Nothing is shuffled in memory and no iterator has a state: draw n of a run is (source, index, seed), computed
 from n. Each block of draws holds every source's exact quota in shuffled places; each pass over a source is a
 fresh keyed permutation of its indices (a Feistel network with cycle walking), so nothing repeats within a
-pass. A run therefore resumes anywhere at once, and the batch of a step is the same for any number of ranks
-and workers. The caches of this module only save time; nothing of them needs to be kept.
+pass (counted at the ends of blocks; inside one, passes mingle). A run therefore resumes anywhere at once, and
+the batch of a step is the same for any number of ranks and workers.
 """
 
 import hashlib

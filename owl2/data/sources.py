@@ -153,11 +153,12 @@ def _index_tar(name: str, shard: Path) -> tuple[dict[str, tuple[Span, Span]], in
             end = tar.offset
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{name}: shard {shard} is not a readable tar: {error}") from error
-    # tarfile takes a damaged header in the middle for the end of the archive.
-    if any(_read_span(shard, end, min(tarfile.BLOCKSIZE, shard.stat().st_size - end))):
+    # tarfile takes a damaged header and a cut between two files for the end of the archive.
+    size = shard.stat().st_size
+    if _read_span(shard, end, min(tarfile.BLOCKSIZE, size - end)) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise DataError(
-            f"{name}: shard {shard} is damaged at byte {end:,} of {shard.stat().st_size:,}: no file begins "
-            f"there and it is not the end; make or fetch the shard again"
+            f"{name}: shard {shard} is truncated or damaged at byte {end:,} of {size:,}: neither a file nor "
+            f"the end mark of a tar is there; make or fetch the shard again"
         )
     pairs = {picture: (span, texts[key]) for key, (picture, span) in pictures.items() if key in texts}
     return pairs, len(pictures.keys() ^ texts.keys())

@@ -7,8 +7,9 @@ import torch
 
 from owl2.processor import SentencePieceTokenizer
 from owl2.train.config import TrainConfig
+from tests.data.small import write_corpora
 from tests.processor.conftest import sentencepiece_model, sentencepiece_tokenizer  # noqa: F401  (fixtures)
-from tests.train.tiny import run_whole, stage, write_checkpoint, write_corpora
+from tests.train.tiny import run_whole, stage, write_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""A whole training run in small: a tiny checkpoint, twenty pictures, conversations of uneven length.
+"""A whole training run in small: a tiny checkpoint and seven steps.
 
 `stage` makes a configuration of either stage; `run_until` stops a run after a step by the real signal, so
 that what is tested is what happens.
@@ -6,16 +6,12 @@ that what is tested is what happens.
 
 import dataclasses
 import io
-import json
 import os
-import random
 import signal
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,9 +23,7 @@ from owl2.train import loop
 from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
 from owl2.train.meters import Meters, read_metrics
 from owl2.train.rules import Rule
-from tests.processor.small import WORDS
 
-NUM_PICTURES = 20
 STEPS = 7
 STAGE_1 = [
     Rule(match="model.vision_model.*", layer_decay=0.9),
@@ -52,61 +46,6 @@ def write_checkpoint(folder: Path, tokenizer: Tokenizer) -> Path:
         max_tokens=decoder.max_position_embeddings,
     )
     save_checkpoint(build(config, seed=3), folder, processor=processor)
-    return folder
-
-
-def jpeg(number: int) -> bytes:
-    """Return one of the pictures: a coloured one of its own size with a square in another colour."""
-    rng = random.Random(number)
-    picture = Image.new("RGB", (20 + number, 40 - number), tuple(rng.choices(range(256), k=3)))
-    picture.paste(tuple(rng.choices(range(256), k=3)), (4, 4, 14, 14))
-    file = io.BytesIO()
-    picture.save(file, "JPEG")
-    return file.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    """Write a tar with these files."""
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def turns(*values: str) -> list[dict[str, str]]:
-    """LLaVA's conversation: a human's turn, an answer, and so on."""
-    return [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(values)]
-
-
-def write_corpora(folder: Path) -> Path:
-    """Write `captions/` (two shards) and `chat.jsonl` with its pictures, a third of it text alone."""
-    rng = random.Random(5)
-    (folder / "captions").mkdir()
-    for shard in range(2):
-        members = {}
-        for number in range(shard, NUM_PICTURES, 2):
-            members[f"{number:04d}.jpg"] = jpeg(number)
-            members[f"{number:04d}.txt"] = " ".join(rng.choices(WORDS, k=rng.randint(2, 9))).encode()
-        write_tar(folder / "captions" / f"{shard:06d}.tar", members)
-    rows = []
-    for number in range(NUM_PICTURES):
-        has_picture = number % 3 != 0
-        answers = [" ".join(rng.choices(WORDS, k=rng.randint(1, 20))) for _ in range(rng.randint(1, 3))]
-        values = [value for answer in answers for value in ("what is in the picture?", answer)]
-        row: dict[str, Any] = {"id": f"chat-{number}", "conversations": turns(*values)}
-        if has_picture:
-            (folder / f"{number}.jpg").write_bytes(jpeg(number))
-            row["image"] = f"{number}.jpg"
-            row["conversations"][0]["value"] = "<image>\n" + values[0]
-        rows.append(row)
-    write_jsonl(folder / "chat.jsonl", rows)
     return folder
 
 

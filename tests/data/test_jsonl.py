@@ -1,0 +1,146 @@
+"""Rows in the LLaVA format: what becomes of them, and what is said of those that cannot be used."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from owl2.data.sample import DataError, Picture, Sample
+from owl2.data.sources import JsonlSource, open_source
+from owl2.processor import ImageError
+from tests.data.small import jpeg, turns, write_jsonl
+
+
+def open_row(tmp_path: Path, row: Any) -> Sample:
+    """Write one row and read it back as a sample."""
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    return JsonlSource("rows", tmp_path / "rows.jsonl")[0]
+
+
+def shape(sample: Sample) -> list[list[str]]:
+    """The parts of each turn; a picture by its name in brackets."""
+    return [
+        [part["text"] if part["type"] == "text" else f"[{part['image'].name}]" for part in message["content"]]
+        for message in sample.messages
+    ]
+
+
+def test_a_row_is_a_conversation_with_its_picture_in_place(tmp_path: Path) -> None:
+    row = {
+        "id": 7,
+        "image": "a.jpg",
+        "conversations": turns("<image>\nWhat is it?", "An owl.", "Sure?", "Yes."),
+    }
+    sample = open_row(tmp_path, row)
+    assert (sample.source, sample.key) == ("rows", "7")
+    assert [message["role"] for message in sample.messages] == ["user", "assistant"] * 2
+    assert shape(sample) == [["[a.jpg]", "\nWhat is it?"], ["An owl."], ["Sure?"], ["Yes."]]
+
+
+def test_both_marks_stand_for_pictures_and_a_list_fills_them_in_order(tmp_path: Path) -> None:
+    row = {
+        "id": "two",
+        "image": ["a.jpg", "b/c.png"],
+        "conversations": turns("First <|image|> then <image>?", "An owl.", "And now?", "A cat."),
+    }
+    assert shape(open_row(tmp_path, row))[0] == ["First ", "[a.jpg]", " then ", "[b/c.png]", "?"]
+
+
+@pytest.mark.parametrize("image", [{}, {"image": None}, {"image": []}, {"image": ""}])
+def test_a_row_without_a_picture_is_text_alone(tmp_path: Path, image: dict[str, Any]) -> None:
+    row = {"id": "text", "conversations": turns("What is 2 + 2?", "4"), **image}
+    assert shape(open_row(tmp_path, row)) == [["What is 2 + 2?"], ["4"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"id": "x", "image": "a.jpg", "conversations": turns("What is it?", "An owl.")},
+            r"rows: sample x has 0 image mark\(s\) and 1 image\(s\)",
+        ),
+        (
+            {"id": "x", "image": ["a.jpg"], "conversations": turns("<image><image>", "Two owls.")},
+            r"sample x has 2 image mark\(s\) and 1 image\(s\)",
+        ),
+        (
+            {"id": "x", "conversations": turns("hello", "hi", "bye", "bye")[1:]},
+            "turn 1 of sample x is from 'gpt', expected 'human'",
+        ),
+        (
+            {"id": "x", "conversations": [turns("hello")[0], {"from": "bot", "value": "hi"}]},
+            "turn 2 of sample x is from 'bot', expected 'gpt'",
+        ),
+        ({"id": "x"}, "line 1 of .*rows.jsonl is not a LLaVA row: KeyError"),
+        ({"id": "x", "conversations": 5}, "line 1 of .* is not a LLaVA row: TypeError"),
+        ({"id": "x", "conversations": [{"from": "human"}]}, r"not a LLaVA row: KeyError\('value'\)"),
+        ({"id": "x", "conversations": [{"from": "human", "value": None}]}, "not a LLaVA row: AttributeError"),
+        ({"id": "x", "image": [3], "conversations": turns("<image>", "hi")}, "not a LLaVA row: TypeError"),
+        (["a", "list"], "not a LLaVA row: AttributeError"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_row_that_cannot_be_used_is_named_with_its_reason(tmp_path: Path, row: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_row(tmp_path, row)
+
+
+def test_blank_lines_do_not_count_as_rows_but_as_lines(tmp_path: Path) -> None:
+    good = json.dumps({"id": "good", "conversations": turns("a", "b")})
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"\n{good}\n\n  \n{{broken\n{good[:20]}\n\n{good}", encoding="utf-8")
+    source = JsonlSource("rows", path)
+    assert len(source) == 4
+    assert source[0].key == source[3].key == "good"
+    with pytest.raises(DataError, match=r"rows: line 5 of .*rows.jsonl is not a LLaVA row: JSONDecodeError"):
+        source[1]
+    with pytest.raises(DataError, match="line 6 of"):
+        source[2]
+
+
+def test_unicode_and_windows_line_ends_are_read_as_they_are(tmp_path: Path) -> None:
+    text = "Eule 🦉 · 猫头鹰 · e\u0301 \u2028 end"
+    row = json.dumps({"id": "ü", "conversations": turns(text, "да")}, ensure_ascii=False)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{row}\r\n{row}\r\n".encode())
+    source = JsonlSource("rows", path)
+    assert len(source) == 2
+    for sample in source[0], source[1]:
+        assert sample.key == "ü"
+        assert shape(sample) == [[text], ["да"]]
+
+
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"id": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"line 1 of .* UnicodeDecodeError"):
+        JsonlSource("rows", path)[0]
+
+
+def test_a_picture_is_opened_late_below_the_image_root_and_named_when_it_fails(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/good.jpg").write_bytes(jpeg(3))
+    (tmp_path / "pictures/cut.jpg").write_bytes(jpeg(3)[:300])
+    names = ["good.jpg", "cut.jpg", "gone.jpg"]
+    rows = [{"id": name, "image": name, "conversations": turns("<image>", "x")} for name in names]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    source = open_source("rows", path, tmp_path / "pictures")
+    pictures = [source[i].messages[0]["content"][0]["image"] for i in range(3)]
+    assert all(isinstance(picture, Picture) for picture in pictures)
+    assert pictures[0].open().size == (23, 37)
+    with pytest.raises(ImageError, match=r"cut\.jpg: .*Truncated File Read"):
+        pictures[1].open()
+    with pytest.raises(FileNotFoundError, match=r"pictures/gone\.jpg"):
+        pictures[2].open()
+
+
+def test_what_is_no_corpus_is_an_error_that_says_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"vqa: .*nowhere.jsonl does not exist"):
+        open_source("vqa", tmp_path / "nowhere.jsonl")
+    (tmp_path / "rows.json").write_text("[]")
+    with pytest.raises(DataError, match=r"rows.json is neither a .jsonl file nor a folder of .tar shards"):
+        open_source("vqa", tmp_path / "rows.json")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match=r"vqa: .*empty.jsonl has no rows"):
+        open_source("vqa", tmp_path / "empty.jsonl")

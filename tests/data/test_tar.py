@@ -1,0 +1,133 @@
+"""WebDataset shards by index: every complete key once, and nothing lost in silence."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from owl2.data.sample import DataError, Sample
+from owl2.data.sources import TarSource, open_source
+from tests.data.small import jpeg, write_tar
+
+
+def pair(key: str, number: int = 0, caption: str = "an owl") -> dict[str, bytes]:
+    return {f"{key}.jpg": jpeg(number), f"{key}.txt": caption.encode()}
+
+
+def parts(sample: Sample) -> tuple[tuple[int, int], str]:
+    """The picture's size and the caption."""
+    question, answer = sample.messages
+    return question["content"][0]["image"].open().size, answer["content"]
+
+
+def test_every_key_of_every_shard_is_a_sample_of_its_own(tmp_path: Path) -> None:
+    write_tar(tmp_path / "000001.tar", pair("c", 3, "  a cat \n"))
+    write_tar(tmp_path / "000000.tar", {**pair("a", 1, "猫头鹰 🦉"), **pair("b", 2, "two owls")})
+    source = open_source("captions", tmp_path)
+    assert len(source) == 3
+    assert [source[i].key for i in range(3)] == ["000000/a", "000000/b", "000001/c"]
+    assert [parts(source[i]) for i in range(3)] == [
+        ((21, 39), "猫头鹰 🦉"),
+        ((22, 38), "two owls"),
+        ((23, 37), "a cat"),
+    ]
+
+
+def test_folders_long_names_capitals_and_other_files_are_no_obstacle(tmp_path: Path) -> None:
+    long = "folder/" + "x" * 180
+    members = {**pair(long, 4), "a.JPG": jpeg(5), "a.TXT": b"capitals", "a.json": b"{}", "b/c.png": jpeg(6)}
+    members |= {"b/c.txt": b"in a folder", "größe.jpg": jpeg(7), "größe.txt": b"unicode"}
+    path = write_tar(tmp_path / "0.tar", members)
+    with tarfile.open(path, "a") as tar:
+        folder = tarfile.TarInfo("looks-like.jpg")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    source = TarSource("captions", tmp_path)
+    assert {source[i].key for i in range(len(source))} == {f"0/{long}", "0/a", "0/b/c", "0/größe"}
+    assert source.num_incomplete == 0
+
+
+def test_incomplete_keys_are_counted_and_never_drawn(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {**pair("a"), "no-caption.jpg": jpeg(0), "no-picture.txt": b"an owl"})
+    write_tar(tmp_path / "1.tar", {"other.png": jpeg(0)})
+    source = TarSource("captions", tmp_path)
+    assert len(source) == 1
+    assert source.num_incomplete == 3
+
+
+def test_a_shard_cut_off_anywhere_is_an_error_that_names_it(tmp_path: Path) -> None:
+    members = {name: data for key in "ab" for name, data in pair(key).items()}
+    path = write_tar(tmp_path / "0.tar", members)
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    end_mark = last.offset_data + -(-last.size // 512) * 512
+    for cut in range(0, end_mark + 512, 128):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(
+            DataError, match=r"shard .*0\.tar is (not a readable tar|truncated or damaged at)"
+        ):
+            TarSource("captions", tmp_path)
+    path.write_bytes(whole[: end_mark + 512])
+    assert len(TarSource("captions", tmp_path)) == 2
+
+
+def test_a_damaged_header_in_the_middle_is_an_error_and_not_the_end_of_the_shard(tmp_path: Path) -> None:
+    members = {name: data for key in "abc" for name, data in pair(key).items()}
+    path = write_tar(tmp_path / "0.tar", members)
+    with tarfile.open(path) as tar:
+        offset = tar.getmember("b.jpg").offset
+    data = bytearray(path.read_bytes())
+    data[offset + 10] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(
+        DataError, match=rf"0\.tar is truncated or damaged at byte {offset:,} of {len(data):,}"
+    ):
+        TarSource("captions", tmp_path)
+
+
+def test_a_file_that_is_no_tar_is_an_error_that_names_it(tmp_path: Path) -> None:
+    for content in (b"not a tar" * 100, b"", b"\x1f\x8b" + b"gzip" * 300):
+        (tmp_path / "0.tar").write_bytes(content)
+        with pytest.raises(DataError, match=r"captions: shard .*0\.tar is not a readable tar"):
+            TarSource("captions", tmp_path)
+    (tmp_path / "0.tar").unlink()
+    (tmp_path / "0.tar").mkdir()
+    with pytest.raises(DataError, match=r"0\.tar is not a readable tar: .*directory"):
+        TarSource("captions", tmp_path)
+
+
+def test_a_key_that_occurs_twice_is_an_error(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name in ("a.jpg", "a.txt", "a.png"):
+            tar.addfile(tarfile.TarInfo(name))
+    (tmp_path / "0.tar").write_bytes(file.getvalue())
+    with pytest.raises(DataError, match=r"0\.tar has a twice \(a\.png\)"):
+        TarSource("captions", tmp_path)
+
+
+def test_a_folder_without_shards_or_without_a_single_pair_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"captions: no \*.tar in "):
+        TarSource("captions", tmp_path)
+    write_tar(tmp_path / "0.tar", {"a.jpg": jpeg(0)})
+    with pytest.raises(DataError, match=r"no key with a picture and a .txt caption in 1 shards"):
+        TarSource("captions", tmp_path)
+
+
+def test_a_blank_caption_and_one_that_is_not_utf_8_are_bad_samples(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {"a.jpg": jpeg(0), "a.txt": b" \n", "b.jpg": jpeg(1), "b.txt": b"caf\xe9"})
+    source = TarSource("captions", tmp_path)
+    with pytest.raises(DataError, match="captions: the caption of 0/a is blank"):
+        source[0]
+    with pytest.raises(DataError, match="captions: the caption of 0/b is not UTF-8"):
+        source[1]
+
+
+def test_a_shard_that_shrank_while_it_was_open_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", {**pair("a"), **pair("b")})
+    source = TarSource("captions", tmp_path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"0\.tar: .* bytes at .*; the shard is truncated"):
+        parts(source[1])
