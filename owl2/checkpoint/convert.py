@@ -20,6 +20,7 @@ from owl2.checkpoint.llama import read_tokenizer_files
 from owl2.checkpoint.progress import bytes_bar
 from owl2.checkpoint.tensors import TensorFolder, dtype_of, read_json
 from owl2.checkpoint.write import MAX_SHARD_BYTES, default_generation, new_folder, write_json, write_shards
+from owl2.model import Owl2Config
 
 COMPANIONS = ("preprocessor_config.json", "generation_config.json")
 
@@ -65,11 +66,7 @@ def convert(
     fit(model, files)
     target = dtype_of(dtype) if dtype is not None else None
     types = {name: target or files.dtypes[name] for name in files.files}
-    sizes = {
-        name: files.num_bytes(name) // files.dtypes[name].itemsize * types[name].itemsize for name in types
-    }
-    if config.decoder.tie_word_embeddings:
-        sizes.pop("lm_head.weight", None)  # stored once, as the embedding
+    sizes = _sizes(files, types, config)
 
     def read(name: str) -> Tensor:
         return files.read(name, dtype=types[name])
@@ -99,6 +96,16 @@ def convert(
         num_bytes=total,
         dtypes=used_types,
     )
+
+
+def _sizes(files: TensorFolder, types: Mapping[str, torch.dtype], config: Owl2Config) -> dict[str, int]:
+    """Return the bytes of each tensor that is written, in its new type."""
+    sizes = {
+        name: files.num_bytes(name) // files.dtypes[name].itemsize * types[name].itemsize for name in types
+    }
+    if config.decoder.tie_word_embeddings:
+        sizes.pop("lm_head.weight", None)  # stored once, as the embedding
+    return sizes
 
 
 def _merged(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:

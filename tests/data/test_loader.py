@@ -174,6 +174,7 @@ def test_a_bad_sample_leaves_a_hole_and_is_recorded_with_its_reason(
 
 
 def test_every_way_to_be_bad_is_a_hole_with_a_reason(processor: Processor, tmp_path: Path) -> None:
+    (tmp_path / "good.jpg").write_bytes(jpeg(1))
     (tmp_path / "cut.jpg").write_bytes(jpeg(1)[:-200])
     (tmp_path / "page.jpg").write_text("<html>404</html>")
     rows = [
@@ -184,7 +185,7 @@ def test_every_way_to_be_bad_is_a_hole_with_a_reason(processor: Processor, tmp_p
         {"id": "marks", "conversations": turns("<image>", "x")},
         {"id": "roles", "conversations": turns("x", "y")[1:]},
         {"id": "empty", "conversations": []},
-        {"id": "drawn", "image": "cut.jpg", "conversations": turns("draw an owl", "<image>")},
+        {"id": "drawn", "image": "good.jpg", "conversations": turns("draw an owl", "<image>")},
         {"id": "unanswered", "conversations": turns("two?")},
         {"id": "long", "conversations": turns("two " * 100, "x")},
         "not a row",
