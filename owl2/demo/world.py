@@ -2,8 +2,9 @@
 compositions are kept out of training.
 
 Everything is a table, so that the split can be read and checked without running anything:
-* each thing has 5 or 6 of the 8 colours in training, 1 or 2 that only the test uses, 1 that only validation uses,
-  spread so that every colour is held out about equally often and says nothing about the split;
+* each thing has 5 or 6 of the 8 colours in training, 1 or 2 that only the test uses, 1 that only validation
+  uses, spread so that every colour is held out about equally often and says nothing about the split; training
+  pictures have eight more colours that nothing else has;
 * each pair of things that may stand together in one picture belongs to one split as well;
 * six things are drawn in training in one style only, and in validation and test only in the other two.
 Names are CLDR short names where the short name is one word (the column `cldr` has the full one).

@@ -16,6 +16,7 @@ from PIL import Image
 from owl2.demo import corpus
 from owl2.demo.corpus import WorldSizes, write_world
 from owl2.demo.world import colour_split
+from tests.demo.held_out import HELD_OUT, uttered
 
 TINY = WorldSizes(
     pretrain_images=6,
@@ -131,6 +132,18 @@ def test_instructions_are_llava_records_with_all_pairs_of_a_picture_merged(world
         for record in rows(world / name):
             assert "image" not in record
             assert "<|image|>" not in json.dumps(record)
+
+
+def test_no_written_training_file_but_language_alone_speaks_of_a_held_out_pair(world: Path) -> None:
+    said = [path.read_text(encoding="utf-8") for path in (world / "instruct").glob("*.jsonl")]
+    for shard in (world / "pretrain").glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            texts = [member for member in tar if member.name.endswith(".txt")]
+            said += [tar.extractfile(member).read().decode() for member in texts]  # type: ignore[union-attr]
+    assert len(said) == 3 + TINY.pretrain_images
+    assert uttered(said)
+    assert not uttered(said) & HELD_OUT
+    assert uttered([(world / "lm" / "train.jsonl").read_text(encoding="utf-8")]) & HELD_OUT
 
 
 def test_the_test_questions_are_balanced_and_their_pictures_exist(world: Path) -> None:

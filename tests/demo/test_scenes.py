@@ -11,7 +11,9 @@ from owl2.demo.questions import qas, yes_no
 from owl2.demo.scenes import KINDS, Scene, scene
 from owl2.demo.text import RELATIONS, arithmetic_split, instructions, talk
 from owl2.demo.world import (
+    ALL_COLOURS,
     COLOURS,
+    MORE_COLOURS,
     NAMES,
     NUMBER_WORDS,
     ONE_STYLE,
@@ -25,6 +27,7 @@ from owl2.demo.world import (
     companions,
     plural,
 )
+from tests.demo.held_out import HELD_OUT, uttered
 
 NUMBER = 1500
 
@@ -33,8 +36,8 @@ def scenes(split: Split, number: int = NUMBER) -> list[Scene]:
     return [scene(seed, split) for seed in range(number)]
 
 
-def pairs_shown(split: Split) -> set[tuple[str, str]]:
-    return {(item.name, item.colour) for seen in scenes(split) for item in seen.items}
+def pairs_shown(split: Split, number: int = NUMBER) -> set[tuple[str, str]]:
+    return {(item.name, item.colour) for seen in scenes(split, number) for item in seen.items}
 
 
 def test_the_world_is_as_large_as_promised() -> None:
@@ -51,12 +54,32 @@ def test_a_scene_is_the_same_every_time_and_another_one_in_another_split() -> No
 
 
 def test_no_colour_of_a_thing_is_shown_in_two_splits() -> None:
-    train, val, test = (pairs_shown(split) for split in SPLITS)
+    train, val, test = (pairs_shown(split, 4 * NUMBER) for split in SPLITS)
     assert not train & test
     assert not train & val
     assert not val & test
-    assert len(train) == sum(len(colours_of(name, "train")) for name in NAMES)
+    assert train == {(name, colour) for name in NAMES for colour in colours_of(name, "train")}
     assert len(test) >= 0.15 * len(NAMES) * len(COLOURS)
+
+
+def test_each_pair_of_a_thing_and_one_of_the_eight_colours_belongs_to_exactly_one_split() -> None:
+    for name in NAMES:
+        by_split = {split: set(colours_of(name, split)) & set(COLOURS) for split in SPLITS}
+        assert sum(map(len, by_split.values())) == len(COLOURS) == len(set().union(*by_split.values()))
+        assert len(by_split["train"]) in (5, 6)
+        assert len(by_split["test"]) in (1, 2)
+        assert len(by_split["val"]) == 1
+
+
+def test_more_colours_are_worn_by_every_thing_in_training_and_by_none_elsewhere() -> None:
+    assert not set(MORE_COLOURS) & set(COLOURS)
+    for name in NAMES:
+        assert set(MORE_COLOURS) < set(colours_of(name, "train"))
+    for split in ("val", "test"):
+        assert {colour for _, colour in pairs_shown(split)} <= set(COLOURS)
+        for seen in scenes(split, 400):
+            asked = " ".join(qa.question + " ".join(qa.choices) for qa in qas(seen, Random(seen.seed), 10))
+            assert not [colour for colour in MORE_COLOURS if f" {colour} " in _words(asked)]
 
 
 def test_every_colour_is_held_out_about_equally_often() -> None:
@@ -141,7 +164,7 @@ def _check(seen: Scene, kind: str, question: str, answer: str, choices: tuple[st
         assert len(set(choices)) == 4
         assert f"\n{answer}. {choices['ABCD'.index(answer)]}" in question
     elif kind == "yes_no" and len(asked) == 1 and " is the " not in _words(question):
-        colour = next((colour for colour in COLOURS if f" {colour} " in _words(question)), None)
+        colour = next((colour for colour in ALL_COLOURS if f" {colour} " in _words(question)), None)
         number = next(
             (n for n, word in enumerate(NUMBER_WORDS) if n and f" {word} " in _words(question)), None
         )
@@ -168,18 +191,22 @@ def test_yes_and_no_are_balanced_and_negatives_are_adversarial() -> None:
     assert animals > 40
 
 
-def test_no_held_out_pair_is_uttered_in_training_text() -> None:
-    held_out = [
-        f"{c} {plural(n, k)}" for n in NAMES for c in COLOURS if colour_split(n, c) != "train" for k in (1, 2)
-    ]
-    held_out += [f"the {n} {c}?" for n in NAMES for c in COLOURS if colour_split(n, c) != "train"]
+def test_no_held_out_pair_is_uttered_where_training_pictures_are_spoken_of() -> None:
+    """Captions of stage 1 and instructions of stage 2, the text-only ones included."""
     said = []
-    for seen in scenes("train", 800):
+    for seen in scenes("train"):
         rng = Random(seen.seed)
         said += [caption(seen, rng), describe(seen), *(qa.question for qa in qas(seen, rng, 10))]
-    said += [line for number in range(1500) for turn in talk(number) for line in turn]
-    text = "\n".join(said)
-    assert [pair for pair in held_out if pair in text] == []
+        said += [qa.answer for qa in qas(seen, rng, 10)]
+    said += [line for number in range(1500) for turn in instructions(number, "train") for line in turn]
+    spoken_of = uttered(said)
+    assert not spoken_of & HELD_OUT
+    assert len(spoken_of) > 0.95 * (len(NAMES) * len(COLOURS) - len(HELD_OUT))
+
+
+def test_language_alone_may_speak_of_every_composition() -> None:
+    said = [line for number in range(4000) for turn in talk(number) for line in turn]
+    assert len(uttered(said) & HELD_OUT) > 0.9 * len(HELD_OUT)
 
 
 def test_captions_name_every_thing_and_every_word() -> None:
