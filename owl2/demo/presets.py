@@ -1,10 +1,11 @@
 """The demo's sizes: what is built, on what it is trained, and for how long.
 
-`tiny` is what `make demo` runs: a frugal model whose whole life fits into half an hour on two cores. `small`
-has pretrained parts on both sides and takes hours. `smoke` shows in minutes that every part works and
-learns nothing worth having. All three run the same code, the same stages and the same rule tables.
+`tiny` is what `make demo` runs: a frugal model whose whole life fits into half an hour on two cores. `smoke`
+shows in minutes that every part works and learns nothing worth having. Both run the same code, the same
+stages and the same rule tables.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class DemoPreset:
     """One size of the demo."""
 
     world: WorldSizes
-    decoder: DecoderConfig | None
-    """The stand-in for LLaMA-2, trained from scratch; None for SmolLM2-135M-Instruct."""
+    decoder: DecoderConfig
+    """The stand-in for LLaMA-2, trained from scratch."""
     abstractor: AbstractorConfig
     vision_layers: int
     """Layers of DINOv2 ViT-S/14 that are kept, from the input."""
@@ -39,14 +40,15 @@ class DemoPreset:
     image_sizes: tuple[int, int]
     """Pixels in stage 1 and in stage 2."""
     language: StageSize
+    warm: StageSize
     pretrain: StageSize
     instruct: StageSize
 
 
 ABSTRACTOR = AbstractorConfig(
-    num_learnable_queries=16,
+    num_learnable_queries=8,
     hidden_size=384,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=6,
     intermediate_size=1056,
 )
@@ -74,9 +76,10 @@ PRESETS: dict[str, DemoPreset] = {
         vision_layers=6,
         frozen_vision_layers=4,
         image_sizes=(84, 112),
-        language=StageSize(steps=120, batch=64, lr=3e-3),
-        pretrain=StageSize(steps=340, batch=32, lr=1.5e-3),
-        instruct=StageSize(steps=340, batch=24, lr=1.5e-3),
+        language=StageSize(steps=160, batch=64, lr=3e-3),
+        warm=StageSize(steps=100, batch=64, lr=1e-3),
+        pretrain=StageSize(steps=120, batch=32, lr=2e-3),
+        instruct=StageSize(steps=400, batch=24, lr=2e-3),
     ),
     "smoke": DemoPreset(
         world=SMOKE,
@@ -86,6 +89,7 @@ PRESETS: dict[str, DemoPreset] = {
         frozen_vision_layers=1,
         image_sizes=(56, 84),
         language=StageSize(steps=30, batch=32, lr=3e-3),
+        warm=StageSize(steps=5, batch=16, lr=1e-3),
         pretrain=StageSize(steps=10, batch=16, lr=1e-3),
         instruct=StageSize(steps=10, batch=16, lr=1e-3),
     ),
@@ -109,6 +113,14 @@ def language_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> Tr
         SourceConfig(name="text", path=world / "instruct/text.jsonl", weight=1),
     ]
     return _stage(preset.language, run, base, sources, rules, image_size=None)
+
+
+def warm_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
+    """Warm the abstractor up on the captions' words, without the decoder; not in the paper."""
+    rules = [Rule(match="model.visual_abstractor.*"), Rule(match="*", frozen=True)]
+    sources = [SourceConfig(name="captions", path=world / "pretrain")]
+    stage = _stage(preset.warm, run, base, sources, rules, image_size=preset.image_sizes[0])
+    return dataclasses.replace(stage, objective="bag_of_words")
 
 
 def pretrain_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:

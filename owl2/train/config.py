@@ -7,7 +7,7 @@ A stage of the paper is one file in `configs/`. Fields are documented here and n
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from owl2.data.augment import AUGMENTATIONS
 from owl2.train.rules import Rule
@@ -82,6 +82,8 @@ class TrainConfig:
     """Side in pixels; if it differs from the checkpoint's, positions are interpolated once at the start."""
     copy_text_to_vision: bool = False
     """Start the visual ways of MAM from the text ways, as stage 1 does after a language model is loaded."""
+    objective: Literal["next_token", "bag_of_words"] = "next_token"
+    """The paper's loss, or the abstractor's warm start for low budgets (train/objectives.py)."""
     save_every: int = 500
     keep_last: int = 2
     log_every: int = 10

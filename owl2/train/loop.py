@@ -27,6 +27,7 @@ from owl2.model import Owl2Model
 from owl2.processor import Processor
 from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
 from owl2.train.meters import Meters, rules_table, sources_table
+from owl2.train.objectives import OBJECTIVES
 from owl2.train.optim import lr_at, make_optimizer, set_lr
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.state import load_state, save_state, saved_states
@@ -65,6 +66,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
     console.print(rules_table(model, config.rules, assignments, config.optim.lr))
     console.print(sources_table(data.draws.sources, data.draws.mixture.quotas))
     batches = iter(data)
+    objective = OBJECTIVES[config.objective]
     with (
         stop_requests() as stop_requested,
         Meters(config.run, config.run.name, start, config.steps, config.log_every, console) as meters,
@@ -77,8 +79,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
             loss = 0.0
             for batch in micro_batches:
                 batch = batch.to(config.device)
-                summed = model.loss(batch.input_ids, batch.layout, batch.targets, batch.pixel_values)
-                micro_loss = summed / num_targets
+                micro_loss = objective(model, batch) / num_targets
                 if micro_loss.requires_grad:  # text alone reaches no parameter that stage 1 trains
                     micro_loss.backward()
                 loss += micro_loss.item()

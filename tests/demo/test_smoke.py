@@ -1,0 +1,57 @@
+"""The whole demo in its smallest size, as a user runs it: interrupted, continued, and asked afterwards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+KINDS = {"yes_no", "naming", "colour", "counting", "text"}
+
+
+def owl2(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "owl2", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], timeout_s: float = 240) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not (path.exists() and path.stat().st_size):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"no {path} after {timeout_s} s"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_the_demo_survives_an_interruption_and_ends_with_a_model_that_answers(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    first = owl2("demo", "--preset", "smoke", "--out", str(out))
+    wait_for(out / "language" / "metrics.jsonl", first)
+    os.kill(first.pid, signal.SIGTERM)
+    output = first.communicate(timeout=120)[0]
+    assert first.returncode == 75, output
+    stopped_at = len((out / "language" / "metrics.jsonl").read_text().splitlines())
+
+    second = owl2("demo", "--preset", "smoke", "--out", str(out))
+    output = second.communicate(timeout=600)[0]
+    assert second.returncode == 0, output
+    assert f"continuing after step {stopped_at} of" in output
+
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) == KINDS
+    for row in results.values():
+        assert row["n"] > 0
+        assert all(0 <= row[share] <= 1 for share in ("accuracy", "blank_image", "majority"))
+    for stage in ("language", "warm", "pretrain", "instruct"):
+        rows = [json.loads(line) for line in (out / stage / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), stage
+    assert "<html" in (out / "report.html").read_text()
+
+    picture = next((out / "world" / "test" / "images").iterdir())
+    asked = owl2("chat", str(out / "checkpoint"), "--image", str(picture), "-m", "What is in the picture?")
+    answer = asked.communicate(timeout=120)[0]
+    assert asked.returncode == 0, answer
