@@ -157,7 +157,7 @@ def trained_byte_level() -> Tokenizer:
     return tokenizer
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [(None, 0), (F16, 1e-4), (Q8_0, 1e-3), (Q4_1, 1e-2)])
+@pytest.mark.parametrize(("kind", "tolerance"), [(None, 0), (F16, 1e-3), (Q8_0, 1e-2), (Q4_1, 1e-1)])
 def test_weights_are_those_that_were_written_up_to_quantisation(tmp_path, bpe, kind, tolerance):
     config = DecoderConfig(**{**vars(CONFIG), "vocab_size": len(bpe["token_list"])})
     state = write_gguf(tmp_path / "model.gguf", tokenizer=bpe, config=config, kind=kind)

@@ -39,7 +39,7 @@ def run(assets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A finished demo's folder: a real world, figures and answers that are made up."""
     out = tmp_path_factory.mktemp("run")
     write_world(out / "world", SIZES, processes=1, assets=assets)
-    for stage in ("language", "pretrain", "instruct"):
+    for stage in ("language", "warm", "pretrain", "instruct"):
         (out / stage).mkdir()
         rows = [{"step": n, "loss": 5 / n, "lr": 1e-3 / n, "images": 4, "tokens": 50} for n in range(1, 13)]
         (out / stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -90,7 +90,7 @@ def test_the_page_needs_no_other_file_no_network_and_no_script(html: str) -> Non
 
 def test_curves_take_the_colours_of_the_page(html: str) -> None:
     curves = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(curves) == 3
+    assert len(curves) == 4
     for curve in curves:
         assert "var(--accent)" in curve
         assert "#00000" not in curve
