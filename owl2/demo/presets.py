@@ -76,10 +76,10 @@ PRESETS: dict[str, DemoPreset] = {
         vision_layers=6,
         frozen_vision_layers=4,
         image_sizes=(84, 112),
-        language=StageSize(steps=160, batch=64, lr=3e-3),
+        language=StageSize(steps=900, batch=16, lr=2e-3),
         warm=StageSize(steps=100, batch=64, lr=1e-3),
-        pretrain=StageSize(steps=120, batch=32, lr=2e-3),
-        instruct=StageSize(steps=400, batch=24, lr=2e-3),
+        pretrain=StageSize(steps=80, batch=32, lr=2e-3),
+        instruct=StageSize(steps=280, batch=24, lr=2e-3),
     ),
     "smoke": DemoPreset(
         world=SMOKE,
