@@ -5,12 +5,17 @@ cannot be used leaves a hole in its batch (never a substitute), is written to `b
 reason, and stops the run when too many have been seen. A micro-batch of holes alone is None.
 """
 
+import atexit
 import copy
 import json
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from ctypes import c_bool
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +111,13 @@ class Batches:
         max_bad_fraction: float,
     ):
         self.draws = draws
+        self.is_over = RawValue(c_bool, False)
         self.loader = DataLoader(
             draws,
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=Collate(draws.processor),
-            worker_init_fn=_leave_signals_to_the_loop,
+            worker_init_fn=partial(_leave_signals_to_the_loop, self.is_over),
             prefetch_factor=4 if num_workers else None,
         )
         self.bad_samples = bad_samples
@@ -120,12 +126,19 @@ class Batches:
         self.num_bad: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Batch | None]:
-        for batch, bad in self.loader:
-            self.num_drawn += len(bad) + (len(batch.keys) if batch else 0)
-            if bad:
-                self._record(bad)
-            # A tensor from a worker holds a file open, and a step may hold hundreds of micro-batches.
-            yield copy.deepcopy(batch) if self.loader.num_workers else batch
+        atexit.register(self._end)  # where nobody closes this iterator, the interpreter ends the workers
+        try:
+            for batch, bad in self.loader:
+                self.num_drawn += len(bad) + (len(batch.keys) if batch else 0)
+                if bad:
+                    self._record(bad)
+                # A tensor from a worker holds a file open, and a step may hold hundreds of micro-batches.
+                yield copy.deepcopy(batch) if self.loader.num_workers else batch
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self.is_over.value = True
 
     def _record(self, bad: Sequence[Bad]) -> None:
         with self.bad_samples.open("a", encoding="utf-8") as file:
@@ -188,9 +201,17 @@ def truncate(encoding: Encoding, max_tokens: int, image_token_id: int) -> Encodi
     return encoding
 
 
-def _leave_signals_to_the_loop(worker: int) -> None:
-    """Schedulers and Ctrl-C ask the whole process group to stop; the loop still needs the step's samples."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _leave_signals_to_the_loop(is_over: Any, worker: int) -> None:
+    """Ignore requests to stop in a worker until the batches are over.
+
+    Schedulers and Ctrl-C signal every process of a run, and the loop still needs the samples of its step.
+    """
+
+    def terminate(number: int, _: object) -> None:
+        if is_over.value:
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

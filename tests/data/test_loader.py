@@ -1,7 +1,10 @@
 """From draws to batches: what a batch holds, how samples are cut, and what happens to bad ones."""
 
 import json
+import multiprocessing
+import os
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,34 @@ def test_batches_of_workers_hold_no_file_open(processor: Processor, corpora: Pat
     held += [next(batches) for _ in range(50)]
     assert len(held) == 51
     assert len(list(open_files.iterdir())) < before + 50
+
+
+def test_a_worker_asked_to_stop_by_a_scheduler_works_on_until_the_batches_are_over(
+    processor: Processor, corpora: Path, tmp_path: Path
+) -> None:
+    before = set(multiprocessing.active_children())
+    batches = open_batches(processor, both(corpora), tmp_path / "bad.jsonl", steps=20, num_workers=1)
+    iterator = iter(batches)
+    found = [next(iterator)]
+    (worker,) = set(multiprocessing.active_children()) - before
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(worker.pid, number)  # type: ignore[arg-type]
+    found += [next(iterator) for _ in range(20)]
+    assert None not in found
+    assert worker.is_alive()
+    batches.is_over.value = True
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0
+
+
+def test_no_worker_outlives_its_batches(processor: Processor, corpora: Path, tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+    iterator = iter(open_batches(processor, both(corpora), tmp_path / "bad.jsonl", num_workers=2))
+    next(iterator)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    del iterator
+    assert set(multiprocessing.active_children()) <= before
 
 
 def write_mixed(folder: Path, num_good: int, num_bad: int) -> Path:
