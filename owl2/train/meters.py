@@ -63,6 +63,7 @@ class Meters:
             self.console.print(
                 f"{self.stage}  step {step:>5}/{self.steps}  {line}  eta {minutes:.0f}m{int(seconds):02d}s",
                 highlight=False,
+                soft_wrap=True,
             )
 
 
