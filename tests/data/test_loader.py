@@ -109,6 +109,19 @@ def test_a_batch_is_its_samples_end_to_end_with_answers_and_end_tokens_as_target
     assert batch.pixel_values.dtype == torch.float32
 
 
+def test_a_picture_is_augmented_anew_in_every_draw_and_each_of_a_sample_in_its_own_way(
+    processor: Processor, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    row = {"id": "a", "image": ["a.jpg", "a.jpg"], "conversations": turns("<image><image>two?", "yes")}
+    path = write_jsonl(tmp_path / "rows.jsonl", [row])
+    draws = open_batches(processor, [path], tmp_path / "bad.jsonl").draws
+    seen = [
+        encoding.images for n in range(10) for encoding in [draws[n][1]] if isinstance(encoding, Encoding)
+    ]
+    assert len({picture.tobytes() for pictures in seen for picture in pictures}) == 20
+
+
 def test_no_target_crosses_from_one_sample_to_the_next(
     processor: Processor, corpora: Path, tmp_path: Path
 ) -> None:
