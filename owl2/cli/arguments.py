@@ -20,7 +20,7 @@ def run_function(
     """
     parser = make_parser(function, command=command, positionals=positionals)
     values: Any = parser.parse_args([(aliases or {}).get(argument, argument) for argument in arguments])
-    function(**{name: value for name, value in vars(values).items() if name != "config"})
+    function(**vars(values))
 
 
 def make_parser(function: Callable[..., None], *, command: str, positionals: bool = True) -> ArgumentParser:

