@@ -1,0 +1,202 @@
+"""What a benchmark is: where its files are, what is asked, how an answer is read, and what it is worth.
+
+A task is one file in `tasks/`, a class found by the decorator `@task`. It never sees a model: it turns the
+official files into items, an item into a conversation, and predictions into scores, all pure functions, so
+that scoring again takes seconds and any engine can answer. Names, splits and prompts are the paper's (Table
+16); what the authors never published is said in the task's docstring.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from owl2.data.sample import Picture
+from owl2.processor.template import Message
+
+
+class DataMissing(FileNotFoundError):
+    """Files of a benchmark are not there; `paths` are what was looked for, relative to the data folder."""
+
+    def __init__(self, task: str, paths: Sequence[str]):
+        super().__init__(f"{task}: missing {', '.join(paths)}")
+        self.task = task
+        self.paths = tuple(paths)
+
+
+class EvalDataError(ValueError):
+    """A file of a benchmark that cannot be read as its official format; the message names file and record."""
+
+
+class UnknownTask(ValueError):
+    """No benchmark of this name; the message has the nearest one."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file or folder a task reads, relative to the data folder."""
+
+    path: str
+    source: str
+    """Where users get it: a page or an address."""
+    licence: str = "see source"
+    is_required: bool = True
+    """Optional files switch something on (OCR tokens, a second split); without them the task runs."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a benchmark."""
+
+    id: str
+    """Unique within the task and the same in every run: it names the prediction."""
+    question: str
+    """The benchmark's own words, without any template."""
+    images: tuple[Picture, ...] = ()
+    video: Path | None = None
+    """A clip; the runner shows its uniformly sampled frames as images."""
+    segment: tuple[float, float] | None = None
+    """Begin and end of the shown part of `video`, in seconds."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Letter -> text of multiple choice, in order."""
+    references: tuple[str, ...] = ()
+    """Right answers, as the metric wants them; empty where the split keeps them secret."""
+    category: Mapping[str, str] = field(default_factory=dict)
+    """Kind of grouping -> group, for scores by group."""
+    cluster: str = ""
+    """Items that stand or fall together in the bootstrap (same image, video or rotation); default: the id."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What only this task's own prompt and metric use."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is generated; fields of `owl2.generate.GenerationConfig`. Always greedy."""
+
+    max_new_tokens: int = 10
+    min_new_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Template:
+    """A named, versioned way to ask, kept in every result."""
+
+    source: str
+    """Where the wording comes from."""
+    messages: Callable[[Item], list[Message]]
+    """The conversation up to the question; pictures are `{"type": "image", "image": Picture}`."""
+    answer_prefix: str = ""
+    """What stands behind `ASSISTANT:` before the model writes. The authors' evaluation scripts end prompts
+    with a space, which LLaMA's tokenizer sees."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of a benchmark."""
+
+    metric: str
+    value: float
+    """In the unit the paper prints."""
+    n: int
+    values: tuple[float, ...] = ()
+    """Each item's share, in the order of the items the score is over, so that their mean times `scale` is
+    `value`; empty where the figure is no mean and needs its own resampling."""
+    clusters: tuple[str, ...] = ()
+    scale: float = 100.0
+    group: str = ""
+    """The category a partial score is over; empty for the whole."""
+    paper_id: str = ""
+    """The row of the paper's tables this figure stands beside (`owl2/eval/paper.json`)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction joined to its item by id."""
+
+    item: Item
+    output: str
+    """What the model wrote, unchanged."""
+    parsed: str | None
+    """What the task read out of it; None if it could not."""
+
+
+class Task(ABC):
+    """A benchmark."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    files: ClassVar[tuple[DataFile, ...]]
+    templates: ClassVar[Mapping[str, Template]]
+    """The first is the default: the paper's prompt, or what comes nearest to it."""
+    decoding: ClassVar[Decoding]
+    expected: ClassVar[tuple[int, ...]]
+    """Numbers of items that the official files have; a report flags any other."""
+    mode: ClassVar[Literal["generate", "rank"]] = "generate"
+    """`rank` compares the likelihoods of the choices' texts instead of generating."""
+    judge: ClassVar[str | None] = None
+    """Name of the judge prompt (`owl2/eval/judge.py`) that grades free answers, if any."""
+
+    @abstractmethod
+    def items(self, data: Path) -> list[Item]:
+        """Read the official files below `data`.
+
+        Raises:
+            DataMissing: with what was looked for.
+            EvalDataError: a record that is not in the official format.
+        """
+
+    @abstractmethod
+    def parse(self, item: Item, output: str) -> str | None:
+        """Read the model's words; None where no answer can be read. Never guesses."""
+
+    @abstractmethod
+    def score(self, answers: Sequence[Answer]) -> list[Score]:
+        """All figures; the first is the one the paper prints."""
+
+    def find(self, data: Path) -> dict[str, Path]:
+        """Path by `DataFile.path` for all files that are there.
+
+        Raises:
+            DataMissing: a required one is not.
+        """
+        found = {file.path: data / file.path for file in self.files if (data / file.path).exists()}
+        missing = [file.path for file in self.files if file.is_required and file.path not in found]
+        if missing:
+            raise DataMissing(self.name, missing)
+        return found
+
+
+TASKS: dict[str, type[Task]] = {}
+
+
+def task(cls: type[Task]) -> type[Task]:
+    """Register a benchmark under its name."""
+    if cls.name in TASKS:
+        raise ValueError(f"two tasks are called {cls.name}: {TASKS[cls.name].__module__}, {cls.__module__}")
+    TASKS[cls.name] = cls
+    return cls
+
+
+def all_tasks() -> dict[str, type[Task]]:
+    """Every benchmark by name, in the order of their files' names."""
+    package = importlib.import_module("owl2.eval.tasks")
+    for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
+        importlib.import_module(f"owl2.eval.tasks.{module}")
+    return dict(TASKS)
+
+
+def find_task(name: str) -> Task:
+    """The benchmark of this name.
+
+    Raises:
+        UnknownTask: there is none.
+    """
+    tasks = all_tasks()
+    if name not in tasks:
+        near = difflib.get_close_matches(name, tasks, n=1, cutoff=0)
+        raise UnknownTask(f"no benchmark {name!r}; nearest is {near[0]!r} of {', '.join(tasks)}")
+    return tasks[name]()
