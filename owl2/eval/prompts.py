@@ -33,12 +33,12 @@ def bare_question(item: Item) -> list[Message]:
 
 
 def short_answer(item: Item) -> list[Message]:
-    """`{question} Answer the question using a single word or phrase.`, one space between, as evaluate_vqa.py."""
+    """`{question} Answer the question using a single word or phrase.`, as evaluate_vqa.py."""
     return turn(item, f"{item.question} {SHORT}")
 
 
 def short_answer_below(item: Item) -> list[Message]:
-    """`{question}\\nAnswer the question using a single word or phrase.`, as evaluate_mme.py, LLaVA, lmms-eval."""
+    """The same on a line of its own, as evaluate_mme.py, LLaVA and lmms-eval."""
     return turn(item, f"{item.question}\n{SHORT}")
 
 
@@ -48,7 +48,7 @@ def short_or_unanswerable(item: Item) -> list[Message]:
 
 
 def multiple_choice(item: Item) -> list[Message]:
-    """`{hint}\\n{question}\\nA. ..\\nB. ..\\n{LETTER}`, as evaluate_mmbench.py; `N/A` where there is no hint."""
+    """Hint or `N/A`, question, options, the letter sentence, a line each, as evaluate_mmbench.py."""
     return turn(item, f"{_hint(item) or 'N/A'}\n{item.question}\n{options(item.choices)}\n{LETTER}")
 
 
