@@ -46,6 +46,8 @@ class DataFile:
     licence: str = "see source"
     is_required: bool = True
     """Optional files switch something on (OCR tokens, a second split); without them the task runs."""
+    instead_of: str = ""
+    """Path of the required file that this one replaces: the same content in another official layout."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,10 @@ class Task(ABC):
             DataMissing: a required one is not.
         """
         found = {file.path: data / file.path for file in self.files if (data / file.path).exists()}
-        missing = [file.path for file in self.files if file.is_required and file.path not in found]
+        replaced = {file.instead_of for file in self.files if file.path in found}
+        missing = [
+            file.path for file in self.files if file.is_required and file.path not in {*found, *replaced}
+        ]
         if missing:
             raise DataMissing(self.name, missing)
         return found
