@@ -7,6 +7,7 @@ reason, and stops the run when too many have been seen. A micro-batch of holes a
 
 import atexit
 import copy
+import dataclasses
 import json
 import os
 import signal
@@ -70,12 +71,14 @@ class Draws(Dataset[tuple[str, Encoding | Bad]]):
         mixture: Mixture,
         processor: Processor,
         max_tokens: int,
+        targets: str = "answers",
     ):
         self.sources = sources
         self.augmentations = augmentations
         self.mixture = mixture
         self.processor = processor
         self.max_tokens = max_tokens
+        self.targets = targets
 
     def __getitem__(self, n: int) -> tuple[str, Encoding | Bad]:
         draw = self.mixture[n]
@@ -86,6 +89,8 @@ class Draws(Dataset[tuple[str, Encoding | Bad]]):
             key = f"{source.name}:{sample.key}"
             messages = _open_pictures(sample, self.augmentations[draw.source], draw.seed)
             encoding = self.processor.encode(messages)
+            if self.targets == "all":
+                encoding = target_all_text(encoding, self.processor.image_token_id)
             return key, truncate(encoding, self.max_tokens, self.processor.image_token_id)
         except (DataError, ImageError, TemplateError, OSError) as error:
             return key, {"source": source.name, "key": key, "reason": f"{type(error).__name__}: {error}"}
@@ -176,6 +181,12 @@ class Collate:
             keys=tuple(key for key, _ in good),
         )
         return batch, bad
+
+
+def target_all_text(encoding: Encoding, image_token_id: int) -> Encoding:
+    """Label every token but the first and the visual ones."""
+    is_target = [False, *(token != image_token_id for token in encoding.ids[1:])]
+    return dataclasses.replace(encoding, is_target=is_target)
 
 
 def truncate(encoding: Encoding, max_tokens: int, image_token_id: int) -> Encoding:
