@@ -106,14 +106,24 @@ class Processor:
         )
 
     def chat(
-        self, conversations: Sequence[Sequence[Message]], padding_side: PaddingSide = "right"
+        self,
+        conversations: Sequence[Sequence[Message]],
+        padding_side: PaddingSide = "right",
+        *,
+        answer_prefix: str = "",
     ) -> dict[str, torch.Tensor]:
-        """Encode conversations whose last turn is the user's, ready to be answered; see `collate`."""
+        """Encode conversations whose last turn is the user's, ready to be answered; see `collate`.
+
+        `answer_prefix` stands behind `ASSISTANT:`; prompts of the release's evaluation end in a space.
+        """
         return self.collate(
-            [self.encode(messages, generation_prompt=True) for messages in conversations], padding_side
+            [self.encode(c, generation_prompt=True, answer_prefix=answer_prefix) for c in conversations],
+            padding_side,
         )
 
-    def encode(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Encoding:
+    def encode(
+        self, messages: Sequence[Message], *, generation_prompt: bool = False, answer_prefix: str = ""
+    ) -> Encoding:
         """Encode one conversation; `is_target` marks each answer and its end token.
 
         Raises:
@@ -122,7 +132,10 @@ class Processor:
             ContextError: longer than the decoder's context.
         """
         encoding = Encoding([], [])
-        for chunk in render(messages, self.template, generation_prompt=generation_prompt):
+        chunks = render(
+            messages, self.template, generation_prompt=generation_prompt, answer_prefix=answer_prefix
+        )
+        for chunk in chunks:
             ids = self._chunk_ids(chunk)
             encoding.ids += ids
             encoding.is_target += [chunk.is_target] * len(ids)

@@ -71,13 +71,18 @@ def find_template(name: str) -> Template:
 
 
 def render(
-    messages: Sequence[Message], template: str = "mplug_owl2", *, generation_prompt: bool = False
+    messages: Sequence[Message],
+    template: str = "mplug_owl2",
+    *,
+    generation_prompt: bool = False,
+    answer_prefix: str = "",
 ) -> list[Chunk]:
     """Return the chunks of a conversation; image chunks are in the order of `images_of(messages)`.
 
     Args:
         messages: turns that start with the user and alternate.
         generation_prompt: end with `ASSISTANT:`, for which the last turn must be the user's.
+        answer_prefix: stands behind that, tokenised with it. The release's evaluation has a space here.
 
     Raises:
         TemplateError: the roles do not alternate or a turn's content is not understood; names the turn.
@@ -93,7 +98,7 @@ def render(
             continue
         is_answered = turn < len(messages) or generation_prompt
         opening = f"{layout.system if turn == 1 else ''}USER: "
-        closing = " ASSISTANT:" if is_answered else ""
+        closing = f" ASSISTANT:{answer_prefix if turn == len(messages) else ''}" if is_answered else ""
         chunks += _merge([opening, *(_images_to_front(parts) if layout.images_first else parts), closing])
     return chunks
 

@@ -143,6 +143,14 @@ def test_no_sentencepiece_merges_across_the_start_of_a_word(sentencepiece_model:
     assert not [p for p in map(pieces.id_to_piece, range(len(pieces))) if "▁" in p.lstrip("▁")]
 
 
+def test_an_answer_prefix_gives_the_ids_of_the_raw_prompt_that_ends_in_it(tokenizer: Tokenizer) -> None:
+    processor = make_processor(tokenizer)
+    messages = [user(image_part(), text_part("What is this?"))]
+    ids = processor.chat([messages], answer_prefix=" ")["input_ids"][0].tolist()
+    assert ids == prompt_ids(processor, "USER: <|image|>What is this? ASSISTANT: ")
+    assert ids != processor.chat([messages])["input_ids"][0].tolist()
+
+
 def test_marks_typed_by_a_user_are_text_in_chat(tokenizer: Tokenizer) -> None:
     processor = make_processor(tokenizer)
     question = "say <|image|> and </s> and <|im_end|>"

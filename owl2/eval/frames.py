@@ -1,0 +1,53 @@
+"""The frames of a clip as pictures that are decoded when the first of them is needed.
+
+mPLUG-Owl2 never saw a video in training: a clip is shown as uniformly sampled frames, as a sequence of images
+(paper, section 4.3 and Table 4). How many the authors took is not published; Video-ChatGPT and SEED-Bench's
+own files have eight.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from owl2.data.sample import Picture
+
+NUM_FRAMES = 8
+
+
+class Clip:
+    """A part of a video, decoded when its first frame is asked for; frames are handed out, not kept."""
+
+    def __init__(self, path: Path, segment: tuple[float, float] | None):
+        self.path = path
+        self.segment = segment
+        self._frames: dict[int, Image.Image] = {}
+
+    def frame(self, number: int) -> Image.Image:
+        """Decode the clip unless this frame is still at hand, and give it away."""
+        from owl2.processor.video import sample_frames
+
+        if number not in self._frames:
+            self._frames = dict(enumerate(sample_frames(self.path, NUM_FRAMES, segment=self.segment)))
+        return self._frames.pop(number)
+
+
+@dataclass(frozen=True)
+class Frame(Picture):
+    """One frame of a clip."""
+
+    clip: Clip
+    number: int
+
+    def open(self) -> Image.Image:
+        """Return the frame in RGB; raises `VideoError` with the video's name."""
+        return self.clip.frame(self.number)
+
+
+def frames_of(path: Path, segment: tuple[float, float] | None) -> tuple[Frame, ...]:
+    """The sampled frames of a clip, still closed."""
+    clip = Clip(path, segment)
+    shown = "" if segment is None else f"@{segment[0]:g}-{segment[1]:g}"
+    return tuple(
+        Frame(f"{path.name}{shown}#{number}", path.read_bytes, clip, number) for number in range(NUM_FRAMES)
+    )
