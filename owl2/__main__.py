@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 COMMANDS = {
     "demo": "the whole paper on a laptop: data, both training stages, examination, report",
     "chat": "ask a checkpoint about pictures",
+    "data": "make corpora trainable, and look at samples as the model sees them",
     "train": "run or continue a training stage",
     "init": "make a new model of a vision encoder and a language model",
     "convert": "write a released checkpoint as safetensors, bit for bit",

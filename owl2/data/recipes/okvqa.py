@@ -1,0 +1,32 @@
+"""OK-VQA (Marino et al. 2019): as VQAv2, with the answers that its metric compares.
+
+Each annotator's answer is there as typed (`raw_answer`) and in the standard form (`answer`) that the
+benchmark scores; votes are counted over the standard form, and it is what is learned.
+"""
+
+from collections.abc import Iterator
+
+from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
+from owl2.data.recipes.vqav2 import TRAIN2014, vqa_rows
+
+
+@recipe
+class OkVqa(ConversationRecipe):
+    name = "okvqa"
+    title = "OK-VQA"
+    stage = "instruct"
+    licence = "CC BY 4.0; images: terms of Flickr"
+    size = "9,009 questions on 8,998 images (train2014)"
+    weight = 9
+    questions = "OpenEnded_mscoco_train2014_questions.json"
+    annotations = "mscoco_train2014_annotations.json"
+    files = (
+        CorpusFile(questions, "okvqa.allenai.org/download.html, Training questions"),
+        CorpusFile(annotations, "okvqa.allenai.org/download.html, Training annotations"),
+        TRAIN2014,
+    )
+
+    def rows(self, files: Files) -> Iterator[Row | Rejected]:
+        questions = files.read_json(self.questions)["questions"]
+        annotations = files.read_json(self.annotations)["annotations"]
+        yield from vqa_rows(files, questions, annotations)
