@@ -1,0 +1,54 @@
+"""Flickr30K captions: one sentence on each of the 1,000 images of Karpathy's test split (Young et al. 2014).
+
+Three layouts are taken: Qwen's flickr30k_karpathy_test.json, which the authors used, Karpathy's
+dataset_flickr30k.json with all splits (its fields are [from memory, not from a source]), and LAVIS's
+flickr30k_test.json. Only the name of an image counts, not the folders before it. CIDEr's words come from our
+own tokeniser in place of Stanford's (see `metrics/ptb.py`).
+"""
+
+from pathlib import Path
+
+from owl2.eval.families import CAPTION_TEMPLATES, CaptionTask
+from owl2.eval.layouts import caption_items
+from owl2.eval.task import DataFile, Item, task
+
+LICENCE = "Flickr terms; research only"
+KARPATHY = "flickr30k/dataset_flickr30k.json"
+
+
+@task
+class Flickr30k(CaptionTask):
+    """Karpathy's test split."""
+
+    name = "flickr30k"
+    title = "Flickr30K captions, Karpathy test"
+    files = (
+        DataFile(
+            KARPATHY, "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip", LICENCE
+        ),
+        DataFile(
+            "flickr30k/flickr30k_karpathy_test.json",
+            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
+            LICENCE,
+            is_required=False,
+            instead_of=KARPATHY,
+        ),
+        DataFile(
+            "flickr30k/flickr30k_test.json",
+            "https://storage.googleapis.com/sfr-vision-language-research/datasets/flickr30k_test.json",
+            LICENCE,
+            is_required=False,
+            instead_of=KARPATHY,
+        ),
+        DataFile(
+            "flickr30k/flickr30k-images", "https://bryanplummer.com/Flickr30kEntities/ (a form)", LICENCE
+        ),
+    )
+    templates = CAPTION_TEMPLATES
+    expected = (1_000,)
+    paper_id = "1/1"
+
+    def items(self, data: Path) -> list[Item]:
+        found = self.find(data)
+        *layouts, folder = [file.path for file in self.files]
+        return caption_items(self.name, data, next(found[path] for path in layouts if path in found), folder)

@@ -1,0 +1,49 @@
+"""OK-VQA: questions on COCO's photographs that need knowledge from outside (Marino et al. 2019).
+
+VQA's format; `answer` is a stemmed form (`raw_answer` is what people wrote) of five people's answers, each
+twice [from memory of the files, not from a source]. Like the authors' script, `answer` is compared as it is,
+without a lemmatiser for the prediction. Table 16 says val; the 5,046 questions of val2014 are its only public
+evaluation split. lmms-eval's wording wrongly has VizWiz's sentence; it is here as it is there.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+from owl2.eval.families import SHORT_ANSWER_TEMPLATES, VqaTask
+from owl2.eval.layouts import vqa_items
+from owl2.eval.prompts import short_or_unanswerable
+from owl2.eval.task import DataFile, Item, Template, task
+
+SOURCE = "https://okvqa.allenai.org/download.html"
+LICENCE = "CC BY 4.0 (annotations), Flickr terms (images)"
+
+
+@task
+class OkVqa(VqaTask):
+    """Validation split."""
+
+    name = "okvqa"
+    title = "OK-VQA val"
+    files = (
+        DataFile("okvqa/OpenEnded_mscoco_val2014_questions.json", SOURCE, LICENCE),
+        DataFile(
+            "okvqa/okvqa_val.jsonl",
+            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
+            LICENCE,
+            is_required=False,
+            instead_of="okvqa/OpenEnded_mscoco_val2014_questions.json",
+        ),
+        DataFile("okvqa/mscoco_val2014_annotations.json", SOURCE, LICENCE),
+        DataFile("coco/val2014", "http://images.cocodataset.org/zips/val2014.zip", LICENCE),
+    )
+    templates: ClassVar[dict[str, Template]] = {
+        **SHORT_ANSWER_TEMPLATES,
+        "lmms-eval": Template("lmms-eval 0.7.2", short_or_unanswerable),
+    }
+    expected = (5_046,)
+    paper_id = "1/3"
+
+    def items(self, data: Path) -> list[Item]:
+        found = self.find(data)
+        file = found.get(self.files[0].path) or found[self.files[1].path]
+        return vqa_items(self.name, data, file, found["okvqa/mscoco_val2014_annotations.json"])

@@ -1,0 +1,92 @@
+"""VQAv2: 1.1 million open questions on COCO's photographs (Goyal et al. 2017).
+
+The paper prints test-dev, whose answers only the server has (EvalAI challenge 830; it wants all of test2015,
+447,793 answers, to tell test-dev). So there are two tasks: `vqav2` scores the validation split and stands
+beside the paper's figure, which is usually 1 to 2 points away; `vqav2_test` makes answers to submit. Both
+take the official files or Qwen's lines, which the authors used; answers come from the official annotations.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+from owl2.eval.families import VqaTask
+from owl2.eval.layouts import checked, read_vqa_questions, vqa_items
+from owl2.eval.records import folder_pictures
+from owl2.eval.task import DataFile, Item, task
+
+SOURCE = "https://visualqa.org/download.html"
+LICENCE = "CC BY 4.0 (annotations), Flickr terms (images)"
+
+
+@task
+class VqaV2(VqaTask):
+    """Validation split, scored."""
+
+    name = "vqav2"
+    title = "VQAv2 val"
+    files = (
+        DataFile("vqav2/v2_OpenEnded_mscoco_val2014_questions.json", SOURCE, LICENCE),
+        DataFile(
+            "vqav2/vqav2_val.jsonl",
+            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
+            LICENCE,
+            is_required=False,
+            instead_of="vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
+        ),
+        DataFile("vqav2/v2_mscoco_val2014_annotations.json", SOURCE, LICENCE),
+        DataFile("coco/val2014", "http://images.cocodataset.org/zips/val2014.zip", LICENCE),
+    )
+    expected = (214_354,)
+    paper_id = "1/2"
+
+    def items(self, data: Path) -> list[Item]:
+        found = self.find(data)
+        file = found.get(self.files[0].path) or found[self.files[1].path]
+        return vqa_items(self.name, data, file, found["vqav2/v2_mscoco_val2014_annotations.json"])
+
+
+@task
+class VqaV2Test(VqaTask):
+    """Test split, for the server: no figures here."""
+
+    name = "vqav2_test"
+    title = "VQAv2 test-dev (to submit)"
+    files = (
+        DataFile("vqav2/v2_OpenEnded_mscoco_test2015_questions.json", SOURCE, LICENCE),
+        DataFile(
+            "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json",
+            SOURCE,
+            LICENCE,
+            is_required=False,
+            instead_of="vqav2/v2_OpenEnded_mscoco_test2015_questions.json",
+        ),
+        DataFile(
+            "vqav2/vqav2_testdev.jsonl",
+            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
+            LICENCE,
+            is_required=False,
+            instead_of="vqav2/v2_OpenEnded_mscoco_test2015_questions.json",
+        ),
+        DataFile("coco/test2015", "http://images.cocodataset.org/zips/test2015.zip", LICENCE),
+    )
+    expected = (447_793, 107_394)
+    paper_id = "1/2"
+    subtypes: ClassVar[dict[str, str]] = {
+        "vqav2/v2_OpenEnded_mscoco_test2015_questions.json": "test2015",
+        "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json": "test-dev2015",
+        "vqav2/vqav2_testdev.jsonl": "test-dev2015",
+    }
+    """All of test2015 before test-dev alone, which the server does not take."""
+
+    def items(self, data: Path) -> list[Item]:
+        found = self.find(data)
+        path = next(path for path in self.subtypes if path in found)
+        questions = read_vqa_questions(found[path], "COCO_test2015_{:012d}.jpg", self.subtypes[path])
+        pictures = folder_pictures(
+            self.name, data, "coco/test2015", [question.file for question in questions]
+        )
+        items = [
+            Item(question.id, question.text, (pictures[question.file],), cluster=question.file)
+            for question in questions
+        ]
+        return checked(self.name, items)
