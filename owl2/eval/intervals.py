@@ -53,14 +53,17 @@ def interval_of(score: Score, seed: int = 0) -> Interval | None:
     if not score.values:
         return None
     values, clusters = np.asarray(score.values, dtype=np.float64), clusters_of(score)
-    if len(set(clusters)) < 2:
+    num_clusters = len(set(clusters))
+    if num_clusters < 2:
         return None
-    if len(set(clusters)) == len(clusters) and set(score.values) <= {0.0, 1.0}:
-        low, high = wilson(int(values.sum()), len(values))
+    # Where all are right or all wrong, any drawing is too, and the bootstrap would claim certainty.
+    is_uniform = set(score.values) in ({0.0}, {1.0})
+    if is_uniform or (num_clusters == len(clusters) and set(score.values) <= {0.0, 1.0}):
+        low, high = wilson(round(values.mean() * num_clusters), num_clusters)
         return Interval(score.scale * low, score.scale * high, "Wilson")
     means = score.scale * bootstrap_means(values, clusters, seed=seed)
     low, high = percentiles(means)
-    return Interval(low, high, f"bootstrap, {NUM_DRAWS} draws of {len(set(clusters))} clusters")
+    return Interval(low, high, f"bootstrap, {NUM_DRAWS} draws of {num_clusters} clusters")
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

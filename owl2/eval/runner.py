@@ -72,6 +72,11 @@ class Outcome:
     """Item -> why it could not be asked."""
     seconds: float
 
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether no question could be asked."""
+        return 0 < self.num_asked == len(self.errors)
+
 
 def choose_tasks(names: str) -> list[Task]:
     """The tasks of `a,b` or `all`.
