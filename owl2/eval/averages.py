@@ -73,16 +73,17 @@ def mean_of_groups(
     answers: Sequence[Answer],
     values: Sequence[float],
     *,
+    scale: float = 100.0,
     group: str = "",
     paper_id: str = "",
 ) -> Score:
-    """The mean of the groups' means, however large each is, in percent."""
+    """The mean of the groups' means, however large each is, in units of `scale`."""
     groups = _groups(kind, answers)
     shares = [0.0] * len(values)
     for chosen in groups.values():
         for index in chosen:
             shares[index] = values[index] * len(values) / (len(groups) * len(chosen))
-    return mean(metric, answers, shares, group=group, paper_id=paper_id)
+    return mean(metric, answers, shares, scale=scale, group=group, paper_id=paper_id)
 
 
 def _groups(kind: str, answers: Sequence[Answer]) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ options of real questions, and only the task knows which.
 import base64
 import binascii
 import csv
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2.data.sample import Picture
-from owl2.eval.task import DataMissing, EvalDataError
+from owl2.eval.task import DataFile, DataMissing, EvalDataError
 from owl2.processor.images import ImageError
 
 MAX_CELL_CHARACTERS = 1 << 28
@@ -118,11 +119,12 @@ def read_rows(file: Path, delimiter: str = ",") -> list[list[str]]:
         EvalDataError: quotes that do not close.
     """
     csv.field_size_limit(MAX_CELL_CHARACTERS)
+    # strict: a quote that never closes would swallow the rest of the file into one cell.
+    reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
     try:
-        # strict: a quote that never closes would swallow the rest of the file into one cell.
-        return [row for row in csv.reader(_lines(file), delimiter=delimiter, strict=True) if row]
+        return [row for row in reader if row]
     except csv.Error as error:
-        raise EvalDataError(f"{file}: {error}") from error
+        raise EvalDataError(f"{file}: line {reader.line_num}: {error}") from error
 
 
 def read_tsv(file: Path) -> list[Record]:
@@ -157,16 +159,10 @@ def read_parquet(files: Sequence[Path]) -> list[Record]:
     return records
 
 
-def first_present(task: str, data: Path, paths: Sequence[str]) -> Path:
-    """The first of these that is there: places where different downloads put the same thing.
-
-    Raises:
-        DataMissing: none is.
-    """
-    for path in paths:
-        if (data / path).exists():
-            return data / path
-    raise DataMissing(task, paths[:1])
+def official(found: Mapping[str, Path], files: Sequence[DataFile], path: str) -> Path | None:
+    """The file called `path`, else the first that is there instead of it; of what `Task.find` found."""
+    names = [file.path for file in files if path in (file.path, file.instead_of) and file.path in found]
+    return found[names[0]] if names else None
 
 
 def folder_pictures(task: str, data: Path, folder: str, names: Iterable[str]) -> dict[str, Picture]:
@@ -207,6 +203,11 @@ def parquet_picture(record: Record, column: str) -> Picture:
     if not isinstance(content, bytes):
         raise record.error(f"{column} has no bytes")
     return Picture(f"{record.where} {cell.get('path') or column}", lambda: content)
+
+
+def fingerprint(text: str) -> str:
+    """A short name for a long text, as for the cluster of the questions on one passage."""
+    return hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
 
 
 def _parse_json(text: str, where: str) -> Any:

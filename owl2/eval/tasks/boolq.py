@@ -1,0 +1,95 @@
+"""BoolQ: yes-or-no questions about a passage (Figure 3).
+
+As OpenCompass: two options, read as the first capital letter. The layouts of SuperGLUE (`label`), of the
+first release (`answer`) and of OpenCompass (`label` as text) are read. `boolq_ppl` compares "Answer: Yes"
+with "Answer: No"; there OpenCompass cuts the title off the passage. The paper states neither split nor mode.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from owl2.eval.averages import is_right, mean
+from owl2.eval.layouts import checked
+from owl2.eval.metrics.choice import first_capital
+from owl2.eval.prompts import turn
+from owl2.eval.ranked import Ranked
+from owl2.eval.records import Record, fingerprint, official, read_jsonl
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
+from owl2.processor.template import Message
+
+FILE = "BoolQ/val.jsonl"
+LICENCE = "CC BY-SA 3.0"
+LETTERS = {"true": "A", "false": "B"}
+TITLE_END = " -- "
+
+
+def letters(item: Item) -> list[Message]:
+    """SuperGLUE_BoolQ_gen_883d50."""
+    return turn(item, f"{item.extra['passage']}\nQuestion: {item.question}\nA. Yes\nB. No\nAnswer:")
+
+
+def without_title(item: Item) -> list[Message]:
+    """SuperGLUE_BoolQ_ppl_314797: no title, a capital letter, a question mark."""
+    passage: str = item.extra["passage"]
+    body = passage.partition(TITLE_END)[2] if TITLE_END in passage else passage
+    return turn(item, f"Passage: {body}\nQuestion: {item.question[:1].upper()}{item.question[1:]}?")
+
+
+@task
+class BoolQ(Task):
+    name = "boolq"
+    title = "BoolQ"
+    files = (
+        DataFile(FILE, "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/BoolQ.zip", LICENCE),
+        DataFile(
+            "boolq/dev.jsonl",
+            "https://github.com/google-research-datasets/boolean-questions",
+            LICENCE,
+            is_required=False,
+            instead_of=FILE,
+        ),
+    )
+    templates: ClassVar[dict[str, Template]] = {
+        "owl2-paper": Template("OpenCompass, SuperGLUE_BoolQ_gen_883d50.py; the paper names it", letters)
+    }
+    decoding = Decoding(max_new_tokens=32)
+    expected = (3270,)
+
+    def items(self, data: Path) -> list[Item]:
+        file = official(self.find(data), self.files, FILE)
+        return checked(
+            self.name, [_item(n, record) for n, record in enumerate(read_jsonl(file))] if file else []
+        )
+
+    def parse(self, item: Item, output: str) -> str | None:
+        return first_capital(output)
+
+    def score(self, answers: Sequence[Answer]) -> list[Score]:
+        right = [float(is_right(answer)) for answer in answers]
+        return [mean("accuracy", answers, right, paper_id="fig3/36")]
+
+
+@task
+class BoolQPpl(Ranked, BoolQ):
+    name = "boolq_ppl"
+    title = "BoolQ (likeliest answer)"
+    templates: ClassVar[dict[str, Template]] = {
+        "owl2-paper": Template(
+            "OpenCompass, SuperGLUE_BoolQ_ppl_314797.py; the paper names it", without_title
+        )
+    }
+
+
+def _item(number: int, record: Record) -> Item:
+    value = record["label"] if "label" in record.fields else record["answer"]
+    if str(value).lower() not in LETTERS:
+        raise record.error(f"the label is {value!r:.40}, not true or false")
+    return Item(
+        id=str(number),
+        question=record.text("question"),
+        choices={"A": "Answer: Yes", "B": "Answer: No"},
+        references=(LETTERS[str(value).lower()],),
+        cluster=fingerprint(record.text("passage")),
+        extra={"passage": record["passage"]},
+    )
