@@ -47,7 +47,7 @@ class Cider:
         self._references = [[self._weigh(grams) for grams in captions] for captions in counted]
 
     def scores(self, candidates: Sequence[str]) -> list[float]:
-        """Score of a caption for each image, in the order of the references; the mean x 100 is what is printed.
+        """Score of a caption for each image, in the order of the references; mean x 100 is what is printed.
 
         Raises:
             ValueError: not one candidate an image.

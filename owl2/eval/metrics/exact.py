@@ -60,7 +60,7 @@ def bbh_choice(output: str) -> str | None:
 
 
 def bbh_free_form(output: str) -> str:
-    """BBH without options: the line after "answer is ", without a period at its end; equals the target or not."""
+    """BBH without options: the line after "answer is " without its period; to be compared with the target."""
     return _after_answer_is(output).split("\n")[0].removesuffix(".")
 
 

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 from owl2.eval.metrics.vqa import normalise
 
 GqaVariant = Literal["llava", "exact", "qwen", "lavis"]
-"""llava: lower case, no period at the end. exact: as it is. qwen: the first clause, without what stands before
-"is", "are" or an article. lavis: the normaliser of VQA accuracy."""
+"""llava: lower case, no period at the end. exact: as it is. qwen: the first clause, without what stands
+before "is", "are" or an article. lavis: the normaliser of VQA accuracy."""
 
 
 def gqa_match(prediction: str, answer: str, variant: GqaVariant = "llava") -> bool:

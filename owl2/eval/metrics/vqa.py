@@ -24,10 +24,8 @@ _MAX_PERIODS = 32
 """The evaluators pass `re.UNICODE`, which is 32, where `sub` wants the number of replacements."""
 
 _ARTICLES = {"a", "an", "the"}
-_NUMBERS = {
-    word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())
-}
-_NUMBERS["none"] = "0"
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"none": "0"} | {word: str(digit) for digit, word in enumerate(_DIGITS)}
 
 _CONTRACTED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd

@@ -49,7 +49,7 @@ def binary_scores(predicted: Sequence[str], labels: Sequence[str]) -> BinaryScor
     """POPE's five figures.
 
     Raises:
-        ValueError: no questions, different numbers of predictions and labels, or a word other than yes and no.
+        ValueError: no questions, not one label a prediction, or a word other than yes and no.
     """
     if len(predicted) != len(labels) or not labels:
         raise ValueError(
