@@ -159,10 +159,10 @@ def read_parquet(files: Sequence[Path]) -> list[Record]:
     return records
 
 
-def official(found: Mapping[str, Path], files: Sequence[DataFile], path: str) -> Path | None:
-    """The file called `path`, else the first that is there instead of it; of what `Task.find` found."""
-    names = [file.path for file in files if path in (file.path, file.instead_of) and file.path in found]
-    return found[names[0]] if names else None
+def official(found: Mapping[str, Path], files: Sequence[DataFile], path: str) -> list[Path]:
+    """Of what `Task.find` found: the file called `path`, then those that may stand instead of it."""
+    names = [file.path for file in files if path in (file.path, file.instead_of)]
+    return [found[name] for name in names if name in found]
 
 
 def folder_pictures(task: str, data: Path, folder: str, names: Iterable[str]) -> dict[str, Picture]:

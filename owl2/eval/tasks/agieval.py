@@ -2,8 +2,8 @@
 
 Version 1 of the data, prompts and readings of OpenCompass's agieval_gen_397d81 (late 2023): one option is the
 first capital letter, several (`jec-qa`, and `gaokao-physics` as later versions have it) the first run of
-letters, a gap is compared as mathematics. The figure is the mean over sets. `agieval_ppl` ranks "The answer is
-A" and so on where one option is right (agieval_mixed_2f14ad) and generates the rest like `agieval`; the
+letters, a gap is compared as mathematics. The figure is the mean over sets. `agieval_ppl` ranks "The answer
+is A" and so on where one option is right (agieval_mixed_2f14ad) and generates the rest like `agieval`; the
 LLaMA-2-7B of Table 3 (21.8) is probably that. Not verified: that all labels of several options are in order.
 """
 

@@ -57,10 +57,8 @@ class BoolQ(Task):
     expected = (3270,)
 
     def items(self, data: Path) -> list[Item]:
-        file = official(self.find(data), self.files, FILE)
-        return checked(
-            self.name, [_item(n, record) for n, record in enumerate(read_jsonl(file))] if file else []
-        )
+        file = official(self.find(data), self.files, FILE)[0]
+        return checked(self.name, [_item(n, record) for n, record in enumerate(read_jsonl(file))])
 
     def parse(self, item: Item, output: str) -> str | None:
         return first_capital(output)

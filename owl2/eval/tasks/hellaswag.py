@@ -53,9 +53,8 @@ class HellaSwag(Task):
     expected = (10_042,)
 
     def items(self, data: Path) -> list[Item]:
-        file = official(self.find(data), self.files, FILE)
-        records = read_jsonl(file) if file else []
-        return checked(self.name, [_item(number, record) for number, record in enumerate(records)])
+        file = official(self.find(data), self.files, FILE)[0]
+        return checked(self.name, [_item(number, record) for number, record in enumerate(read_jsonl(file))])
 
     def parse(self, item: Item, output: str) -> str | None:
         return first_option(output, LETTERS)
@@ -83,7 +82,8 @@ def _item(number: int, record: Record) -> Item:
         question, endings, label = record.text("query").split(": ", 1)[-1], record["choices"], record["gold"]
         category = {}
     else:
-        question = _tidy(f"{record.text('ctx_a')} {record.text('ctx_b').capitalize()}")
+        context = f"{record.text('ctx_a')} {record.text('ctx_b').capitalize()}"
+        question = _tidy(f"{record.text('activity_label')}: {context}").split(": ", 1)[-1]
         endings, label = [_tidy(ending) for ending in record["endings"]], record["label"]
         category = {"source": record.text("source_id").partition("~")[0]}
     if not isinstance(endings, list) or len(endings) != len(LETTERS) or str(label) not in "0123":
@@ -98,4 +98,4 @@ def _item(number: int, record: Record) -> Item:
 
 
 def _tidy(text: str) -> str:
-    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ").strip()

@@ -52,7 +52,7 @@ class _MMBench(Task):
     decoding = Decoding(max_new_tokens=10, min_new_tokens=1)
 
     def items(self, data: Path) -> list[Item]:
-        table = official(self.find(data), self.files, self.files[0].path) or data
+        table = official(self.find(data), self.files, self.files[0].path)[0]
         records = _by_index(read_tsv(table))
         if not any(index >= ROTATION for index in records):
             raise EvalDataError(

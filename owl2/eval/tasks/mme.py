@@ -78,7 +78,7 @@ class Mme(Task):
     expected = (2374,)
 
     def items(self, data: Path) -> list[Item]:
-        place = official(self.find(data), self.files, RELEASE) or data / PARQUET
+        place = official(self.find(data), self.files, RELEASE)[0]
         if place == data / PARQUET:
             return checked(self.name, _parquet_items(sorted(place.glob("*.parquet"))))
         # Some releases nest the subtasks once more.

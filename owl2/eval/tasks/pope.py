@@ -54,8 +54,8 @@ class Pope(Task):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        places = [(split, official(found, self.files, _files(split)[0].path)) for split in SPLITS]
-        records = [(split, record) for split, place in places if place for record in read_jsonl(place)]
+        places = [(split, official(found, self.files, _files(split)[0].path)[0]) for split in SPLITS]
+        records = [(split, record) for split, place in places for record in read_jsonl(place)]
         pictures = folder_pictures(self.name, data, IMAGES, (record.text("image") for _, record in records))
         items = [
             Item(

@@ -18,7 +18,6 @@ from owl2.eval.layouts import checked
 from owl2.eval.metrics.choice import parse_choice
 from owl2.eval.prompts import (
     LETTER_LLAVA,
-    by_analogy,
     multiple_choice,
     multiple_choice_llava,
     multiple_choice_vlmevalkit,
@@ -67,7 +66,7 @@ class _QBench(Task):
     parquet: ClassVar[str]
     """Its split's name in the parquet files."""
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": by_analogy(multiple_choice, "evaluate_mmbench.py, as the authors say"),
+        "owl2-paper": Template("evaluate_mmbench.py, which the authors refer to", multiple_choice),
         "owl2-vlmevalkit": Template(
             "VLMEvalKit, vlm/mplug_owl2.py", multiple_choice_vlmevalkit, answer_prefix=" "
         ),
@@ -79,7 +78,7 @@ class _QBench(Task):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        place = official(found, self.files, self.files[0].path) or data
+        place = official(found, self.files, self.files[0].path)[0]
         if place.suffix == ".tsv":
             return checked(self.name, [_tsv_item(place.stem, record) for record in read_tsv(place)])
         if place.suffix != ".json":
@@ -160,7 +159,9 @@ def _tsv_item(table: str, record: Record) -> Item:
     references = (record.one_of("answer", choices),) if answer else ()
     picture = base64_picture(f"{table}/{record['index']}", record.text("image"))
     group = record.get("category", "")
-    return _item(str(record["index"]), record, picture, choices, references, {"type": group} if group else {})
+    return _item(
+        str(record["index"]), record, picture, choices, references, {"type": group.lower()} if group else {}
+    )
 
 
 def _parquet_item(record: Record) -> Item:

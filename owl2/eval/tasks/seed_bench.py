@@ -16,7 +16,6 @@ from owl2.eval.layouts import checked
 from owl2.eval.metrics.choice import parse_choice
 from owl2.eval.prompts import (
     bare_question,
-    by_analogy,
     multiple_choice,
     multiple_choice_llava,
     multiple_choice_vlmevalkit,
@@ -64,7 +63,7 @@ class SeedBench(Task):
         *(DataFile(folder, CLIP_SOURCES[kind], is_required=False) for kind, folder in CLIPS.items()),
     )
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": by_analogy(multiple_choice, "evaluate_mmbench.py, as the authors say"),
+        "owl2-paper": Template("evaluate_mmbench.py, which the authors refer to", multiple_choice),
         "owl2-vlmevalkit": Template(
             "VLMEvalKit, vlm/mplug_owl2.py", multiple_choice_vlmevalkit, answer_prefix=" "
         ),
