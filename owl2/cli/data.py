@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from owl2.cli.arguments import run_function
 
 if TYPE_CHECKING:
     from owl2.data.convert import PartResult, Report
+    from owl2.data.inspect import Inspection
     from owl2.data.recipe import Recipe
+    from owl2.processor import Processor
 
 COMMANDS = {
     "list": "every corpus: licence, size, where to get it, what is missing",
@@ -96,7 +98,9 @@ def inspect(
     *,
     model: str | None = None,
     image_root: Path | None = None,
-    augment: str = "none",
+    template: str | None = None,
+    augment: Literal["none", "crop", "flip", "crop_flip"] = "none",
+    max_tokens: int = 2048,
     samples: int = 1000,
     out: Path = Path("inspect.html"),
 ) -> None:
@@ -106,11 +110,33 @@ def inspect(
         path: what training would read.
         model: checkpoint folder whose tokenizer, template and picture size are used.
         image_root: where a .jsonl file's image paths begin; default: its folder.
-        augment: as in a stage's configuration: none, crop, flip or crop_flip.
+        template: mplug_owl2 or vicuna_v1; default: the checkpoint's own.
+        augment: as in a stage's configuration.
+        max_tokens: longer samples are cut, as in training.
         samples: how many are opened, drawn by lot; 0 for all.
         out: the page of samples to write.
     """
-    raise SystemExit(f"{path} {model} {image_root} {augment} {samples} {out}")
+    from owl2.checkpoint import CheckpointError
+    from owl2.data.convert import write_text
+    from owl2.data.inspect import inspect_source
+    from owl2.data.inspect_page import render_page
+    from owl2.data.sample import DataError
+    from owl2.data.sources import open_source
+    from owl2.processor import ImageError, TemplateError, TokenizerError
+
+    try:
+        found = inspect_source(
+            open_source(path.stem, path, image_root),
+            None if model is None else _processor(model, template),
+            augmentation=augment,
+            max_tokens=max_tokens,
+            num_opened=samples,
+        )
+        write_text(out, render_page(found))
+    except (CheckpointError, DataError, ImageError, TemplateError, TokenizerError, OSError) as error:
+        print(f"owl2 data: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    _print_inspection(found, out)
 
 
 @contextmanager
@@ -144,23 +170,48 @@ def _print_reports(reports: Sequence[Report], out: Path) -> None:
     from rich.table import Table
 
     table = Table(
-        "corpus", "samples", "left out", "why", "share", title=str(out / "mixture.yaml"), title_justify="left"
+        "corpus", "samples", "left out", "why", "weight", title=f"Written to {out}", title_justify="left"
     )
     for number in (1, 2, 4):
         table.columns[number].justify = "right"
-    total = sum(report.weight for report in reports)
     for report in reports:
         reasons = [f"{count:,} {reason}" for reason, count in report.bad.items()]
         if report.num_not_fetched:
             reasons.append(f"[dim]{report.num_not_fetched:,} addresses were never fetched[/]")
-        share = f"{report.weight / total:.1%}"
-        table.add_row(
-            report.name, f"{report.num_samples:,}", f"{report.num_bad:,}", "\n".join(reasons), share
-        )
+        counts = (f"{report.num_samples:,}", f"{report.num_bad:,}")
+        table.add_row(report.name, *counts, "\n".join(reasons), f"{report.weight:g}")
     console = Console()
     console.print(table)
     if any(report.num_bad for report in reports):
         console.print(f"What was left out is listed in {out}/NAME.bad.jsonl, record by record.")
+
+
+def _processor(model: str, template: str | None) -> Processor:
+    """The processor of a checkpoint as training uses it, without a limit of tokens."""
+    from owl2.checkpoint import read_config, resolve
+    from owl2.processor import Processor
+
+    folder = resolve(model)
+    return Processor.from_folder(folder, read_config(folder)).replace(template=template)
+
+
+def _print_inspection(found: Inspection, out: Path) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from owl2.data.inspect_page import facts, reasons
+
+    console = Console(soft_wrap=True, highlight=False)
+    for value, what in facts(found):
+        console.print(f"{value:>12}  {what}")
+    buckets = found.histogram()
+    top = max((count for _, _, count in buckets), default=1)
+    console.print(f"\nlength in {found.unit}")
+    for first, last, count in buckets:
+        console.print(f"{first:>7,} to {last:<7,} {'█' * round(40 * count / top):40} {count:,}")
+    for count, _, example in reasons(found):
+        console.print(Text(f"{count:>12,}  broken, as {example}", style="red"))
+    console.print(f"\nsamples as the model sees them: {out}")
 
 
 def _describe(recipe: Recipe, share: float, source: Path | None) -> str:

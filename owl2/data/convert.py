@@ -4,7 +4,8 @@
 
 A part is written whole with its result beside it, so a conversion that was stopped goes on where it was.
 Parts are joined in order: the output is the same for any number of processes. What cannot be used is counted
-by reason and listed in `NAME.bad.jsonl`; `mixture.yaml` lists every corpus of the folder, ready for training.
+by reason and listed in `NAME.bad.jsonl`; `pretrain.yaml` and `instruct.yaml` have a stage's converted corpora
+with their shares of the draws, ready for training.
 """
 
 import hashlib
@@ -161,8 +162,8 @@ def convert(
         on_part(result, num_parts)
     num_samples = sum(result.num_samples for result in results)
     rejected = [problem for result in results for problem in result.rejected]
-    bad = [{"source": recipe.name, **asdict(problem)} for problem in rejected]
-    write_text(out / f"{recipe.name}.bad.jsonl", "".join(json.dumps(row) + "\n" for row in bad))
+    bad = [json.dumps({"source": recipe.name, **asdict(problem)}) + "\n" for problem in rejected]
+    write_text(out / f"{recipe.name}.bad.jsonl", "".join(bad))
     if not num_samples:
         raise DataError(
             f"{recipe.name}: none of {len(rejected):,} records could be used; the first: "
@@ -185,7 +186,7 @@ def convert(
         num_not_fetched=sum(result.num_not_fetched for result in results),
     )
     write_text(out / f"{recipe.name}.report.json", json.dumps(asdict(report), indent=1) + "\n")
-    write_mixture(out)
+    write_mixture(out, recipe.stage)
     return report
 
 
@@ -217,8 +218,10 @@ def run_jobs(jobs: Iterable[Job], workers: int) -> Iterator[PartResult]:
     if workers == 1 or len(first) < 2:
         yield from map(run_job, chain(first, jobs))
         return
-    # Not forked: the progress display has a thread, and a fork copies locks that nobody will release.
-    context = multiprocessing.get_context("spawn")
+    # Forked from a server that has imported everything once, not from here: the progress display has a
+    # thread, and a fork would copy locks that nobody releases.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         running: deque[Future[PartResult]] = deque()
         try:
@@ -248,8 +251,6 @@ def run_job(job: Job) -> PartResult:
 def check_row(row: Row, image_root: Path) -> Rejected | None:
     """Say why a row cannot be trained on: turns, marks, text or picture; None if it can."""
     key, turns = row["id"], row["conversations"]
-    if not turns or len(turns) % 2:
-        return Rejected(key, "no question with an answer", f"{len(turns)} turns")
     marks = 0
     for number, turn in enumerate(turns):
         if turn["from"] != ("human", "gpt")[number % 2]:
@@ -261,24 +262,31 @@ def check_row(row: Row, image_root: Path) -> Rejected | None:
         if any("\ud800" <= character <= "\udfff" for character in turn["value"]):
             return Rejected(key, "text is not UTF-8", f"turn {number + 1}")
         marks += sum(turn["value"].count(mark) for mark in IMAGE_MARKS)
+    if not turns or len(turns) % 2:
+        return Rejected(key, "no question with an answer", f"{len(turns)} turns")
     if marks != ("image" in row):
         return Rejected(key, "the text holds an image mark", f"{marks} marks, {int('image' in row)} pictures")
     problem = check_picture(image_root / row["image"]) if "image" in row else None
     return problem and Rejected(key, *problem)
 
 
-def write_mixture(out: Path) -> None:
-    """Write `mixture.yaml`: every corpus converted into `out`, with its share of the draws."""
+def write_mixture(out: Path, stage: str) -> None:
+    """Write `STAGE.yaml`: the corpora of a stage that were converted into `out`, with their weights.
+
+    It overrides `data.sources` of a stage's configuration.
+    """
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*.report.json")]
     order = list(all_recipes())
     sources = []
     for report in sorted(reports, key=lambda report: order.index(report["name"])):
+        if report["stage"] != stage:
+            continue
         source = {"name": report["name"], "path": str(out / report["path"]), "weight": report["weight"]}
         source |= {"image_root": report["image_root"]} if report["image_root"] else {}
         source |= {"augment": report["augment"]} if report["augment"] != "none" else {}
         sources.append(source)
-    text = "# Every corpus of this folder: `owl2 train STAGE.yaml --config THIS.yaml` trains on them.\n"
-    write_text(out / "mixture.yaml", text + yaml.safe_dump({"data": {"sources": sources}}, sort_keys=False))
+    text = f"# `owl2 train configs/{stage}.yaml --config THIS_FILE` trains on these.\n"
+    write_text(out / f"{stage}.yaml", text + yaml.safe_dump({"data": {"sources": sources}}, sort_keys=False))
 
 
 def join_files(parts: Iterable[Path], out: Path) -> None:
