@@ -22,11 +22,12 @@ import jsonargparse
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from torch.distributed.run import get_args_parser
 
 from owl2.__main__ import COMMANDS, main
 from owl2.demo.assets import ASSETS
 from owl2.demo.presets import PRESETS
-from owl2.train.config import DataConfig, SourceConfig, TrainConfig
+from owl2.train.config import DataConfig, ParallelConfig, SourceConfig, TrainConfig
 from owl2.train.rules import Rule
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,10 @@ def test_a_command_of_the_documentation_is_one_that_the_program_takes(
         check_owl2(words[1:], monkeypatch)
     elif program == "make":
         check_make(words[1:])
+    elif program == "torchrun":
+        launch = get_args_parser().parse_args(words[1:])
+        assert (launch.module, launch.training_script) == (True, "owl2")
+        check_owl2(launch.training_script_args, monkeypatch)
     else:
         assert program in OUTSIDE, f"nobody checks what {program} is told"
         for name in re.findall(r"\.?\[(\w+)\]", " ".join(words)) if program == "pip" else []:
@@ -172,6 +177,7 @@ def test_settings_are_those_of_a_stage(block: Block) -> None:
     settings = yaml.safe_load(block.text)
     check_fields(TrainConfig, settings)
     check_fields(DataConfig, settings.get("data", {}))
+    check_fields(ParallelConfig, settings.get("parallel", {}))
     for source in settings.get("data", {}).get("sources", []):
         check_fields(SourceConfig, source)
     for rule in settings.get("rules", []):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -42,25 +43,31 @@ def save_checkpoint(
     generation_config: dict[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    dtype: torch.dtype | None = None,
+    whole: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> None:
     """Write a checkpoint folder atomically; an older checkpoint of that name is replaced.
 
     Args:
-        model: its weights are written in the type that they have.
+        model: what is written.
         folder: the target; its parent is made if need be.
         processor: writes tokenizer files and `preprocessor_config.json`.
         generation_config: `generation_config.json`; greedy decoding if not given.
         files: further files, by name, written as they are.
         max_shard_bytes: a larger model is split, at tensors, into shards with an index.
+        dtype: the type in the files; that of the model if not given.
+        whole: makes a tensor whole that the model holds in part; called once a tensor, in their order.
 
     Raises:
         CheckpointError: the disk has too little room, or the target holds other things than a checkpoint.
     """
-    state = model.state_dict()
-    sizes = {name: tensor.nbytes for name, tensor in state.items()}
-    config = {**model.config.to_dict(), "torch_dtype": str(model.dtype).removeprefix("torch.")}
+    state, dtype = model.state_dict(), dtype or model.dtype
+    sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in state.items()}
+    config = {**model.config.to_dict(), "torch_dtype": str(dtype).removeprefix("torch.")}
     with new_folder(Path(folder), need_bytes=sum(sizes.values())) as temporary:
-        write_shards(temporary, sizes, lambda name: state[name].cpu().contiguous(), max_shard_bytes)
+        write_shards(
+            temporary, sizes, lambda name: whole(state[name]).to("cpu", dtype).contiguous(), max_shard_bytes
+        )
         write_json(temporary / "config.json", config)
         write_json(
             temporary / "generation_config.json", generation_config or default_generation(model.config)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from owl2.train.signals import EXIT_STOPPED, Interrupted
+
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
-
-EXIT_STOPPED = 75
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str]) -> None:
     from owl2.model import ConfigError
     from owl2.processor import ImageError, TokenizerError
     from owl2.train.config import TrainConfigError
-    from owl2.train.loop import Interrupted, NotFiniteError, train
+    from owl2.train.loop import NotFiniteError, train
+    from owl2.train.ranks import RankError
     from owl2.train.rules import RuleError
 
     try:
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         DataError,
         ImageError,
         NotFiniteError,
+        RankError,
         RuleError,
         TokenizerError,
         TrainConfigError,
@@ -97,11 +99,16 @@ def _nearest_key(message: str) -> str:
 
 def _keys() -> Iterator[str]:
     """Every key of a stage configuration, dotted as on the command line, and alone as in lists."""
-    from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
+    from owl2.train.config import DataConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
     from owl2.train.rules import Rule
 
-    dotted: dict[str, type] = {"": TrainConfig, "data.": DataConfig, "optim.": OptimConfig}
+    dotted: dict[str, type] = {
+        "": TrainConfig,
+        "data.": DataConfig,
+        "optim.": OptimConfig,
+        "parallel.": ParallelConfig,
+    }
     for prefix, kind in dotted.items():
         yield from (prefix + f.name for f in dataclasses.fields(kind))
-    for kind in (SourceConfig, Rule, DataConfig, OptimConfig):
+    for kind in (SourceConfig, Rule, *list(dotted.values())[1:]):
         yield from (f.name for f in dataclasses.fields(kind))

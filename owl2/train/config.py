@@ -42,6 +42,9 @@ class DataConfig:
     """`mplug_owl2` (what inference uses) or `vicuna_v1` (what the released scripts train with)."""
     max_tokens: int = 2048
     """Longest sample, visual tokens included; longer ones are cut."""
+    targets: Literal["answers", "all"] = "answers"
+    """What is to be predicted: the answers and their end tokens, or all text, as in a language model's own
+    pre-training."""
     num_workers: int = 0
     max_bad_fraction: float = 0.01
     """Share of unusable samples above which the run stops, once there are more than ten."""
@@ -62,6 +65,47 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the processes that `torchrun` started share the work; the result does not depend on it.
+
+    Of W processes, `tensor` neighbours compute one sample together, and the W / tensor that are left read
+    different samples. `replicate` copies of the model are kept; each is sharded over the rest (FSDP2).
+    """
+
+    tensor: int = 1
+    """Processes that split every layer among them; they should be of one node. Must divide the heads."""
+    replicate: int = 1
+    """Copies of the model, for networks that are slow between nodes (hybrid sharding); 1 shards it fully."""
+    activation_checkpointing: Literal["none", "full", "selective"] = "none"
+    """What the backward pass computes again: nothing, whole layers, or all but matrix products."""
+    compile: str | None = None
+    """Backend of `torch.compile` for each layer: `inductor`, or `aot_eager` to try it without a compiler."""
+    timeout_s: int = 1800
+    """Seconds after which a process that waits for another gives up and says for whom."""
+
+    def check(self, ranks: int) -> None:
+        """Raise TrainConfigError where `ranks` processes cannot be arranged like this."""
+        for name in ("tensor", "replicate", "timeout_s"):
+            if getattr(self, name) < 1:
+                raise TrainConfigError(f"parallel.{name} {getattr(self, name)} must be at least 1")
+        if ranks % (self.tensor * self.replicate):
+            raise TrainConfigError(
+                f"{ranks} process(es) cannot be parallel.replicate {self.replicate} copies x "
+                f"parallel.tensor {self.tensor}: {self.replicate} x {self.tensor} = "
+                f"{self.replicate * self.tensor} does not divide {ranks}"
+            )
+        if self.compile and self.activation_checkpointing == "selective":
+            raise TrainConfigError(
+                f"parallel.activation_checkpointing selective cannot see into layers compiled by "
+                f"{self.compile}, which choose by themselves what to keep; use full or none"
+            )
+
+    def data_ranks(self, ranks: int) -> int:
+        """How many of `ranks` processes read different samples."""
+        return ranks // self.tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A stage."""
 
@@ -75,7 +119,7 @@ class TrainConfig:
     steps: int
     optim: OptimConfig = field(default_factory=OptimConfig)
     global_batch_size: int = 256
-    """Samples a step; must equal micro_batch_size x accumulation x ranks."""
+    """Samples a step; must equal micro_batch_size x accumulation x processes / parallel.tensor."""
     micro_batch_size: int = 1
     accumulation: int = 1
     image_size: int | None = None
@@ -86,21 +130,32 @@ class TrainConfig:
     """The paper's loss, or the abstractor's warm start for low budgets (train/objectives.py)."""
     save_every: int = 500
     keep_last: int = 2
+    keep_every: int | None = None
+    """States after a multiple of so many steps are kept for good, besides the last."""
     log_every: int = 10
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation and of the result; parameters, moments and sums of gradients are float32."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def check(self, ranks: int = 1) -> None:
-        """Raise TrainConfigError where a value is out of range or the batch arithmetic does not add up."""
+        """Raise TrainConfigError where a value is out of range or `ranks` processes do not add up to it."""
         counts = ("steps", "micro_batch_size", "accumulation", "save_every", "keep_last", "log_every")
         for name in counts:
             if getattr(self, name) < 1:
                 raise TrainConfigError(f"{name} {getattr(self, name)} must be at least 1")
-        product = self.micro_batch_size * self.accumulation * ranks
-        if product != self.global_batch_size:
+        if self.keep_every is not None and (self.keep_every < 1 or self.keep_every % self.save_every):
             raise TrainConfigError(
-                f"micro_batch_size {self.micro_batch_size} x accumulation {self.accumulation} x {ranks} "
-                f"rank(s) = {product}, but global_batch_size is {self.global_batch_size}"
+                f"keep_every {self.keep_every} must be a multiple of save_every {self.save_every}"
+            )
+        self.parallel.check(ranks)
+        data_ranks = self.parallel.data_ranks(ranks)
+        product = self.micro_batch_size * self.accumulation * data_ranks
+        if product != self.global_batch_size:
+            tensor = f" ({ranks} / parallel.tensor {self.parallel.tensor})" if data_ranks != ranks else ""
+            raise TrainConfigError(
+                f"micro_batch_size {self.micro_batch_size} x accumulation {self.accumulation} x {data_ranks} "
+                f"rank(s){tensor} = {product}, but global_batch_size is {self.global_batch_size}"
             )
         if not 0 <= self.optim.warmup_steps < self.steps:
             raise TrainConfigError(

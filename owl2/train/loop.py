@@ -1,192 +1,178 @@
-"""The training loop: both stages of the paper, told as a story of one step.
+"""The training loop: both stages of the paper, told as a story of one step, on one process or many.
 
-A run is a folder; the same call again continues it. The loss of an optimizer step is the sum over all its
-micro-batches divided by the number of target tokens of the whole step, so accumulation changes nothing.
-A loss or gradient that is not finite stops the run before the update, with the samples on disk.
+A run is a folder; the same call again continues it. The gradient of an optimizer step is the sum over all
+micro-batches of all ranks divided by the number of target tokens of the whole step, so neither accumulation
+nor the number of ranks changes it. Micro-batches are read one at a time and let go. A loss or gradient that
+is not finite stops every rank before the update, with the samples on disk.
 """
 
+import io
 import json
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
-from owl2.checkpoint import load_model, save_checkpoint
-from owl2.data.loader import Batch, Batches, Draws
-from owl2.data.order import Mixture, StepSampler
-from owl2.data.sources import open_source
-from owl2.model import Owl2Model
-from owl2.processor import Processor
-from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
-from owl2.train.meters import Meters, rules_table, sources_table
-from owl2.train.objectives import OBJECTIVES
+from owl2.data.loader import Batch
+from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.identity import changes, keep_config
+from owl2.train.meters import Meters, Tally, rules_table, sources_table
 from owl2.train.optim import lr_at, make_optimizer, set_lr
+from owl2.train.parallel import (
+    Objective,
+    drop_blank_gradients,
+    finish_gradients,
+    set_last_micro_batch,
+    with_picture,
+)
+from owl2.train.prepare import load_stage, make_batches, open_draws, order_of
+from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
-from owl2.train.state import load_state, save_state, saved_states
+from owl2.train.shards import save_sharded
+from owl2.train.signals import Interrupted, stop_requests
+from owl2.train.state import Order, resume, save_state
 
 
 class NotFiniteError(RuntimeError):
     """The loss or the gradient is NaN or infinite; nothing was updated."""
 
 
-class Interrupted(SystemExit):
-    """The run was asked to stop; its state is saved and the same command continues it."""
-
-
 def train(config: TrainConfig, console: Console | None = None) -> Path:
     """Run a stage from where it stands to its end and return `run/checkpoint`.
 
+    Under `torchrun` every process calls this; the first one prints and writes for all.
+
     Raises:
         NotFiniteError: see `bad_step.json` in the run's folder.
-        Interrupted: on SIGTERM or SIGINT, after saving.
+        Interrupted: on SIGTERM, SIGINT or SIGUSR1 to any rank, after saving.
+        RankError: another rank is gone or hangs; the newest state stands.
         TrainConfigError, RuleError, DataError, CheckpointError: what cannot be trained, used, read or
             written; the newest state stands.
     """
-    console = console or Console()
-    config.check()
+    config.check(started())
+    alone = started() == 1 and config.dtype == "float32"
+    device = local_device(config.device)
+    with start_ranks(device, config.parallel.tensor, config.parallel.timeout_s, alone=alone) as ranks:
+        quiet = Console(file=io.StringIO())
+        return _train(config, ranks, (console or Console()) if ranks.is_first else quiet)
+
+
+def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     checkpoint = config.run / "checkpoint"
     if checkpoint.exists():
         console.print(f"{config.run}: finished before; {checkpoint} stands")
         return checkpoint
-    model, processor = load_stage(config)
+    changes(config.run, config)  # refuses before anything is loaded
+    objective, processor = load_stage(config, ranks)
+    model = objective.model
     assignments = assign_rules(model, config.rules, config.optim.weight_decay)
     apply_freeze(model, assignments)
     optimizer = make_optimizer(model, assignments, config.optim)
-    start = _resume(config, model, optimizer, console)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    data = make_batches(config, processor, start)
+    draws = open_draws(config, processor)
+    order = order_of(config, draws)
+    start = _begin(config, objective, optimizer, order, ranks, console)
+    batches = make_batches(config, draws, start, ranks)
     console.print(rules_table(model, config.rules, assignments, config.optim.lr))
-    console.print(sources_table(data.draws.sources, data.draws.mixture.quotas))
-    batches = iter(data)
-    objective = OBJECTIVES[config.objective]
+    console.print(sources_table(draws.sources, draws.mixture.quotas))
+    micro_batches = iter(batches)
     with (
         stop_requests() as stop_requested,
-        Meters(config.run, config.run.name, start, config.steps, config.log_every, console) as meters,
+        Meters(config.run, start, config.steps, config.log_every, console, writes=ranks.is_first) as meters,
     ):
         for step in range(start, config.steps):
-            began = time.perf_counter()
-            micro_batches = [batch for batch in islice(batches, config.accumulation) if batch is not None]
-            num_targets = sum(batch.targets.count for batch in micro_batches)
-            waited = time.perf_counter() - began
-            loss = 0.0
-            for batch in micro_batches:
-                batch = batch.to(config.device)
-                micro_loss = objective(model, batch) / num_targets
-                if micro_loss.requires_grad:  # text alone reaches no parameter that stage 1 trains
-                    micro_loss.backward()
-                loss += micro_loss.item()
-            norm = torch.nn.utils.clip_grad_norm_(trainable, config.optim.max_grad_norm).item()
-            _stop_if_not_finite(config.run, step, loss, norm, micro_batches)
-            lr = lr_at(step, config.steps, config.optim)
-            set_lr(optimizer, lr)
-            optimizer.step()
+            tally = Tally()
+            accumulate(objective, micro_batches, config, tally, ranks, step)
+            row = tally.total(ranks)
+            if not row["images"]:
+                drop_blank_gradients(model)
+            row["grad_norm"] = finish_gradients(
+                model.parameters(), row["targets"], config.optim.max_grad_norm, ranks
+            )
+            _stop_if_not_finite(config.run, step, row, tally.keys, ranks)
+            row["lr"] = lr_at(step, config.steps, config.optim)
+            set_lr(optimizer, row["lr"])
+            if row["targets"]:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, **_counts(micro_batches)}
-            meters.update({**row, "seconds": time.perf_counter() - began, "data_wait": waited})
-            if stop_requested() or (step + 1) % config.save_every == 0:
-                save_state(config.run, step + 1, model, optimizer, config.keep_last)
-            if stop_requested():
+            meters.update({"step": step + 1, **row, **tally.times()})
+            stop = ranks.any(stop_requested())
+            if stop or (step + 1) % config.save_every == 0:
+                ranks.report(f"saving after step {step + 1}")
+                save_state(
+                    config.run,
+                    step + 1,
+                    model,
+                    optimizer,
+                    keep_last=config.keep_last,
+                    keep_every=config.keep_every,
+                    order=order,
+                    ranks=ranks,
+                )
+            if stop:
                 raise Interrupted(
                     f"stopped after step {step + 1} of {config.steps}; the same command continues it"
                 )
-    save_checkpoint(model, checkpoint, processor=processor)
+    save_sharded(model, checkpoint, processor, config.dtype, ranks)
     return checkpoint
 
 
-def load_stage(config: TrainConfig) -> tuple[Owl2Model, Processor]:
-    """Load the starting checkpoint and make it the stage's: resolution, visual ways, context."""
-    model = load_model(config.model, device=config.device, dtype=config.dtype, progress=False)
-    if config.copy_text_to_vision:
-        model.copy_text_to_vision()
-    if config.image_size is not None:
-        model.set_image_size(config.image_size)
-    processor = Processor.from_folder(config.model, model.config)
-    return model, processor.replace(
-        image_size=model.config.vision.image_size, max_tokens=model.config.decoder.max_position_embeddings
-    )
+def accumulate(
+    objective: Objective,
+    micro_batches: Iterator[Batch | None],
+    config: TrainConfig,
+    tally: Tally,
+    ranks: Ranks,
+    step: int,
+) -> None:
+    """Add the gradients of one step's micro-batches up, one after the other."""
+    for number in range(config.accumulation):
+        ranks.report(f"reading micro-batch {number + 1} of step {step + 1}")
+        with tally.waiting():
+            batch = next(micro_batches)
+        if batch is not None:
+            tally.add(batch)
+        if ranks.store is not None:
+            batch = with_picture(batch, objective.model.config)
+        if batch is None:  # no sample of it could be used
+            continue
+        ranks.report(f"computing micro-batch {number + 1} of step {step + 1}")
+        set_last_micro_batch(objective, number + 1 == config.accumulation)
+        loss = objective(batch.to(local_device(config.device)))
+        if loss.requires_grad:  # text alone reaches no parameter that stage 1 trains
+            loss.backward()
+        tally.add_loss(loss.detach())
 
 
-def make_batches(config: TrainConfig, processor: Processor, start_step: int) -> Batches:
-    """Open the corpora and return the micro-batches from `start_step` on."""
-    data = config.data
-    if processor.max_tokens is not None and data.max_tokens > processor.max_tokens:
-        raise TrainConfigError(
-            f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
-        )
-    sources = [open_source(s.name, s.path, s.image_root) for s in data.sources]
-    mixture = Mixture([len(s) for s in sources], [s.weight for s in data.sources], data.seed)
-    processor = processor.replace(template=data.template)  # no limit: the loader cuts to data.max_tokens
-    draws = Draws(sources, [s.augment for s in data.sources], mixture, processor, data.max_tokens)
-    sampler = StepSampler(
-        micro_batch_size=config.micro_batch_size,
-        accumulation=config.accumulation,
-        ranks=1,
-        rank=0,
-        start_step=start_step,
-        steps=config.steps,
-    )
-    return Batches(
-        draws,
-        sampler,
-        num_workers=data.num_workers,
-        bad_samples=config.run / "bad_samples.jsonl",
-        max_bad_fraction=data.max_bad_fraction,
-    )
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGTERM or SIGINT into a question the loop asks between steps; a second one kills."""
-    received: list[int] = []
-
-    def remember(number: int, _: object) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _resume(config: TrainConfig, model: Owl2Model, optimizer: torch.optim.Optimizer, console: Console) -> int:
+def _begin(
+    config: TrainConfig,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    order: Order,
+    ranks: Ranks,
+    console: Console,
+) -> int:
     """Restore the newest state, or begin the run's folder; return the number of finished steps."""
-    config.run.mkdir(parents=True, exist_ok=True)
-    states = saved_states(config.run)
-    start = load_state(states[-1], model, optimizer) if states else 0
+    ranks.on_first(lambda: config.run.mkdir(parents=True, exist_ok=True))
+    start = resume(config.run, objective.model, optimizer, order, ranks, console)
     if start > config.steps:
         raise TrainConfigError(f"steps {config.steps}, but {config.run} has finished {start} already")
-    (config.run / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))
-    if states:
+    ranks.on_first(lambda: keep_config(config.run, config, start, console))
+    if start:
         console.print(f"{config.run}: continuing after step {start} of {config.steps}")
     return start
 
 
-def _stop_if_not_finite(run: Path, step: int, loss: float, norm: float, batches: list[Batch]) -> None:
+def _stop_if_not_finite(run: Path, step: int, row: dict[str, float], keys: list[str], ranks: Ranks) -> None:
+    loss, norm = row["loss"], row["grad_norm"]
     if math.isfinite(loss) and math.isfinite(norm):
         return
-    record = {"step": step + 1, "loss": repr(loss), "grad_norm": repr(norm)}
-    samples = [key for batch in batches for key in batch.keys]
-    (run / "bad_step.json").write_text(json.dumps({**record, "samples": samples}, indent=1))
+    # Ranks that computed the same samples name them once; the order is that of the ranks.
+    samples = list(dict.fromkeys(key for rank in ranks.gather(keys) for key in rank))
+    record = {"step": step + 1, "loss": repr(loss), "grad_norm": repr(norm), "samples": samples}
+    ranks.on_first(lambda: (run / "bad_step.json").write_text(json.dumps(record, indent=1)))
     raise NotFiniteError(
         f"step {step + 1}: loss {loss}, gradient norm {norm}; nothing was updated. The {len(samples)} "
         f"samples are in {run / 'bad_step.json'}"
     )
-
-
-def _counts(batches: list[Batch]) -> dict[str, int]:
-    return {
-        "tokens": sum(batch.layout.num_tokens for batch in batches),
-        "targets": sum(batch.targets.count for batch in batches),
-        "images": sum(len(batch.pixel_values) for batch in batches),
-    }

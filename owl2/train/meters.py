@@ -1,24 +1,78 @@
 """What a run says of itself: metrics.jsonl, two tables at the start, a bar or a line while it runs."""
 
 import json
+import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
+from owl2.data.loader import Batch
 from owl2.data.order import BLOCK
 from owl2.data.sources import Source
 from owl2.model import Owl2Model
+from owl2.train.ranks import Ranks
 from owl2.train.rules import Assignment, Rule
 
 
-class Meters:
-    """Writes one object a step and shows the last one. Use as a context manager."""
+class Tally:
+    """What one step has seen on this rank, micro-batch by micro-batch."""
 
-    def __init__(self, run: Path, stage: str, start: int, steps: int, log_every: int, console: Console):
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.waited = 0.0
+        self.losses: list[Tensor] = []
+        self.counts = {"tokens": 0, "targets": 0, "images": 0}
+        self.keys: list[str] = []
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here is waiting for data."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def add(self, batch: Batch) -> None:
+        """Count what a micro-batch holds."""
+        self.counts["tokens"] += batch.layout.num_tokens
+        self.counts["targets"] += batch.targets.count
+        self.counts["images"] += len(batch.pixel_values)
+        self.keys += batch.keys
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add the sum of losses of a micro-batch; it stays on its device until the step's end."""
+        self.losses.append(loss)
+
+    def total(self, ranks: Ranks) -> dict[str, float]:
+        """The loss a target token and the counts, over all ranks."""
+        loss = math.fsum(torch.stack(self.losses).tolist()) if self.losses else 0.0
+        loss, *counts = ranks.sum_samples([loss, *self.counts.values()])
+        row = dict(zip(self.counts, map(int, counts), strict=True))
+        return {"loss": loss / row["targets"] if row["targets"] else 0.0, **row}
+
+    def times(self) -> dict[str, float]:
+        """Seconds since the step began, and of them those that waited for data."""
+        return {"seconds": time.perf_counter() - self.began, "data_wait": self.waited}
+
+
+class Meters:
+    """Writes one object a step and shows the last one. Use as a context manager.
+
+    `writes` is False on all ranks but the first: they keep silent.
+    """
+
+    def __init__(
+        self, run: Path, start: int, steps: int, log_every: int, console: Console, *, writes: bool = True
+    ):
+        stage = run.name
+        self.writes = writes
         self.path = run / "metrics.jsonl"
         self.console = console
         self.log_every = log_every
@@ -36,10 +90,11 @@ class Meters:
         self.task = self.bar.add_task(stage, total=steps, completed=start, line="")
         self.began = time.perf_counter()
         self.first_step = start
-        _drop_steps_from(self.path, start)
+        if writes:
+            _drop_steps_from(self.path, start)
 
     def __enter__(self) -> "Meters":
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = (self.path if self.writes else Path(os.devnull)).open("a", encoding="utf-8")
         self.bar.start()
         return self
 

@@ -1,5 +1,6 @@
 """One tiny checkpoint, its corpora and one uninterrupted run for all tests of training."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from owl2.processor import SentencePieceTokenizer
 from owl2.train.config import TrainConfig
 from tests.data.small import write_corpora
 from tests.processor.conftest import sentencepiece_model, sentencepiece_tokenizer  # noqa: F401  (fixtures)
+from tests.train.ranks import Pool
+from tests.train.splits import OPTIM, RULES, Reference
 from tests.train.tiny import run_whole, stage, write_checkpoint
 
 
@@ -37,3 +40,27 @@ def whole(checkpoint: Path, corpora: Path, tmp_path_factory: pytest.TempPathFact
     config = stage(tmp_path_factory.mktemp("runs") / "whole", checkpoint, corpora)
     run_whole(config)
     return config
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Four ranks for all distributed tests."""
+    pool = Pool(4)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Path, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Five steps of each stage on one process."""
+    done: dict[str, TrainConfig] = {}
+
+    def run(name: str) -> TrainConfig:
+        if name not in done:
+            folder = tmp_path_factory.mktemp("reference")
+            batch = {"global_batch_size": 4, "micro_batch_size": 4, "accumulation": 1}
+            done[name] = stage(folder, checkpoint, corpora, rules=RULES[name], steps=5, optim=OPTIM, **batch)
+            run_whole(done[name])
+        return done[name]
+
+    return run

@@ -11,11 +11,14 @@ import torch
 from rich.console import Console
 
 from owl2.data.order import Mixture
+from owl2.data.sources import open_source
 from owl2.model import Owl2Model
 from owl2.processor import Processor
 from owl2.train import loop
 from owl2.train.config import OptimConfig, SourceConfig, TrainConfig, TrainConfigError
 from owl2.train.meters import read_metrics
+from owl2.train.parallel import Objective
+from owl2.train.ranks import Ranks
 from owl2.train.state import saved_states
 from tests.data.small import turns, write_jsonl
 from tests.train.tiny import (
@@ -34,10 +37,10 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Owl2Model]:
     seen: list[Owl2Model] = []
     load_stage = loop.load_stage
 
-    def load(config: TrainConfig) -> tuple[Owl2Model, Processor]:
-        model, processor = load_stage(config)
-        seen.append(model)
-        return model, processor
+    def load(config: TrainConfig, ranks: Ranks) -> tuple[Objective, Processor]:
+        objective, processor = load_stage(config, ranks)
+        seen.append(objective.model)
+        return objective, processor
 
     monkeypatch.setattr(loop, "load_stage", load)
     return seen
@@ -85,7 +88,7 @@ def test_the_micro_batches_of_that_test_have_uneven_numbers_of_targets(
     """Otherwise a mean of means would pass it too."""
     config = stage(tmp_path, checkpoint, corpora, global_batch_size=8, accumulation=4)
     _, processor = loop.load_stage(config)
-    batches = list(loop.make_batches(config, processor, 0))
+    batches = list(loop.make_batches(config, loop.open_draws(config, processor), 0))
     counts = [batch.targets.count for batch in batches[:4] if batch is not None]
     assert max(counts) > 1.5 * min(counts)
 
@@ -148,10 +151,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update_as_well(
         calls.append(1)
         return gradient * float("inf") if len(calls) > config.accumulation else gradient
 
-    def load_and_watch(config: TrainConfig) -> tuple[Owl2Model, Processor]:
-        model, processor = load(config)
-        model.lm_head.weight.register_hook(overflow)
-        return model, processor
+    def load_and_watch(config: TrainConfig, ranks: Ranks) -> tuple[Objective, Processor]:
+        objective, processor = load(config, ranks)
+        objective.model.lm_head.weight.register_hook(overflow)
+        return objective, processor
 
     monkeypatch.setattr(loop, "load_stage", load_and_watch)
     with pytest.raises(loop.NotFiniteError, match=r"step 2: loss \d\.\d+, gradient norm nan"):
@@ -173,7 +176,7 @@ def assert_stopped_before_step_2(config: TrainConfig, model: Owl2Model) -> None:
 
 def sample_keys(config: TrainConfig, draws: range) -> set[str]:
     """The samples of these draws, from the order alone."""
-    sources = [loop.open_source(s.name, s.path, s.image_root) for s in config.data.sources]
+    sources = [open_source(s.name, s.path, s.image_root) for s in config.data.sources]
     mixture = Mixture([len(s) for s in sources], [s.weight for s in config.data.sources], config.data.seed)
     drawn = [mixture[n] for n in draws]
     return {f"{sources[d.source].name}:{sources[d.source][d.index].key}" for d in drawn}

@@ -1,7 +1,10 @@
 """A run stopped, killed or failed at any step goes on as if nothing had happened, bit for bit."""
 
 import dataclasses
+import io
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from owl2.checkpoint import CheckpointError
 from owl2.data.loader import Batches
+from owl2.train import loop
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.meters import read_metrics
 from owl2.train.state import saved_states
-from tests.train.tiny import STEPS, losses, run_until, run_whole, stage, weights
+from tests.train.tiny import STAGE_1, STEPS, losses, run_until, run_whole, stage, weights
 
 CHILD = """
 import dataclasses, os, signal, subprocess, sys
@@ -149,34 +154,75 @@ def test_resuming_reads_no_sample_of_the_finished_steps(
     assert len(seen) == (STEPS - 5) * config.global_batch_size
 
 
-def test_a_damaged_state_is_an_error_that_names_it_and_says_how_to_go_on(
+def test_a_damaged_state_is_set_aside_loudly_and_the_one_before_is_taken(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(whole, run=tmp_path, save_every=2)
     run_until(config, 5, monkeypatch)
     newest = saved_states(tmp_path)[-1]
-    file = newest / "optimizer.safetensors"
+    (file,) = newest.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(
-        CheckpointError, match=r"step-0000005 is damaged: .* remove it, and the run continues"
-    ):
-        run_whole(config)
-    for path in newest.iterdir():
-        path.unlink()
-    newest.rmdir()
-    run_whole(config)
+    said = io.StringIO()
+    loop.train(config, Console(file=said, width=400))
+    assert re.search(r"step-0000005 is damaged: \S+safetensors has [\d,]+ bytes of [\d,]+", said.getvalue())
+    assert "step-0000005.damaged; trying the state before" in said.getvalue()
+    assert "continuing after step 4" in said.getvalue()
     assert_same_run(config, whole)
 
 
-def test_a_state_of_another_model_is_an_error_that_names_the_difference(
+def test_a_run_whose_states_are_all_damaged_does_not_begin_anew_by_itself(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_until(dataclasses.replace(whole, run=tmp_path), 1, monkeypatch)
-    larger = dataclasses.replace(whole, run=tmp_path, image_size=84)
-    with pytest.raises(
-        CheckpointError, match=r"another model: 1 .*position_embedding\); choose another folder"
-    ):
-        run_whole(larger)
+    config = dataclasses.replace(whole, run=tmp_path)
+    run_until(config, 2, monkeypatch)
+    (saved_states(tmp_path)[-1] / "step.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"all 1 states of .* are damaged.*Remove that folder"):
+        run_whole(config)
+
+
+def test_another_model_order_or_rules_are_an_error_that_names_every_difference(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(whole, run=tmp_path)
+    run_until(config, 1, monkeypatch)
+    before = (tmp_path / "config.yaml").read_text()
+    data = dataclasses.replace(config.data, seed=1, sources=config.data.sources[::-1])
+    other = dataclasses.replace(config, image_size=84, data=data, rules=STAGE_1, steps=9)
+    with pytest.raises(TrainConfigError, match=r"these 4 .* decide what it learns") as error:
+        run_whole(other)
+    lines = str(error.value).splitlines()
+    assert "  image_size: None -> 84" in lines
+    assert "  data.seed: 0 -> 1" in lines
+    assert "  data.sources: ['captions', 'chat'] -> ['chat', 'captions']" in lines
+    assert any(line.startswith("  rules: ") for line in lines)
+    assert not any(line.startswith("  steps") for line in lines)
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_more_steps_are_said_and_the_configuration_before_is_kept(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(whole, run=tmp_path)
+    run_until(config, 2, monkeypatch)
+    before = (tmp_path / "config.yaml").read_text()
+    said = io.StringIO()
+    loop.train(dataclasses.replace(config, steps=9, save_every=5), Console(file=said, width=200))
+    assert "changed after step 2 (before: config-until-step-2.yaml)" in said.getvalue()
+    assert "  steps: 7 -> 9\n" in said.getvalue()
+    assert (tmp_path / "config-until-step-2.yaml").read_text() == before
+    assert len(losses(tmp_path)) == 9
+
+
+def test_a_corpus_that_grew_is_an_error_because_its_order_is_another(
+    whole: TrainConfig, corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(corpora, tmp_path / "corpora")
+    config = stage(tmp_path / "run", whole.model, copy)
+    run_until(config, 1, monkeypatch)
+    lines = (copy / "chat.jsonl").read_text().splitlines()
+    (copy / "chat.jsonl").write_text("\n".join([*lines, lines[0]]) + "\n")
+    with pytest.raises(CheckpointError, match=r"another order of samples \(samples .*20.* became .*21"):
+        run_whole(config)
 
 
 def test_fewer_steps_than_are_done_is_an_error(

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from owl2.checkpoint import CheckpointError
 from owl2.model import Owl2Model, build
@@ -57,9 +58,7 @@ def test_a_disk_that_runs_full_while_saving_is_a_clear_error_and_the_last_state_
     before = weights(saved_states(tmp_path)[-1])
     with (
         file_size_limit(100_000),
-        pytest.raises(
-            CheckpointError, match=r"step-0000004 could not be written: .* Nothing was left behind"
-        ),
+        pytest.raises(CheckpointError, match=r"step-0000004 could not be written .*File too large.* rank 0"),
     ):
         run_whole(config)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-0000002"]
@@ -125,6 +124,8 @@ def test_frozen_parameters_have_no_moments(tmp_path: Path) -> None:
     assert "lm_head.weight" in frozen
     assert all(p not in optimizer.state for name, p in model.named_parameters() if name in frozen)
     folder = save_state(tmp_path, 1, model, optimizer, keep_last=1)
-    size = {path.name: path.stat().st_size for path in folder.iterdir()}
-    learning = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    assert 2 * learning < size["optimizer.safetensors"] < 2 * learning + 50_000
+    (file,) = folder.glob("*.safetensors")
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    with safe_open(file, "pt") as opened:
+        slots = {key for key in opened.keys() if key.startswith("optimizer.")}  # noqa: SIM118
+    assert slots == {f"optimizer.{n}.{key}" for n in learning for key in ("exp_avg", "exp_avg_sq", "step")}

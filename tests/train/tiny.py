@@ -103,5 +103,12 @@ def losses(run: Path) -> list[float]:
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint."""
-    return load_file(folder / "model.safetensors")
+    """All tensors of a checkpoint, or the weights in a state that one process wrote."""
+    if (folder / "model.safetensors").exists():
+        return load_file(folder / "model.safetensors")
+    (file,) = folder.glob("*.safetensors")
+    return {
+        name.removeprefix("model."): tensor
+        for name, tensor in load_file(file).items()
+        if name.startswith("model.")
+    }

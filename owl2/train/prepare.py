@@ -1,0 +1,89 @@
+"""What a stage starts from: its model on the ranks, its corpora, and the micro-batches of each rank."""
+
+from owl2.checkpoint import load_model
+from owl2.checkpoint.tensors import dtype_of
+from owl2.data.loader import Batches, Draws
+from owl2.data.order import Mixture, StepSampler
+from owl2.data.sources import open_source
+from owl2.processor import Processor
+from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.objectives import OBJECTIVES
+from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
+from owl2.train.ranks import ALONE, Ranks, local_device
+from owl2.train.shards import load_sharded
+from owl2.train.state import Order
+
+
+def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Processor]:
+    """Load the starting checkpoint and make it the stage's: resolution, visual ways, context.
+
+    Returns the objective, whose `model` is whole in one float32 process and else shared out over the ranks.
+    """
+    device = local_device(config.device)
+    sharding = None
+    if ranks.store is None:
+        model = load_model(config.model, device=device, progress=False)
+    else:
+        sharding = Sharding.over(ranks, config.parallel, device, dtype_of(config.dtype))
+        model = load_sharded(config.model, sharding, device)
+    if config.copy_text_to_vision:
+        model.copy_text_to_vision()
+    if config.image_size is not None:
+        model.set_image_size(config.image_size)
+    rewrite_layers(model, config.parallel)
+    objective = Objective(model, OBJECTIVES[config.objective], is_static=bool(config.parallel.compile))
+    if sharding is not None:
+        shard_root(objective, sharding)
+    processor = Processor.from_folder(config.model, model.config)
+    return objective, processor.replace(
+        image_size=model.config.vision.image_size, max_tokens=model.config.decoder.max_position_embeddings
+    )
+
+
+def open_draws(config: TrainConfig, processor: Processor) -> Draws:
+    """Open the corpora and mix them.
+
+    Raises:
+        TrainConfigError: samples may be longer than the decoder's context.
+        DataError: a corpus that cannot be read.
+    """
+    data = config.data
+    if processor.max_tokens is not None and data.max_tokens > processor.max_tokens:
+        raise TrainConfigError(
+            f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
+        )
+    sources = [open_source(s.name, s.path, s.image_root) for s in data.sources]
+    mixture = Mixture([len(s) for s in sources], [s.weight for s in data.sources], data.seed)
+    processor = processor.replace(template=data.template)  # no limit: the loader cuts to data.max_tokens
+    augmentations = [s.augment for s in data.sources]
+    return Draws(sources, augmentations, mixture, processor, data.max_tokens, data.targets)
+
+
+def order_of(config: TrainConfig, draws: Draws) -> Order:
+    """What the samples of each step depend on."""
+    return {
+        "samples": {source.name: len(source) for source in draws.sources},
+        "quotas": list(draws.mixture.quotas),
+        "seed": config.data.seed,
+        "global_batch_size": config.global_batch_size,
+    }
+
+
+def make_batches(config: TrainConfig, draws: Draws, start_step: int, ranks: Ranks = ALONE) -> Batches:
+    """The micro-batches of this rank from `start_step` on; ranks of one sample read the same."""
+    sampler = StepSampler(
+        micro_batch_size=config.micro_batch_size,
+        accumulation=config.accumulation,
+        ranks=ranks.data_size,
+        rank=ranks.data_rank,
+        start_step=start_step,
+        steps=config.steps,
+    )
+    name = "bad_samples.jsonl" if ranks.is_first else f"bad_samples-{ranks.rank}.jsonl"
+    return Batches(
+        draws,
+        sampler,
+        num_workers=config.data.num_workers,
+        bad_samples=config.run / name,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )

@@ -1,0 +1,33 @@
+"""Requests to stop: schedulers and people send a signal, and the loop ends after the step that runs."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""A preempted job, Ctrl-C, and Slurm's warning before the time is up."""
+
+EXIT_STOPPED = 75
+"""Exit code of a run that saved its state and can go on (EX_TEMPFAIL)."""
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop; its state is saved and the same command continues it."""
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first of the signals into a question the loop asks between steps; a second one kills."""
+    received: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    previous: dict[int, Any] = {number: signal.signal(number, remember) for number in STOP_SIGNALS}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
