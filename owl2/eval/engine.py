@@ -57,9 +57,15 @@ class Reply:
 class Engine(Protocol):
     """Answers batches of prompts."""
 
-    identity: Mapping[str, Any]
-    """What tells models apart; part of the hash of a run."""
-    source: str
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What tells models apart; part of the hash of a run."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """The checkpoint or address, as it was given."""
+        ...
 
     def measure(self, prompt: Prompt) -> int:
         """Tokens of a prompt, or what orders prompts alike; nothing is opened."""
@@ -163,9 +169,10 @@ class OwlEngine:
     def _generate(self, rows: Sequence[_Encoded], room: int, least: int) -> list[Reply]:
         encodings = [row.encoding for row in rows if row.encoding is not None]
         batch = self.owl.processor.collate(encodings)
-        settings = {"max_new_tokens": room, "min_new_tokens": least, "do_sample": False}
-        config = self.owl.generation_config
-        answers = generate(self.owl.model, **batch, config=config, **settings)
+        config = self.owl.generation_config.replace(
+            max_new_tokens=room, min_new_tokens=least, do_sample=False
+        )
+        answers = generate(self.owl.model, **batch, config=config)
         return [
             Reply(self.owl.processor.decode(ids), len(encoding.ids), len(ids))
             for encoding, ids in zip(encodings, answers, strict=True)

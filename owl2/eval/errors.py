@@ -1,6 +1,6 @@
 """What a wrong file, setting or name raises in evaluation.
 
-A program shows the message, which says what to do; other exceptions are mistakes of ours and keep their trace.
+A program shows the message, which says what to do; other exceptions are our mistakes and keep their trace.
 """
 
 from owl2.eval.chat_client import EndpointError

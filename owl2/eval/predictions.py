@@ -124,7 +124,6 @@ class PredictionWriter:
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         while data:
             data = data[os.write(self._file, data) :]
-        os.fsync(self._file)
 
     def _lock(self) -> None:
         try:

@@ -94,7 +94,7 @@ def choose_tasks(names: str) -> list[Task]:
 
 def choose_template(task: Task, template: str | None) -> str:
     """The wanted template if the task has it, else its first."""
-    return template if template in task.templates else next(iter(task.templates))
+    return template if template is not None and template in task.templates else next(iter(task.templates))
 
 
 def check_template(tasks: Sequence[Task], template: str | None) -> None:

@@ -1,0 +1,213 @@
+"""Runs: the same answers in any batch, on any number of ranks, and however often they are continued."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from owl2.api import Owl2
+from owl2.eval.engine import OwlEngine, Prompt, fingerprint, log_likelihoods
+from owl2.eval.predictions import PredictionError, PredictionWriter
+from owl2.eval.runner import Batching, RunError, Shard, choose_tasks, config_of, plan_tasks, prompt_of
+from owl2.eval.task import Decoding, UnknownTask, find_task
+from tests.eval.small import CONTEXT, NUM_QUESTIONS, lines, outputs, plan, read, run, write_json, write_vqa
+
+
+def test_any_batching_gives_the_answers_of_one_question_at_a_time(
+    engine: OwlEngine, vqa_data: Path, tmp_path: Path
+) -> None:
+    run(engine, vqa_data, tmp_path / "1", batching=Batching(max_rows=1))
+    alone = outputs(tmp_path / "1")
+    assert len(alone) == NUM_QUESTIONS
+    assert len(set(alone.values())) > 10, "a model that always says the same would prove nothing"
+    for number, batching in enumerate((Batching(32), Batching(7, 200))):
+        run(engine, vqa_data, tmp_path / f"many{number}", batching=batching)
+        assert outputs(tmp_path / f"many{number}") == alone
+
+
+def test_an_answer_is_what_the_model_says_to_the_published_prompt(
+    engine: OwlEngine, owl: Owl2, vqa_data: Path, tmp_path: Path
+) -> None:
+    run(engine, vqa_data, tmp_path, limit=3)
+    for item in plan(vqa_data, limit=3).items:
+        raw = f"USER: <|image|>{item.question} Answer the question using a single word or phrase. ASSISTANT: "
+        batch = owl.processor(text=[raw], images=[[item.images[0].open()]])
+        (ids,) = owl.generate(**batch, max_new_tokens=10, min_new_tokens=1, do_sample=False)
+        answer = read(tmp_path).by_id[item.id]
+        assert answer.output == owl.processor.decode(ids)
+        assert (answer.prompt_tokens, answer.new_tokens) == (batch["input_ids"].shape[1], len(ids))
+
+
+def test_ranks_share_the_questions_and_another_number_of_ranks_goes_on(
+    engine: OwlEngine, vqa_data: Path, tmp_path: Path
+) -> None:
+    run(engine, vqa_data, tmp_path / "alone")
+    ranks = [Shard(rank, 2) for rank in range(2)]
+    shares = [{item.id for item in plan(vqa_data, shard=shard).items} for shard in ranks]
+    assert not shares[0] & shares[1]
+    assert min(len(share) for share in shares) > 3
+    run(engine, vqa_data, tmp_path / "two", shard=ranks[0])
+    outcome = run(engine, vqa_data, tmp_path / "two")
+    assert (outcome.num_asked, outcome.num_kept) == (len(shares[1]), len(shares[0]))
+    assert outputs(tmp_path / "two") == outputs(tmp_path / "alone")
+    assert len(lines(tmp_path / "two")) == NUM_QUESTIONS
+
+
+def test_a_finished_run_asks_nothing_again_and_a_larger_limit_asks_the_rest(
+    engine: OwlEngine, vqa_data: Path, tmp_path: Path
+) -> None:
+    assert run(engine, vqa_data, tmp_path, limit=6).num_asked == 6
+    assert run(engine, vqa_data, tmp_path, limit=6).num_asked == 0
+    assert run(engine, vqa_data, tmp_path).num_asked == NUM_QUESTIONS - 6
+
+
+def test_a_torn_last_line_is_cut_off_and_its_question_asked_again(
+    engine: OwlEngine, vqa_data: Path, tmp_path: Path
+) -> None:
+    run(engine, vqa_data, tmp_path)
+    expected = outputs(tmp_path)
+    (path,) = (tmp_path / "predictions").iterdir()
+    whole = path.read_bytes()
+    for kept in (len(whole) - 1, len(whole) - 40, whole.index(b"\n") - 5, 0):
+        path.write_bytes(whole[:kept])
+        run(engine, vqa_data, tmp_path)
+        assert outputs(tmp_path) == expected
+        assert len({row["id"] for row in lines(tmp_path)}) == len(lines(tmp_path)) == NUM_QUESTIONS
+
+
+def test_a_changed_question_is_asked_again_and_its_last_answer_counts(
+    engine: OwlEngine, tmp_path: Path
+) -> None:
+    data = write_vqa(tmp_path / "data", num_questions=4)
+    run(engine, data, tmp_path / "out")
+    first = outputs(tmp_path / "out")
+    file = data / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
+    file.write_text(file.read_text().replace("?", " now?", 1))
+    assert run(engine, data, tmp_path / "out").num_asked == 1
+    changed = outputs(tmp_path / "out")
+    assert [name for name in first if first[name] != changed[name]] == ["1000"]
+
+
+def test_answers_that_came_about_in_another_way_are_not_mixed(
+    engine: OwlEngine, vqa_data: Path, tmp_path: Path
+) -> None:
+    run(engine, vqa_data, tmp_path, limit=2)
+    with pytest.raises(PredictionError, match=r"template 'owl2-paper' -> 'llava15'.*another --out"):
+        run(engine, vqa_data, tmp_path, limit=2, template="llava15")
+
+
+def test_one_changed_weight_is_another_model(owl: Owl2) -> None:
+    before = fingerprint(owl.model)
+    weight = owl.model.model.layers[0].self_attn.q_proj.weight
+    with torch.no_grad():
+        kept = weight[0, 0].clone()
+        weight[0, 0] += 1e-3
+        changed = fingerprint(owl.model)
+        weight[0, 0] = kept
+    assert changed != before
+    assert fingerprint(owl.model) == before
+
+
+def test_two_processes_cannot_write_the_same_file(engine: OwlEngine, vqa_data: Path, tmp_path: Path) -> None:
+    planned = plan(vqa_data, limit=2)
+    with (
+        PredictionWriter(tmp_path, config_of(planned, engine, vqa_data)),
+        pytest.raises(PredictionError, match="written by another process"),
+    ):
+        run(engine, vqa_data, tmp_path, limit=2)
+
+
+def test_a_question_that_cannot_be_asked_is_recorded_and_tried_again(
+    engine: OwlEngine, tmp_path: Path
+) -> None:
+    data = write_vqa(tmp_path / "data", num_questions=6, num_images=3)
+    picture = data / "coco" / "val2014" / "COCO_val2014_000000000001.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:50])
+    outcome = run(engine, data, tmp_path / "out")
+    assert set(outcome.errors) == {"1001", "1004"}
+    assert "COCO_val2014_000000000001.jpg" in outcome.errors["1001"]
+    assert not outcome.is_in_vain
+    picture.write_bytes(whole)
+    assert run(engine, data, tmp_path / "out").num_asked == 2
+    assert not any(row.error for row in read(tmp_path / "out").by_id.values())
+
+
+def test_a_prompt_longer_than_the_context_is_recorded_and_a_tight_one_answered_within_it(
+    engine: OwlEngine, tmp_path: Path
+) -> None:
+    data = write_vqa(tmp_path / "data", num_questions=3)
+    file = data / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
+    asked = plan(data).items
+    template = find_task("vqav2").templates["owl2-paper"]
+    used = engine.measure(prompt_of(find_task("vqav2"), template, asked[0]))
+    tight = asked[0].question + " 1" * ((CONTEXT - used - 4) // 2)
+    questions = [tight, asked[1].question + " owl" * 300, asked[2].question]
+    rows = [
+        {"image_id": 0, "question_id": 1000 + i, "question": question} for i, question in enumerate(questions)
+    ]
+    write_json(file, {"data_subtype": "val2014", "questions": rows})
+    outcome = run(engine, data, tmp_path / "out")
+    assert list(outcome.errors) == ["1001"]
+    assert "context is 256" in outcome.errors["1001"]
+    found = read(tmp_path / "out").by_id
+    assert 1 <= found["1000"].new_tokens <= CONTEXT - found["1000"].prompt_tokens < 10
+
+
+def test_a_task_none_of_whose_questions_can_be_asked_is_in_vain(engine: OwlEngine, tmp_path: Path) -> None:
+    data = write_vqa(tmp_path / "data", num_questions=2, num_images=1)
+    next((data / "coco" / "val2014").iterdir()).write_bytes(b"no picture")
+    assert run(engine, data, tmp_path / "out").is_in_vain
+
+
+def test_likelihoods_of_choices_are_those_of_whole_forward_passes(engine: OwlEngine, owl: Owl2) -> None:
+    pictures = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green")]
+    conversations = [
+        [{"role": "user", "content": [{"type": "image", "image": p}, {"type": "text", "text": text}]}]
+        for p, text in zip(
+            pictures, ("What is this?", "What is on the left of the tree, and how many?"), strict=True
+        )
+    ]
+    encode = owl.processor.tokenizer.encode
+    texts = ["owl", "a red bird on the tree", "two"]
+    flat = [(row, encode(text, space=True)) for row in range(2) for text in texts]
+    assert {len(ids) for _, ids in flat} > {1}
+    found = log_likelihoods(owl.model, owl.processor.chat(conversations), flat)
+    for (row, ids), sum_found in zip(flat, found, strict=True):
+        answered = [*conversations[row], {"role": "assistant", "content": texts[flat.index((row, ids)) % 3]}]
+        whole = owl.processor.encode(answered)
+        batch = owl.processor.collate([whole])
+        log_p = owl.model(**batch)[0].detach().log_softmax(-1)
+        end = len(whole.ids) - 1  # without the end token
+        expected = sum(float(log_p[i - 1, whole.ids[i]]) for i in range(end - len(ids), end))
+        assert sum_found == pytest.approx(expected, abs=1e-4)
+
+
+def test_rank_mode_answers_with_the_letter_of_the_likeliest_choice(engine: OwlEngine) -> None:
+    choices = {"A": "owl", "B": "a red bird on the tree", "C": "two"}
+    messages = [{"role": "user", "content": "What is this?"}]
+    prompt = Prompt("1", messages, "", Decoding(1), choices)
+    (reply,) = engine.answer(engine.prepare([prompt]))
+    means = {letter: total / count for letter, (total, count) in reply.log_likelihoods.items()}
+    assert reply.output == max(means, key=means.__getitem__)
+    assert list(means) == list(choices)
+    together = engine.answer(engine.prepare([prompt, prompt, Prompt("2", messages, "", Decoding(4))]))
+    assert [r.output for r in together[:2]] == [reply.output] * 2
+    assert together[2].new_tokens <= 4
+
+
+def test_an_unknown_task_or_template_is_an_error_with_the_nearest(vqa_data: Path) -> None:
+    with pytest.raises(UnknownTask, match="'vqa2'; nearest is 'vqav2'"):
+        choose_tasks("pope,vqa2")
+    with pytest.raises(RunError, match="'llava'; nearest is 'llava15'"):
+        plan_tasks([find_task("vqav2")], vqa_data, template="llava")
+
+
+def test_missing_files_are_returned_and_the_other_tasks_planned(vqa_data: Path, tmp_path: Path) -> None:
+    plans, missing = plan_tasks(choose_tasks("vqav2,gqa"), vqa_data)
+    assert [planned.task.name for planned in plans] == ["vqav2"]
+    assert [error.task for error in missing] == ["gqa"]
+    shutil.copytree(vqa_data / "vqav2", tmp_path / "vqav2")
+    assert plan_tasks([find_task("vqav2")], tmp_path)[1][0].paths == ("coco/val2014",)
