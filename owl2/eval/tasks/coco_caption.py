@@ -12,6 +12,7 @@ from typing import ClassVar
 from owl2.eval.families import CAPTION_TEMPLATES, CaptionTask
 from owl2.eval.layouts import caption_items
 from owl2.eval.prompts import turn
+from owl2.eval.records import official
 from owl2.eval.task import DataFile, Item, Template, task
 
 LICENCE = "CC BY 4.0 (annotations), Flickr terms (images)"
@@ -49,5 +50,5 @@ class CocoCaption(CaptionTask):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        file = found.get(self.files[0].path) or found[self.files[1].path]
+        file = official(found, self.files, "coco/dataset_coco.json")[0]
         return caption_items(self.name, data, file, "coco/val2014")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from owl2.eval.families import CAPTION_TEMPLATES, CaptionTask
 from owl2.eval.layouts import caption_items
+from owl2.eval.records import official
 from owl2.eval.task import DataFile, Item, task
 
 LICENCE = "Flickr terms; research only"
@@ -50,5 +51,5 @@ class Flickr30k(CaptionTask):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        *layouts, folder = [file.path for file in self.files]
-        return caption_items(self.name, data, next(found[path] for path in layouts if path in found), folder)
+        file = official(found, self.files, KARPATHY)[0]
+        return caption_items(self.name, data, file, "flickr30k/flickr30k-images")

@@ -13,7 +13,7 @@ from owl2.eval.averages import mean, mean_by_group
 from owl2.eval.families import SHORT_ANSWER, UNPUBLISHED_SHORT_ANSWER_TEMPLATES, WordsTask
 from owl2.eval.layouts import Question, checked, read_rows, text_of
 from owl2.eval.metrics.gqa import GqaVariant, gqa_match
-from owl2.eval.records import Record, folder_pictures
+from owl2.eval.records import Record, folder_pictures, official
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, task
 
 SOURCE = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
@@ -43,7 +43,7 @@ class Gqa(WordsTask):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        questions = _read(found.get(self.files[0].path) or found[self.files[1].path])
+        questions = _read(official(found, self.files, "gqa/testdev_balanced_questions.json")[0])
         pictures = folder_pictures(self.name, data, "gqa/images", [question.file for question in questions])
         items = [
             Item(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from owl2.eval.families import VideoQaTask
 from owl2.eval.layouts import checked, folder_clips, read_video_questions
+from owl2.eval.records import official
 from owl2.eval.task import DataFile, Item, task
 
 SOURCE = "https://github.com/xudejing/video-question-answering"
@@ -44,7 +45,7 @@ class MsrvttQa(VideoQaTask):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        file = found.get("msrvtt_qa/test_qa.json") or found["msrvtt_qa/test_q.json"]
+        file = official(found, self.files, "msrvtt_qa/test_qa.json")[0]
         pairs = read_video_questions(file, found.get("msrvtt_qa/test_a.json"), "video")
         clips = folder_clips(self.name, data, "msrvtt_qa/videos", [(question.file,) for question, _ in pairs])
         return checked(

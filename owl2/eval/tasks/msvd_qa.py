@@ -9,7 +9,7 @@ from pathlib import Path
 
 from owl2.eval.families import VideoQaTask
 from owl2.eval.layouts import checked, folder_clips, read_video_questions
-from owl2.eval.records import read_text
+from owl2.eval.records import official, read_text
 from owl2.eval.task import DataFile, EvalDataError, Item, task
 
 SOURCE = "https://github.com/xudejing/video-question-answering"
@@ -46,7 +46,7 @@ class MsvdQa(VideoQaTask):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        file = found.get("msvd_qa/test_qa.json") or found["msvd_qa/test_q.json"]
+        file = official(found, self.files, "msvd_qa/test_qa.json")[0]
         pairs = read_video_questions(file, found.get("msvd_qa/test_a.json"), "vid")
         other = _other_names(found[MAPPING]) if MAPPING in found else {}
         names = {question.id: (question.file, *other.get(question.file, ())) for question, _ in pairs}

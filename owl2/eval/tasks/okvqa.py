@@ -12,6 +12,7 @@ from typing import ClassVar
 from owl2.eval.families import SHORT_ANSWER_TEMPLATES, VqaTask
 from owl2.eval.layouts import vqa_items
 from owl2.eval.prompts import short_or_unanswerable
+from owl2.eval.records import official
 from owl2.eval.task import DataFile, Item, Template, task
 
 SOURCE = "https://okvqa.allenai.org/download.html"
@@ -45,5 +46,5 @@ class OkVqa(VqaTask):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        file = found.get(self.files[0].path) or found[self.files[1].path]
+        file = official(found, self.files, "okvqa/OpenEnded_mscoco_val2014_questions.json")[0]
         return vqa_items(self.name, data, file, found["okvqa/mscoco_val2014_annotations.json"])

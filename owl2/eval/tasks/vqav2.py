@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from owl2.eval.families import VqaTask
 from owl2.eval.layouts import checked, read_vqa_questions, vqa_items
-from owl2.eval.records import folder_pictures
+from owl2.eval.records import folder_pictures, official
 from owl2.eval.task import DataFile, Item, task
 
 SOURCE = "https://visualqa.org/download.html"
@@ -41,7 +41,7 @@ class VqaV2(VqaTask):
 
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
-        file = found.get(self.files[0].path) or found[self.files[1].path]
+        file = official(found, self.files, "vqav2/v2_OpenEnded_mscoco_val2014_questions.json")[0]
         return vqa_items(self.name, data, file, found["vqav2/v2_mscoco_val2014_annotations.json"])
 
 
