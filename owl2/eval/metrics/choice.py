@@ -17,7 +17,7 @@ _CLAIM = re.compile(
     r"(?i:answer|option|choice)(?i:\s+is|\s+should be|\s+would be)?[\s:*_\"'(\[$]*([A-Z])(?![\w'’])"
 )
 _LETTER = re.compile(r"(?<![\w'’.&/-])([A-Z])(?![\w'’&/-]|\.\w)")
-_ARTICLE_OR_PRONOUN = re.compile(r"[ \t]+(?!(?:is|was|because|since|as)\b)[a-z]")
+_ARTICLE_OR_PRONOUN = re.compile(r"[ \t]+(?!(?:is|was|because|since|as|or|and|but)\b)[a-z]")
 """What follows an A or I that is an English word, not a letter: `A dog`, `I think`, but not `A is right`."""
 
 
@@ -35,10 +35,10 @@ def parse_choice(output: str, choices: Mapping[str, str]) -> str | None:
     whole = [letter for letter, text in choices.items() if _plain(text) and _plain(text) == _plain(output)]
     if len(whole) == 1:
         return whole[0]
-    label = _LABEL.match(output)
-    labels = [letter for line in output.splitlines() for letter in _letters(_LABEL, line[:20], choices)]
-    if label and len(set(labels)) == 1 and labels[0] in label.groups():
-        return labels[0]
+    labels = [_LABEL.match(line) for line in output.strip().splitlines()]
+    labelled = {label[label.lastindex or 0] for label in labels if label}
+    if labels and labels[0] and len(labelled) == 1 and labelled <= choices.keys():
+        return labelled.pop()
     for pattern in (_CLAIM, _LETTER):
         letters = set(_letters(pattern, output, choices))
         if letters:
@@ -85,10 +85,9 @@ def first_capital(output: str) -> str | None:
 def _letters(pattern: re.Pattern[str], text: str, choices: Mapping[str, str]) -> list[str]:
     found = []
     for match in pattern.finditer(text):
-        letter = next(group for group in match.groups() if group)
-        is_word = letter in "AI" and _ARTICLE_OR_PRONOUN.match(text, match.end())
-        if letter in choices and not is_word:
-            found.append(letter)
+        is_word = match[1] in "AI" and _ARTICLE_OR_PRONOUN.match(text, match.end(1))
+        if match[1] in choices and not is_word:
+            found.append(match[1])
     return found
 
 

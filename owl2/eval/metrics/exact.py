@@ -68,8 +68,3 @@ def _after_answer_is(output: str) -> str:
     """What stands behind the first "answer is ", up to the next; everything if there is none."""
     parts = output.split("answer is ")
     return parts[1].strip() if len(parts) > 1 else output
-
-
-def agieval_letters(output: str) -> frozenset[str]:
-    """AGIEval's questions with several right options (physics, law): every capital letter there is."""
-    return frozenset(re.findall(r"[A-Z]", output))
