@@ -10,7 +10,7 @@ Shapes: C clusters, R draws.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ NUM_RESCORINGS = 200
 LEVEL = 0.95
 Z = 1.959963984540054
 """The normal distribution's quantile at (1 + LEVEL) / 2."""
-CHUNK_ELEMENTS = 1 << 24
+CHUNK_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -116,21 +116,22 @@ def rescored_intervals(
     }
 
 
-def resamples(answers: Sequence[Answer], draws: int, seed: int) -> list[list[Answer]]:
-    """Drawings of whole clusters of answers, with ids and clusters made unique."""
+def resamples(answers: Sequence[Answer], draws: int, seed: int) -> Iterator[list[Answer]]:
+    """Drawings of whole clusters of answers; of a cluster drawn again, ids and cluster get a new name."""
     by_cluster: dict[str, list[Answer]] = {}
     for answer in answers:
         by_cluster.setdefault(cluster_of(answer), []).append(answer)
-    groups = list(by_cluster.values())
+    copies = [[group] for group in by_cluster.values()]
     rng = np.random.default_rng(seed)
-    return [
-        [
-            _renamed(answer, number)
-            for number, group in enumerate(rng.integers(0, len(groups), len(groups)).tolist())
-            for answer in groups[group]
-        ]
-        for _ in range(draws)
-    ]
+    for _ in range(draws):
+        drawn: list[Answer] = []
+        for number, times in enumerate(rng.multinomial(len(copies), [1 / len(copies)] * len(copies))):
+            known = copies[number]
+            while len(known) < times:
+                known.append([_renamed(answer, len(known)) for answer in known[0]])
+            for group in known[:times]:
+                drawn += group
+        yield drawn
 
 
 def paired_difference(first: Score, second: Score, seed: int = 0) -> Difference:

@@ -1,0 +1,64 @@
+"""The chat client: troubles that pass are waited for, others stop at once with what the server said."""
+
+import time
+
+import pytest
+
+from owl2.eval.chat_client import ChatClient, EndpointError, RefusedError
+from tests.eval.server import served
+
+ASKED = [{"role": "user", "content": "What is this?"}]
+
+
+def client(url: str, **settings: float) -> ChatClient:
+    return ChatClient(url, "judge", **{"first_wait_s": 0.01, "timeout_s": 0.5, **settings})  # type: ignore[arg-type]
+
+
+def test_overload_errors_garbage_and_silence_are_tried_again() -> None:
+    with served(lambda request: "an owl", [429, 500, "garbage", "silence"]) as script:
+        completion = client(script.url).complete(ASKED, max_tokens=3)
+    assert (completion.text, completion.model) == ("an owl", "judge-2026")
+    assert (completion.prompt_tokens, completion.new_tokens) == (11, 2)
+    assert len(script.requests) == 5
+    assert script.requests[0] == {"model": "judge", "messages": ASKED, "max_tokens": 3}
+
+
+def test_retry_after_is_obeyed_up_to_the_longest_wait() -> None:
+    with served(lambda request: "an owl", [429], retry_after="0.4") as script:
+        begin = time.perf_counter()
+        client(script.url).complete(ASKED)
+        assert time.perf_counter() - begin > 0.4
+    with served(lambda request: "an owl", [429], retry_after="3600") as script:
+        client(script.url, longest_wait_s=0.05).complete(ASKED)
+
+
+def test_a_server_that_never_recovers_is_an_error_with_its_last_words() -> None:
+    with (
+        served(lambda request: "", [503] * 9) as script,
+        pytest.raises(EndpointError, match=r"no answer in 3 tries.*503.*as the script says"),
+    ):
+        client(script.url, max_tries=3).complete(ASKED)
+    assert len(script.requests) == 3
+
+
+def test_what_another_try_cannot_mend_stops_at_once() -> None:
+    for status, hint in ((401, "OPENAI_API_KEY"), (404, "'judge' served there")):
+        with served(lambda request: "", [status]) as script, pytest.raises(EndpointError, match=hint):
+            client(script.url).complete(ASKED)
+        assert len(script.requests) == 1
+    with served(lambda request: "", [400]) as script, pytest.raises(RefusedError, match="400"):
+        client(script.url).complete(ASKED)
+
+
+def test_no_server_at_all_is_an_error_that_names_the_address() -> None:
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9.*2 tries"):
+        client("http://127.0.0.1:9/v1", max_tries=2).complete(ASKED)
+
+
+def test_the_key_is_sent_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(lambda request: "an owl") as script:
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        client(script.url).complete(ASKED)
+        monkeypatch.setenv("OPENAI_API_KEY", "a key")
+        client(script.url).complete(ASKED)
+    assert [headers.get("Authorization") for headers in script.headers] == [None, "Bearer a key"]
