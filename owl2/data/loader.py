@@ -35,7 +35,7 @@ MIN_BAD_SAMPLES = 10
 """A run is never stopped for so few, whatever their share."""
 
 Bad = dict[str, str]
-"""`source`, `key` and `reason` of a draw that could not be used."""
+"""`source`, `key`, `kind` (what is counted by) and `reason` of a draw that could not be used."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Draws(Dataset[tuple[str, Encoding | Bad]]):
                 encoding = target_all_text(encoding, self.processor.image_token_id)
             return key, truncate(encoding, self.max_tokens, self.processor.image_token_id)
         except (DataError, ImageError, TemplateError, OSError) as error:
-            return key, {"source": source.name, "key": key, "reason": f"{type(error).__name__}: {error}"}
+            reason = f"{type(error).__name__}: {error}"
+            return key, {"source": source.name, "key": key, "kind": _kind(error), "reason": reason}
         except Exception as error:
             error.add_note(f"This happened in draw {n}, sample {key}")
             raise
@@ -129,10 +130,20 @@ class Batches:
         self.max_bad_fraction = max_bad_fraction
         self.num_drawn = 0
         self.num_bad: Counter[str] = Counter()
+        """Draws that could not be used, by source."""
+        self.num_bad_by_kind: Counter[tuple[str, str]] = Counter()
+        """Those and damaged shards, by source and kind."""
+        self.damaged = [
+            {"source": source.name, "key": shard, "kind": "shard is damaged", "reason": reason}
+            for source in (draws.sources if sampler.rank == sampler.start_step == 0 else ())
+            for shard, reason in source.damaged.items()
+        ]
+        """Shards left out whole: recorded once a run."""
 
     def __iter__(self) -> Iterator[Batch | None]:
         atexit.register(self._end)  # where nobody closes this iterator, the interpreter ends the workers
         try:
+            self._write(self.damaged)
             for batch, bad in self.loader:
                 self.num_drawn += len(bad) + (len(batch.keys) if batch else 0)
                 if bad:
@@ -145,11 +156,15 @@ class Batches:
     def _end(self) -> None:
         self.is_over.value = True
 
+    def _write(self, bad: Sequence[Bad]) -> None:
+        self.num_bad_by_kind.update((row["source"], row["kind"]) for row in bad)
+        if bad:
+            with self.bad_samples.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in bad)
+
     def _record(self, bad: Sequence[Bad]) -> None:
-        with self.bad_samples.open("a", encoding="utf-8") as file:
-            for row in bad:
-                self.num_bad[row["source"]] += 1
-                file.write(json.dumps(row) + "\n")
+        self._write(bad)
+        self.num_bad.update(row["source"] for row in bad)
         total = self.num_bad.total()
         if total > max(MIN_BAD_SAMPLES, self.max_bad_fraction * self.num_drawn):
             raise DataError(
@@ -208,8 +223,17 @@ def truncate(encoding: Encoding, max_tokens: int, image_token_id: int) -> Encodi
         images = encoding.images[: kept_visual // per_image if per_image else 0]
         encoding = Encoding(ids=encoding.ids[:keep], is_target=encoding.is_target[:keep], images=images)
     if not any(encoding.is_target[1:]):
-        raise DataError(f"no labelled token within {max_tokens} of its {length} tokens")
+        message = f"no labelled token within {max_tokens} of its {length} tokens"
+        raise DataError(message, "no answer within the limit")
     return encoding
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return error.kind
+    if isinstance(error, FileNotFoundError):
+        return "picture is missing"
+    return "unusable conversation" if isinstance(error, TemplateError) else "picture cannot be read"
 
 
 def _leave_signals_to_the_loop(is_over: Any, worker: int) -> None:

@@ -18,7 +18,14 @@ IMAGE_MARKS = ("<|image|>", "<image>")
 
 
 class DataError(ValueError):
-    """A sample or file that cannot be used; the message names it and says why."""
+    """A sample or file that cannot be used; the message names it and says why.
+
+    `kind` is a short phrase without names or numbers: what bad samples are counted by.
+    """
+
+    def __init__(self, message: str, kind: str = "unusable"):
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[str],
     names = [images] if isinstance(images, str) else list(images)
     marks = sum(turn["value"].count(mark) for turn in row["conversations"] for mark in IMAGE_MARKS)
     if marks != len(names):
-        raise DataError(f"{source}: sample {key} has {marks} image mark(s) and {len(names)} image(s)")
+        message = f"{source}: sample {key} has {marks} image mark(s) and {len(names)} image(s)"
+        raise DataError(message, "image marks and pictures differ")
     pictures = iter([picture(name) for name in names])
     roles = {"human": "user", "gpt": "assistant"}
     messages = []
@@ -65,7 +73,8 @@ def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[str],
         if turn.get("from") != expected:
             raise DataError(
                 f"{source}: turn {number + 1} of sample {key} is from {turn.get('from')!r}, "
-                f"expected {expected!r}"
+                f"expected {expected!r}",
+                "turns do not alternate",
             )
         messages.append({"role": roles[expected], "content": _parts(turn["value"], pictures)})
     return Sample(source, key, messages)
@@ -79,7 +88,7 @@ def sample_from_caption(source: str, key: str, caption: str, picture: Picture) -
     """
     caption = caption.strip()
     if not caption:
-        raise DataError(f"{source}: the caption of {key} is blank")
+        raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
     question = {"role": "user", "content": [{"type": "image", "image": picture}]}
     return Sample(source, key, [question, {"role": "assistant", "content": caption}])
 
@@ -90,6 +99,7 @@ def jsonl_picture(root: Path, name: str) -> Picture:
 
 
 def _parts(text: str, pictures: Iterator[Picture]) -> list[dict[str, Any]]:
+    text.encode()  # half a surrogate pair, which JSON can spell, fails here instead of in the tokenizer
     for mark in IMAGE_MARKS[1:]:
         text = text.replace(mark, IMAGE_MARKS[0])
     parts: list[dict[str, Any]] = []

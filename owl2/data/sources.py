@@ -15,6 +15,8 @@ import numpy as np
 from owl2.data.sample import DataError, Picture, Sample, jsonl_picture, sample_from_caption, sample_from_llava
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+MAX_DAMAGED = 0.01
+"""Share of a source's shards that may be damaged and left out; one of several always may."""
 
 
 class Source(Protocol):
@@ -22,6 +24,8 @@ class Source(Protocol):
 
     name: str
     num_incomplete: int
+    damaged: dict[str, str]
+    """Shards that are left out whole, with the reason."""
 
     def __len__(self) -> int: ...
 
@@ -35,6 +39,7 @@ class JsonlSource:
 
     def __init__(self, name: str, path: Path, image_root: Path | None = None):
         self.name = name
+        self.damaged: dict[str, str] = {}
         self.path = path
         self.image_root = image_root or path.parent
         self.line_numbers, self.offsets = _index_lines(path)
@@ -55,7 +60,8 @@ class JsonlSource:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{self.name}: line {self.line_numbers[index]} of {self.path} is not a LLaVA row: {error!r}"
+                f"{self.name}: line {self.line_numbers[index]} of {self.path} is not a LLaVA row: {error!r}",
+                "text is not UTF-8" if isinstance(error, UnicodeError) else "not a LLaVA row",
             ) from error
 
 
@@ -69,9 +75,16 @@ class TarSource:
             raise DataError(f"{name}: no *.tar in {folder}")
         self.num_incomplete = 0
         """Keys with a picture but no caption or the reverse; shown at start-up, never drawn."""
+        self.damaged: dict[str, str] = {}
         spans, names = [], []
         for number, shard in enumerate(self.shards):
-            pairs, incomplete = _index_tar(name, shard)
+            try:
+                pairs, incomplete = _index_tar(name, shard)
+            except DataError as error:
+                self.damaged[shard.name] = str(error)
+                if len(self.damaged) > max(len(self.shards) > 1, MAX_DAMAGED * len(self.shards)):
+                    raise
+                continue
             rows = [(number, *picture, *text) for picture, text in pairs.values()]
             spans.append(np.asarray(rows, dtype=np.int64).reshape(-1, 5))
             names.append(np.asarray([os.fsencode(picture) for picture in pairs], dtype=bytes))
@@ -94,7 +107,8 @@ class TarSource:
         try:
             caption = _read_span(shard, text_offset, text_size).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.name}: the caption of {key} is not UTF-8: {error}") from error
+            message = f"{self.name}: the caption of {key} is not UTF-8: {error}"
+            raise DataError(message, "text is not UTF-8") from error
         picture = Picture(f"{shard.name}:{name}", lambda: _read_span(shard, picture_offset, picture_size))
         return sample_from_caption(self.name, key, caption, picture)
 
@@ -169,5 +183,6 @@ def _read_span(path: Path, offset: int, size: int) -> bytes:
         file.seek(offset)
         data = file.read(size)
     if len(data) != size:
-        raise DataError(f"{path}: {len(data)} of {size} bytes at {offset}; the shard is truncated")
+        message = f"{path}: {len(data)} of {size} bytes at {offset}; the shard is truncated"
+        raise DataError(message, "shard is damaged")
     return data
