@@ -122,18 +122,28 @@ def inspect(
     from owl2.data.inspect_page import render_page
     from owl2.data.sample import DataError
     from owl2.data.sources import open_source
+    from owl2.model import ConfigError
     from owl2.processor import ImageError, TemplateError, TokenizerError
 
     try:
         found = inspect_source(
             open_source(path.stem, path, image_root),
-            None if model is None else _processor(model, template),
+            None if model is None else _processor(model),
+            template=template,
             augmentation=augment,
             max_tokens=max_tokens,
             num_opened=samples,
         )
         write_text(out, render_page(found))
-    except (CheckpointError, DataError, ImageError, TemplateError, TokenizerError, OSError) as error:
+    except (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ImageError,
+        TemplateError,
+        TokenizerError,
+        OSError,
+    ) as error:
         print(f"owl2 data: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     _print_inspection(found, out)
@@ -186,13 +196,13 @@ def _print_reports(reports: Sequence[Report], out: Path) -> None:
         console.print(f"What was left out is listed in {out}/NAME.bad.jsonl, record by record.")
 
 
-def _processor(model: str, template: str | None) -> Processor:
-    """The processor of a checkpoint as training uses it, without a limit of tokens."""
+def _processor(model: str) -> Processor:
+    """The processor of a checkpoint."""
     from owl2.checkpoint import read_config, resolve
     from owl2.processor import Processor
 
     folder = resolve(model)
-    return Processor.from_folder(folder, read_config(folder)).replace(template=template)
+    return Processor.from_folder(folder, read_config(folder))
 
 
 def _print_inspection(found: Inspection, out: Path) -> None:

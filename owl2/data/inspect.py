@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from owl2.data.loader import Bad, Draws
-from owl2.data.order import Mixture
+from owl2.data.order import Draw, Mixture, Permutation
 from owl2.data.sources import Source
 from owl2.processor import Encoding, ImageTransform, Processor
 
@@ -46,6 +46,17 @@ class Utf8Tokenizer:
 def stand_in_processor() -> Processor:
     """Bytes, pictures of 224 px and 65 tokens each: what a text-and-picture source is without a model."""
     return Processor(Utf8Tokenizer(), ImageTransform(224), image_token_id=-200, tokens_per_image=65)
+
+
+class EachOnce(Mixture):
+    """Every sample of one source once, by lot (in a mixture, passes over a small source mingle)."""
+
+    def __init__(self, size: int, seed: int):
+        super().__init__([size], [1.0], seed)
+        self.permutation = Permutation(size, seed)
+
+    def __getitem__(self, n: int) -> Draw:
+        return Draw(0, self.permutation(n), n)
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,7 @@ def inspect_source(
     source: Source,
     processor: Processor | None = None,
     *,
+    template: str | None = None,
     augmentation: str = "none",
     max_tokens: int = 2048,
     num_opened: int = 1000,
@@ -126,12 +138,14 @@ def inspect_source(
     """Open `num_opened` samples, drawn by lot without repetition, and keep `num_shown` of them to look at.
 
     Args:
-        processor: a checkpoint's, without a limit of tokens; None for a stand-in that counts bytes.
+        processor: a checkpoint's; None for a stand-in that counts bytes.
+        template: None for the processor's own.
         num_opened: 0 for all.
     """
     unit = "bytes" if processor is None else "tokens"
-    processor = processor or stand_in_processor()
-    draws = Draws([source], [augmentation], Mixture([len(source)], [1.0], seed), processor, max_tokens)
+    # As in training: no limit of its own, the loader cuts to max_tokens.
+    processor = (processor or stand_in_processor()).replace(template=template)
+    draws = Draws([source], [augmentation], EachOnce(len(source), seed), processor, max_tokens)
     count = min(num_opened or len(source), len(source))
     found = Inspection(source.name, unit, len(source), source.num_incomplete, max_tokens)
     for n in range(count):

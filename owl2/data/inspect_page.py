@@ -46,6 +46,7 @@ td.n { white-space: nowrap; font-variant-numeric: tabular-nums; color: var(--wro
 .text { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 15.5px; line-height: 1.9; }
 .text span { border-right: 1px dotted var(--line); } .text .l { background: var(--learned);
   border-right-color: var(--edge); padding: 2px 0; }
+.bytes .text span { border-right: 0; }
 .chip { background: var(--chip); border-radius: 6px; padding: 2px 8px; font-size: 13px; color: var(--soft); }
 .end { border: 1px solid var(--edge) !important; border-radius: 5px; padding: 0 5px !important;
   font-size: 12.5px; }
@@ -85,8 +86,8 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
 
 def reasons(found: Inspection) -> list[tuple[int, str, str]]:
     """(number, kind of fault, one example) of what could not be used, most frequent first."""
-    kinds = Counter(bad["reason"].partition(":")[0] for bad in found.bad)
-    examples = {bad["reason"].partition(":")[0]: bad for bad in reversed(found.bad)}
+    kinds = Counter(bad["kind"] for bad in found.bad)
+    examples = {bad["kind"]: bad for bad in reversed(found.bad)}
     return [
         (count, kind, f"{examples[kind]['key']}: {examples[kind]['reason']}")
         for kind, count in kinds.most_common()
@@ -133,13 +134,15 @@ def _broken(found: Inspection) -> str:
 
 
 def _samples(found: Inspection) -> str:
-    explanation = (
-        f"Drawn by lot. A dotted line ends each of the {found.unit}"
-        + (" (bytes of a stand-in: give --model)" if found.unit == "bytes" else "")
-        + "; what is learned from has a coloured ground, its end token a frame."
+    is_stand_in = found.unit == "bytes"
+    explanation = "Drawn by lot. What is learned from has a coloured ground, an end token a frame; " + (
+        "no model was given, so lengths are bytes." if is_stand_in else "dotted lines part the tokens."
     )
+    kind = ' class="bytes"' if is_stand_in else ""
     cards = "\n".join(_sample(shown) for shown in found.shown)
-    return f"<section>\n<h2>As the model sees them</h2>\n<p>{escape(explanation)}</p>\n{cards}\n</section>"
+    return (
+        f"<section{kind}>\n<h2>As the model sees them</h2>\n<p>{escape(explanation)}</p>\n{cards}\n</section>"
+    )
 
 
 def _sample(shown: Shown) -> str:

@@ -1,0 +1,159 @@
+"""The mixture of Table 14 from miniature official files by one command: shares, labels, configuration."""
+
+import dataclasses
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from owl2.__main__ import main
+from owl2.cli.train import read_config
+from owl2.data.loader import Draws
+from owl2.data.order import Mixture
+from owl2.data.sample import IMAGE_MARKS
+from owl2.data.sources import Source, open_source
+from owl2.processor import Encoding, Processor
+from owl2.train.config import SourceConfig
+from tests.data.small import jpeg, turns, write_jsonl
+from tests.processor.small import WORDS
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+TABLE_14 = {
+    "sharegpt": 40,
+    "slimorca": 518,
+    "llava_158k": 158,
+    "coco": 82,
+    "textcaps": 22,
+    "vqav2": 83,
+    "gqa": 72,
+    "okvqa": 9,
+    "ocrvqa": 80,
+    "aokvqa": 50,
+    "refcoco": 30,
+    "visual_genome": 86,
+}
+"""Thousands of samples."""
+
+
+@pytest.fixture(scope="module")
+def mixture(official: Path, tmp_path_factory: pytest.TempPathFactory) -> list[SourceConfig]:
+    """The sources of a stage configuration over which one command's result is laid."""
+    out = tmp_path_factory.mktemp("data") / "instruct"
+    main(["data", "convert", "instruct", "--source", str(official), "--out", str(out), "--workers", "1"])
+    return read_config([str(CONFIGS / "instruct.yaml"), "--config", str(out / "instruct.yaml")]).data.sources
+
+
+def open_all(sources: list[SourceConfig]) -> list[Source]:
+    return [open_source(source.name, source.path, source.image_root) for source in sources]
+
+
+def test_one_command_makes_the_mixture_of_table_14(mixture: list[SourceConfig]) -> None:
+    assert {source.name: source.weight for source in mixture} == TABLE_14
+    assert sum(TABLE_14.values()) == 1230, "1.23M in all"
+    assert {source.augment for source in mixture} == {"none"}
+
+
+def test_intended_and_actual_shares_agree_over_100_000_draws(mixture: list[SourceConfig]) -> None:
+    sizes = [len(source) for source in open_all(mixture)]
+    order = Mixture(sizes, [source.weight for source in mixture], seed=3)
+    drawn = Counter(order[n].source for n in range(100_000))
+    for number, source in enumerate(mixture):
+        intended = source.weight / 1230
+        assert abs(drawn[number] / 100_000 - intended) < 0.01
+        assert drawn[number] / 100_000 == pytest.approx(intended, rel=0.07), source.name
+
+
+def test_every_sample_of_the_mixture_can_be_trained_on(
+    mixture: list[SourceConfig], processor: Processor
+) -> None:
+    sources = open_all(mixture)
+    for source in sources:
+        draws = Draws([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
+        for n in range(len(source)):
+            key, item = draws[n]
+            assert isinstance(item, Encoding), f"{key}: {item}"
+
+
+def answers_in(encoding: Encoding, processor: Processor) -> list[str]:
+    """Decode each run of labelled tokens; a run must end with the end token."""
+    answers, run = [], []
+    for token_id, is_target in zip([*encoding.ids, -1], [*encoding.is_target, False], strict=True):
+        if is_target:
+            run.append(token_id)
+        if run and (not is_target or token_id == processor.tokenizer.eos_token_id):
+            assert run[-1] == processor.tokenizer.eos_token_id
+            answers.append(processor.decode(run[:-1]))
+            run = []
+    return answers
+
+
+def test_labelled_tokens_of_every_corpus_decode_to_exactly_its_answers(
+    mixture: list[SourceConfig], processor: Processor
+) -> None:
+    checked = 0
+    for config, source in zip(mixture, open_all(mixture), strict=True):
+        rows = [json.loads(line) for line in config.path.read_text(encoding="utf-8").splitlines()]
+        draws = Draws([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
+        order = draws.mixture
+        for n in range(len(source)):
+            _, item = draws[n]
+            assert isinstance(item, Encoding)
+            said = [turn["value"] for turn in rows[order[n].index]["conversations"][1::2]]
+            assert answers_in(item, processor) == said
+            checked += len(said)
+    assert checked > 30
+
+
+def generated(rng: random.Random, number: int, folder: Path) -> dict[str, Any]:
+    """A conversation of one of every shape: up to four exchanges, up to three pictures in any turn."""
+    words = [*WORDS, "naïve", "你好", "🦙", "1,234", "(a)", "USER:", "ASSISTANT:", "two\nlines", "</s>"]
+
+    def text() -> str:
+        return " ".join(rng.choices(words, k=rng.randint(1, 9)))
+
+    values = []
+    for _ in range(rng.randint(1, 4)):
+        values += [text(), text()]
+    names = [f"{n}.jpg" for n in range(number % 4)]
+    for _ in names:
+        turn = 2 * rng.randrange(len(values) // 2)
+        mark = rng.choice(IMAGE_MARKS)
+        values[turn] = rng.choice(
+            [mark + values[turn], f"{values[turn]} {mark} {text()}", f"{values[turn]}\n{mark}"]
+        )
+    return {"id": f"generated-{number}", "image": names, "conversations": turns(*values)}
+
+
+@pytest.mark.parametrize("template", ["mplug_owl2", "vicuna_v1"])
+def test_labels_of_200_generated_conversations_decode_to_exactly_the_answers(
+    tmp_path: Path, processor: Processor, template: str
+) -> None:
+    rng = random.Random(11)
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+    rows = [generated(rng, number, tmp_path) for number in range(200)]
+    source = open_source("generated", write_jsonl(tmp_path / "rows.jsonl", rows))
+    draws = Draws(
+        [source], ["none"], Mixture([200], [1.0], 0), processor.replace(template=template), max_tokens=4096
+    )
+    shapes = set()
+    for n in range(200):
+        row = rows[draws.mixture[n].index]
+        key, item = draws[n]
+        assert isinstance(item, Encoding), f"{key}: {item}"
+        said = [turn["value"] for turn in row["conversations"][1::2]]
+        assert answers_in(item, processor) == said, key
+        assert item.ids.count(processor.image_token_id) == 5 * len(row["image"])
+        shapes.add((len(said), len(row["image"])))
+    assert len(shapes) == 16, "one to four exchanges with none to three pictures"
+
+
+def test_the_shipped_stages_name_the_paths_and_weights_of_the_recipes() -> None:
+    """`configs/instruct.yaml` reads what `owl2 data convert instruct --out data/instruct` writes."""
+    shipped = yaml.safe_load((CONFIGS / "instruct.yaml").read_text())["data"]["sources"]
+    assert {Path(source["path"]).stem: source["weight"] for source in shipped} == TABLE_14
+    assert {field.name for field in dataclasses.fields(SourceConfig)} >= {"image_root", "augment"}

@@ -1,0 +1,132 @@
+"""`owl2 data inspect`: figures that can be checked by hand, and a page that shows what training sees."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from owl2.__main__ import main
+from owl2.data.inspect import inspect_source, pieces_of
+from owl2.data.inspect_page import render_page
+from owl2.data.loader import Draws
+from owl2.data.order import Mixture
+from owl2.data.sources import open_source
+from owl2.processor import Encoding, Processor
+from tests.data.small import NUM_PICTURES, jpeg, turns, write_jsonl
+
+
+def rows_of(*shapes: tuple[int, str]) -> list[dict[str, object]]:
+    """Conversations with this many pictures and this answer."""
+    return [
+        {
+            "id": f"row-{n}",
+            "image": ["a.jpg"] * pictures,
+            "conversations": turns("<image>" * pictures + "what?", answer),
+        }
+        for n, (pictures, answer) in enumerate(shapes)
+    ]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    (tmp_path / "a.jpg").write_bytes(jpeg(4))
+    return write_jsonl(
+        tmp_path / "rows.jsonl", rows_of((0, "an owl"), (1, "two owls"), (2, "<b>猫</b> & 🦙"))
+    )
+
+
+def test_every_sample_is_opened_once_and_counted(corpora: Path, processor: Processor) -> None:
+    found = inspect_source(
+        open_source("captions", corpora / "captions"), processor, num_opened=0, num_shown=99
+    )
+    assert found.num_samples == found.num_opened == NUM_PICTURES
+    assert len({shown.key for shown in found.shown}) == NUM_PICTURES
+    assert found.shapes == {"with 1 picture": NUM_PICTURES}
+    assert found.num_visual == 5 * NUM_PICTURES
+
+
+def test_figures_are_those_of_the_encodings(rows: Path, processor: Processor) -> None:
+    source = open_source("rows", rows)
+    draws = Draws([source], ["none"], Mixture([3], [1.0], 0), processor, 512)
+    encodings = {key: item for key, item in (draws[n] for n in range(30)) if isinstance(item, Encoding)}
+    assert len(encodings) == 3
+    found = inspect_source(source, processor)
+    assert sorted(found.lengths) == sorted(len(encoding.ids) for encoding in encodings.values())
+    assert found.num_targets == sum(sum(encoding.is_target) for encoding in encodings.values())
+    assert found.shapes == Counter(["text alone", "with 1 picture", "with 2 pictures"])
+    assert sum(count for _, _, count in found.histogram()) == 3
+    assert found.quantile(1.0) == max(found.lengths)
+
+
+def test_samples_at_the_limit_are_counted_as_cut(rows: Path, processor: Processor) -> None:
+    found = inspect_source(open_source("rows", rows), processor, max_tokens=18)
+    assert found.num_cut + len(found.bad) >= 1
+    assert max(found.lengths) <= 18
+
+
+def test_the_page_marks_exactly_the_answers_and_escapes_them(rows: Path, processor: Processor) -> None:
+    page = render_page(inspect_source(open_source("rows", rows), processor))
+    learned = re.findall(r'<span class="l">(.*?)</span>|<span class="(l end)">', page)
+    answers = "".join("|" if end else text for text, end in learned).strip("|").split("|")
+    assert {answer.strip() for answer in answers} == {"an owl", "two owls", "&lt;b&gt;猫&lt;/b&gt; &amp; 🦙"}
+    assert page.count('<span class="chip">picture') == 3
+    assert page.count("<img ") == 3
+    assert 'src="http' not in page
+
+
+def test_characters_of_several_tokens_stay_whole(processor: Processor) -> None:
+    encoding = processor.encode(
+        [{"role": "user", "content": "猫 🦙 naïve?"}, {"role": "assistant", "content": "ü 你好"}]
+    )
+    pieces = pieces_of(encoding, processor)
+    text = "".join(piece.text for piece in pieces)
+    assert "猫 🦙 naïve?" in text
+    assert "�" not in text
+    assert "".join(piece.text for piece in pieces if piece.is_target).strip() == "ü 你好"
+
+
+def test_the_pictures_are_those_of_training_after_augmentation(corpora: Path, processor: Processor) -> None:
+    source = open_source("captions", corpora / "captions")
+    plain = inspect_source(source, processor, num_opened=0, num_shown=99)
+    varied = inspect_source(source, processor, augmentation="crop_flip", num_opened=0, num_shown=99)
+    changed = 0
+    for a, b in zip(plain.shown, varied.shown, strict=True):
+        assert a.key == b.key
+        assert a.pictures[0].size == b.pictures[0].size == (28, 28)
+        changed += bool(np.abs(np.asarray(a.pictures[0], int) - np.asarray(b.pictures[0], int)).max() > 8)
+    assert changed > NUM_PICTURES // 2
+    index = next(
+        n for n in range(len(source)) if source[n].key == plain.shown[0].key.removeprefix("captions:")
+    )
+    original = source[index].messages[0]["content"][0]["image"].open()
+    resized = original.resize((max(original.size),) * 2, Image.Resampling.BICUBIC).resize(
+        (28, 28), Image.Resampling.BICUBIC
+    )
+    assert np.abs(np.asarray(resized, int) - np.asarray(plain.shown[0].pictures[0], int)).max() <= 1
+
+
+def test_the_command_prints_figures_and_faults_and_writes_the_page(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(
+        rows,
+        [*rows_of((0, "an owl")), {"id": "gone", "image": "b.jpg", "conversations": turns("<image>", "x")}],
+    )
+    out = tmp_path / "page.html"
+    main(["data", "inspect", str(rows), "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert re.search(r"^ +2  samples$", shown, re.MULTILINE)
+    assert re.search(r"^ +1  broken, as rows:gone: FileNotFoundError", shown, re.MULTILINE)
+    assert "length in bytes" in shown
+    assert "picture is missing" in out.read_text(encoding="utf-8")
+
+
+def test_what_is_no_source_is_one_line_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        main(["data", "inspect", str(tmp_path / "nowhere.jsonl")])
+    assert "nowhere.jsonl does not exist" in capsys.readouterr().err
