@@ -83,8 +83,8 @@ def test_the_question_reaches_the_judge_as_the_official_script_writes_it(answere
         grading(answered).ask(client(script), parallel=1)
     request = script.requests[0]
     assert request["messages"][0]["content"].endswith(
-        "or confusion. The humor in this meme is derived from the unexpected contrast between the names of the "
-        "countries and their actual physical characteristics. | 1.0\n\nWhat is 0? | -1 <AND> -5 | x = v1_0 | "
+        "is derived from the unexpected contrast between the names of the countries and their actual "
+        "physical characteristics. | 1.0\n\nWhat is 0? | -1 <AND> -5 | x = v1_0 | "
     )
     assert (request["max_tokens"], request["temperature"]) == (3, 0)
 
@@ -106,7 +106,7 @@ def test_a_grade_that_cannot_be_read_is_no_zero(answered: Path) -> None:
 def test_a_dead_judge_loses_nothing_and_is_not_paid_twice(answered: Path) -> None:
     with (
         served(grade, ["0.0", "0.5", *[401] * 9]) as script,
-        pytest.raises(EndpointError, match="401.*OPENAI_API_KEY"),
+        pytest.raises(EndpointError, match=r"401.*OPENAI_API_KEY"),
     ):
         grading(answered).ask(client(script), parallel=1)
     path = grades_path(answered, "mmvet")

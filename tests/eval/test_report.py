@@ -1,0 +1,124 @@
+"""The report: every figure beside the paper's, what is missing said, failures with their pictures."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from owl2.eval.engine import Reply
+from owl2.eval.paper import missing_rows, paper_rows
+from owl2.eval.radar import radar
+from owl2.eval.report import Run, name_runs, write_report
+from owl2.eval.score import score_run
+from owl2.eval.task import all_tasks
+from tests.eval.small import Scripted, plan, run
+
+
+@pytest.fixture
+def paths(vqa_data: Path, tmp_path: Path) -> dict[str, Path]:
+    """The report of a run with right, wrong, unread and unasked questions."""
+    first, second, third, *_ = plan(vqa_data).items
+    replies = {
+        first.id: Reply(max(first.references, key=first.references.count)),
+        second.id: Reply(""),
+        third.id: Reply(error="no picture"),
+    }
+    engine = Scripted(replies)
+    engine.replies["1003"] = Reply("<script>alert('owl')</script>")
+    run(engine, vqa_data, tmp_path / "run")
+    return write_report([Run("run", tmp_path / "run", score_run(tmp_path / "run"))], tmp_path / "run")
+
+
+def test_markdown_has_ours_the_papers_and_what_a_reader_must_know(paths: dict[str, Path]) -> None:
+    text = paths["md"].read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| VQAv2 val"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    ours, paper, difference = (float(cell) for cell in cells[2:5])
+    assert paper == 79.4
+    assert difference == pytest.approx(ours - 79.4, abs=0.011)
+    low, high = (float(end) for end in cells[5].split(" – "))
+    assert low <= ours <= high
+    assert cells[6:] == ["16 (!)", "214,354", "1 + 1 not asked", "owl2-paper", "–"]
+    assert "VQAv2 val: 16 answered of 16 in the data; official: 214,354" in text
+    assert "could not be read (counted as wrong)\n\n- VQAv2 val: 1, such as 1001" in text
+    assert "the first, 1002: no picture" in text
+    assert "MME (perception), sum(acc+acc+): 1450.19 (Table 2)" in text
+
+
+def test_csv_and_json_have_every_figure_unrounded(paths: dict[str, Path]) -> None:
+    rows = list(csv.DictReader(io.StringIO(paths["csv"].read_text())))
+    raw = json.loads(paths["json"].read_text())
+    assert len(rows) == len(raw["rows"]) > 3
+    assert float(rows[0]["ours"]) == raw["rows"][0]["ours"]
+    assert rows[0]["paper_place"] == "Table 1"
+    assert raw["runs"][0]["tasks"][0]["unparsed"] == ["1001"]
+    assert raw["rows"][0]["is_main"]
+
+
+def test_the_page_shows_failures_with_picture_question_answer_and_reference(
+    paths: dict[str, Path], vqa_data: Path
+) -> None:
+    page = paths["html"].read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(&#x27;owl&#x27;)" in page
+    cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
+    items = {item.id: item for item in plan(vqa_data).items}
+    assert len(cards) == 15
+    for card in cards:
+        item = items[re.search(r"<small>(\d+) ·", card)[1]]  # type: ignore[index]
+        assert "data:image/jpeg;base64," in card
+        assert item.question in card
+        assert item.references[0] in card
+    assert "could not be read" in next(card for card in cards if "1001 ·" in card)
+    assert "no picture" in next(card for card in cards if "1002 ·" in card)
+
+
+def test_a_picture_that_is_gone_is_said_and_does_not_stop_the_report(vqa_data: Path, tmp_path: Path) -> None:
+    run(Scripted({}), vqa_data, tmp_path / "run", limit=2)
+    results = score_run(tmp_path / "run")
+
+    def gone() -> bytes:
+        raise FileNotFoundError("owl.jpg is gone")
+
+    for result in results:
+        for answer in result.answers:
+            object.__setattr__(answer.item.images[0], "read", gone)
+    page = write_report([Run("run", tmp_path, results)], tmp_path)["html"].read_text()
+    assert "owl.jpg is gone" in page
+
+
+def test_several_runs_stand_in_one_table(vqa_data: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / "with", tmp_path / "without"]
+    for folder in folders:
+        run(Scripted({}), vqa_data, folder, limit=2)
+    assert name_runs([*folders, tmp_path / "x" / "with"]) == [
+        str(folders[0]),
+        "without",
+        str(tmp_path / "x" / "with"),
+    ]
+    runs = [Run(folder.name, folder, score_run(folder)) for folder in folders]
+    text = write_report(runs, tmp_path / "both")["md"].read_text()
+    assert "| with | VQAv2 val |" in text
+    assert "| without | VQAv2 val |" in text
+
+
+def test_every_row_of_the_paper_that_a_task_claims_is_of_its_benchmark() -> None:
+    rows = paper_rows()
+    assert len(rows) == 93
+    assert rows["2/9"].value == 1450.19
+    assert {row.benchmark for row in missing_rows(set()).values()} >= {"POPE", "XSum", "MMLU", "MMHal-Bench"}
+    assert "3/14" not in missing_rows({"3/14"})
+    assert not [key for key, row in missing_rows(set()).items() if not row.mam]
+    assert len(all_tasks()) >= 25
+
+
+def test_the_radar_has_an_axis_a_benchmark_in_the_pages_colours() -> None:
+    svg = radar(["VQAv2", "GQA", "MME"], {"ours": [90.0, 101.0, 55.0], "without MAM": [80.0, 95.0, 50.0]})
+    assert svg.startswith("<svg")
+    for shown in ("VQAv2", "GQA", "MME", "var(--accent)", "var(--second)"):
+        assert shown in svg
+    assert "#00000" not in svg
