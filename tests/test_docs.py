@@ -27,7 +27,7 @@ from torch.distributed.run import get_args_parser
 from owl2.__main__ import COMMANDS, main
 from owl2.demo.assets import ASSETS
 from owl2.demo.presets import PRESETS
-from owl2.train.config import DataConfig, ParallelConfig, SourceConfig, TrainConfig
+from owl2.train.config import DataConfig, ParallelConfig, SourceConfig, TrainConfig, ValidationConfig
 from owl2.train.rules import Rule
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +178,9 @@ def test_settings_are_those_of_a_stage(block: Block) -> None:
     check_fields(TrainConfig, settings)
     check_fields(DataConfig, settings.get("data", {}))
     check_fields(ParallelConfig, settings.get("parallel", {}))
-    for source in settings.get("data", {}).get("sources", []):
+    check_fields(ValidationConfig, settings.get("validation", {}))
+    held_out = settings.get("validation", {}).get("sources", [])
+    for source in settings.get("data", {}).get("sources", []) + held_out:
         check_fields(SourceConfig, source)
     for rule in settings.get("rules", []):
         check_fields(Rule, rule)

@@ -28,13 +28,16 @@ def main(arguments: Sequence[str]) -> None:
     from owl2.processor import ImageError, TokenizerError
     from owl2.train.config import TrainConfigError
     from owl2.train.loop import NotFiniteError, train
-    from owl2.train.ranks import RankError
+    from owl2.train.ranks import RankError, is_first_started
     from owl2.train.rules import RuleError
 
     try:
-        print(train(read_config(arguments)))
+        checkpoint = train(read_config(arguments))
+        if is_first_started():
+            print(checkpoint)
     except Interrupted as stop:
-        print(f"owl2 train: {stop}", file=sys.stderr)
+        if is_first_started():
+            print(f"owl2 train: {stop}", file=sys.stderr)
         raise SystemExit(EXIT_STOPPED) from None
     except (
         CheckpointError,
@@ -99,7 +102,14 @@ def _nearest_key(message: str) -> str:
 
 def _keys() -> Iterator[str]:
     """Every key of a stage configuration, dotted as on the command line, and alone as in lists."""
-    from owl2.train.config import DataConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
+    from owl2.train.config import (
+        DataConfig,
+        OptimConfig,
+        ParallelConfig,
+        SourceConfig,
+        TrainConfig,
+        ValidationConfig,
+    )
     from owl2.train.rules import Rule
 
     dotted: dict[str, type] = {
@@ -107,6 +117,7 @@ def _keys() -> Iterator[str]:
         "data.": DataConfig,
         "optim.": OptimConfig,
         "parallel.": ParallelConfig,
+        "validation.": ValidationConfig,
     }
     for prefix, kind in dotted.items():
         yield from (prefix + f.name for f in dataclasses.fields(kind))

@@ -141,21 +141,29 @@ class Owl2Model(nn.Module):
     ) -> Tensor:
         """Return the sum (not the mean) of cross-entropies over the targets, float32.
 
+        Divide by the number of targets of the optimizer step.
+        """
+        return self.token_losses(input_ids, layout, targets, pixel_values).sum()
+
+    def token_losses(
+        self, input_ids: Tensor, layout: Layout, targets: Targets, pixel_values: Tensor | None = None
+    ) -> Tensor:
+        """Return the cross-entropy of each target (L,), float32.
+
         Only target rows reach the head, in chunks that are computed again in the backward pass, so logits
-        of a whole batch never exist at once. Divide by the number of targets of the optimizer step.
+        of a whole batch never exist at once.
         """
         hidden = self.hidden(self.embed(input_ids, layout, pixel_values), layout)
         hidden = hidden.index_select(0, targets.rows)
         rows = max(1, LOSS_CHUNK_ELEMENTS // self.config.decoder.vocab_size)
         if len(hidden) <= rows:
             return self._cross_entropy(hidden, targets.ids)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for chunk, ids in zip(hidden.split(rows), targets.ids.split(rows), strict=True):
-            total = total + checkpoint(self._cross_entropy, chunk, ids, use_reentrant=False)
-        return total
+        chunks = zip(hidden.split(rows), targets.ids.split(rows), strict=True)
+        losses = [checkpoint(self._cross_entropy, chunk, ids, use_reentrant=False) for chunk, ids in chunks]
+        return torch.cat(losses)
 
     def _cross_entropy(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        return F.cross_entropy(self.logits(hidden), ids, reduction="sum")
+        return F.cross_entropy(self.logits(hidden), ids, reduction="none")
 
     # -- parameters --------------------------------------------------------------------------------------
 

@@ -51,6 +51,18 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """What is measured while a run goes on and never trained on."""
+
+    sources: list[SourceConfig]
+    """Held-out corpora; their weight and augmentation play no part."""
+    every: int = 500
+    """Steps from one time to the next; also after the last step."""
+    max_samples: int = 512
+    """Of each source, the first ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW with a cosine schedule. Defaults: Table 15, stage 1."""
 
@@ -128,6 +140,7 @@ class TrainConfig:
     """Start the visual ways of MAM from the text ways, as stage 1 does after a language model is loaded."""
     objective: Literal["next_token", "bag_of_words"] = "next_token"
     """The paper's loss, or the abstractor's warm start for low budgets (train/objectives.py)."""
+    validation: ValidationConfig | None = None
     save_every: int = 500
     keep_last: int = 2
     keep_every: int | None = None
@@ -168,9 +181,18 @@ class TrainConfig:
         self._check_data()
 
     def _check_data(self) -> None:
-        names = [source.name for source in self.data.sources]
-        if len(set(names)) != len(names) or not names:
-            raise TrainConfigError(f"data.sources must be there and have different names: {names}")
+        held_out = [] if self.validation is None else self.validation.sources
+        for key, sources in (("data", self.data.sources), ("validation", held_out)):
+            names = [source.name for source in sources]
+            if len(set(names)) != len(names) or (not names and sources is not held_out):
+                raise TrainConfigError(f"{key}.sources must be there and have different names: {names}")
+            if any(":" in name for name in names):
+                raise TrainConfigError(f"a name of {key}.sources has a colon: {names}")
+        if self.validation is not None and min(self.validation.every, self.validation.max_samples) < 1:
+            raise TrainConfigError(
+                f"validation.every {self.validation.every} and max_samples {self.validation.max_samples} "
+                f"must be at least 1"
+            )
         if self.data.seed < 0:
             raise TrainConfigError(f"data.seed {self.data.seed} must not be negative")
         for source in self.data.sources:

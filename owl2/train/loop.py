@@ -10,13 +10,16 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from owl2.data.loader import Batch
+from owl2.data.loader import Batch, Batches, Draws
+from owl2.processor import Processor
 from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.flops import StepCost, Work, peak_memory
 from owl2.train.identity import changes, keep_config
 from owl2.train.meters import Meters, Tally, rules_table, sources_table
 from owl2.train.optim import lr_at, make_optimizer, set_lr
@@ -32,7 +35,8 @@ from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.shards import save_sharded
 from owl2.train.signals import Interrupted, stop_requests
-from owl2.train.state import Order, resume, save_state
+from owl2.train.state import resume, save_state
+from owl2.train.validate import Validation
 
 
 class NotFiniteError(RuntimeError):
@@ -59,6 +63,20 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
         return _train(config, ranks, (console or Console()) if ranks.is_first else quiet)
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a running stage consists of."""
+
+    config: TrainConfig
+    ranks: Ranks
+    console: Console
+    objective: Objective
+    cost: StepCost
+    processor: Processor
+    optimizer: torch.optim.Optimizer
+    draws: Draws
+
+
 def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     checkpoint = config.run / "checkpoint"
     if checkpoint.exists():
@@ -71,64 +89,72 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     apply_freeze(model, assignments)
     optimizer = make_optimizer(model, assignments, config.optim)
     draws = open_draws(config, processor)
-    order = order_of(config, draws)
-    start = _begin(config, objective, optimizer, order, ranks, console)
+    cost = StepCost(model, ranks.size)
+    run = Run(config, ranks, console, objective, cost, processor, optimizer, draws)
+    start = _begin(run)
     batches = make_batches(config, draws, start, ranks)
     console.print(rules_table(model, config.rules, assignments, config.optim.lr))
     console.print(sources_table(draws.sources, draws.mixture.quotas))
-    micro_batches = iter(batches)
-    with (
-        stop_requests() as stop_requested,
-        Meters(config.run, start, config.steps, config.log_every, console, writes=ranks.is_first) as meters,
-    ):
-        for step in range(start, config.steps):
-            tally = Tally()
-            accumulate(objective, micro_batches, config, tally, ranks, step)
-            row = tally.total(ranks)
-            if not row["images"]:
-                drop_blank_gradients(model)
-            row["grad_norm"] = finish_gradients(
-                model.parameters(), row["targets"], config.optim.max_grad_norm, ranks
-            )
-            _stop_if_not_finite(config.run, step, row, tally.keys, ranks)
-            row["lr"] = lr_at(step, config.steps, config.optim)
-            set_lr(optimizer, row["lr"])
-            if row["targets"]:
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            meters.update({"step": step + 1, **row, **tally.times()})
-            stop = ranks.any(stop_requested())
-            if stop or (step + 1) % config.save_every == 0:
-                ranks.report(f"saving after step {step + 1}")
-                save_state(
-                    config.run,
-                    step + 1,
-                    model,
-                    optimizer,
-                    keep_last=config.keep_last,
-                    keep_every=config.keep_every,
-                    order=order,
-                    ranks=ranks,
-                )
-            if stop:
-                raise Interrupted(
-                    f"stopped after step {step + 1} of {config.steps}; the same command continues it"
-                )
+    _take_steps(run, batches, start)
     save_sharded(model, checkpoint, processor, config.dtype, ranks)
     return checkpoint
 
 
-def accumulate(
-    objective: Objective,
-    micro_batches: Iterator[Batch | None],
-    config: TrainConfig,
-    tally: Tally,
-    ranks: Ranks,
-    step: int,
-) -> None:
+def _take_steps(run: Run, batches: Batches, start: int) -> None:
+    config, ranks = run.config, run.ranks
+    micro_batches = iter(batches)
+    validation = Validation(config, run.processor, start, ranks, run.console) if config.validation else None
+    with (
+        stop_requests() as stop_requested,
+        Meters(
+            config.run, start, config.steps, config.log_every, run.console, writes=ranks.is_first
+        ) as meters,
+    ):
+        for step in range(start, config.steps):
+            meters.update({"step": step + 1, **take_step(run, micro_batches, step)})
+            if validation is not None and validation.is_due(step + 1):
+                validation.measure(run.objective, step + 1)
+            stop = ranks.any(stop_requested())
+            if stop or (step + 1) % config.save_every == 0:
+                _save(run, step + 1)
+            if stop:
+                raise Interrupted(
+                    f"stopped after step {step + 1} of {config.steps}; the same command continues it"
+                )
+
+
+def take_step(run: Run, micro_batches: Iterator[Batch | None], step: int) -> dict[str, float]:
+    """Update the parameters once, with step `step` from 0, and return what was measured.
+
+    Raises:
+        NotFiniteError: on every rank, before the update.
+    """
+    model, optim = run.objective.model, run.config.optim
+    tally = Tally([source.name for source in run.config.data.sources])
+    accumulate(run, micro_batches, tally, step)
+    row = tally.total(run.ranks)
+    if not row["images"]:
+        drop_blank_gradients(model)
+    row["grad_norm"] = finish_gradients(model.parameters(), row["targets"], optim.max_grad_norm, run.ranks)
+    _stop_if_not_finite(run, step, row, tally.keys)
+    row["lr"] = lr_at(step, run.config.steps, optim)
+    set_lr(run.optimizer, row["lr"])
+    if row["targets"]:
+        run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    times = tally.times()
+    rates = run.cost.rates(
+        Work(row["images"], row["tokens"], row["targets"], row.pop("squares")), times["seconds"]
+    )
+    memory = {"peak_memory": peak_memory(local_device(run.config.device))}
+    return {**row, **times, **rates, **memory}
+
+
+def accumulate(run: Run, micro_batches: Iterator[Batch | None], tally: Tally, step: int) -> None:
     """Add the gradients of one step's micro-batches up, one after the other."""
-    for number in range(config.accumulation):
-        ranks.report(f"reading micro-batch {number + 1} of step {step + 1}")
+    config, ranks, objective = run.config, run.ranks, run.objective
+    for number in range(1, config.accumulation + 1):
+        ranks.report(f"reading micro-batch {number} of step {step + 1}")
         with tally.waiting():
             batch = next(micro_batches)
         if batch is not None:
@@ -137,25 +163,36 @@ def accumulate(
             batch = with_picture(batch, objective.model.config)
         if batch is None:  # no sample of it could be used
             continue
-        ranks.report(f"computing micro-batch {number + 1} of step {step + 1}")
-        set_last_micro_batch(objective, number + 1 == config.accumulation)
-        loss = objective(batch.to(local_device(config.device)))
-        if loss.requires_grad:  # text alone reaches no parameter that stage 1 trains
-            loss.backward()
-        tally.add_loss(loss.detach())
+        ranks.report(f"computing micro-batch {number} of step {step + 1}")
+        set_last_micro_batch(objective, number == config.accumulation)
+        batch = batch.to(local_device(config.device))
+        losses = objective(batch)
+        if losses.requires_grad:  # text alone reaches no parameter that stage 1 trains
+            losses.sum().backward()
+        tally.add_losses(batch, losses.detach())
 
 
-def _begin(
-    config: TrainConfig,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    order: Order,
-    ranks: Ranks,
-    console: Console,
-) -> int:
+def _save(run: Run, step: int) -> None:
+    config = run.config
+    run.ranks.report(f"saving after step {step}")
+    save_state(
+        config.run,
+        step,
+        run.objective.model,
+        run.optimizer,
+        keep_last=config.keep_last,
+        keep_every=config.keep_every,
+        order=order_of(config, run.draws),
+        ranks=run.ranks,
+    )
+
+
+def _begin(run: Run) -> int:
     """Restore the newest state, or begin the run's folder; return the number of finished steps."""
+    config, ranks, console = run.config, run.ranks, run.console
     ranks.on_first(lambda: config.run.mkdir(parents=True, exist_ok=True))
-    start = resume(config.run, objective.model, optimizer, order, ranks, console)
+    order = order_of(config, run.draws)
+    start = resume(config.run, run.objective.model, run.optimizer, order, ranks, console)
     if start > config.steps:
         raise TrainConfigError(f"steps {config.steps}, but {config.run} has finished {start} already")
     ranks.on_first(lambda: keep_config(config.run, config, start, console))
@@ -164,15 +201,16 @@ def _begin(
     return start
 
 
-def _stop_if_not_finite(run: Path, step: int, row: dict[str, float], keys: list[str], ranks: Ranks) -> None:
+def _stop_if_not_finite(run: Run, step: int, row: dict[str, float], keys: list[str]) -> None:
     loss, norm = row["loss"], row["grad_norm"]
     if math.isfinite(loss) and math.isfinite(norm):
         return
+    path = run.config.run / "bad_step.json"
     # Ranks that computed the same samples name them once; the order is that of the ranks.
-    samples = list(dict.fromkeys(key for rank in ranks.gather(keys) for key in rank))
+    samples = list(dict.fromkeys(key for rank in run.ranks.gather(keys) for key in rank))
     record = {"step": step + 1, "loss": repr(loss), "grad_norm": repr(norm), "samples": samples}
-    ranks.on_first(lambda: (run / "bad_step.json").write_text(json.dumps(record, indent=1)))
+    run.ranks.on_first(lambda: path.write_text(json.dumps(record, indent=1)))
     raise NotFiniteError(
         f"step {step + 1}: loss {loss}, gradient norm {norm}; nothing was updated. The {len(samples)} "
-        f"samples are in {run / 'bad_step.json'}"
+        f"samples are in {path}"
     )

@@ -1,7 +1,6 @@
 """What a run says of itself: metrics.jsonl, two tables at the start, a bar or a line while it runs."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from owl2.data.loader import Batch
 from owl2.data.order import BLOCK
 from owl2.data.sources import Source
 from owl2.model import Owl2Model
+from owl2.train.objectives import sample_of_targets
 from owl2.train.ranks import Ranks
 from owl2.train.rules import Assignment, Rule
 
@@ -25,11 +25,12 @@ from owl2.train.rules import Assignment, Rule
 class Tally:
     """What one step has seen on this rank, micro-batch by micro-batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Sequence[str]):
         self.began = time.perf_counter()
         self.waited = 0.0
-        self.losses: list[Tensor] = []
-        self.counts = {"tokens": 0, "targets": 0, "images": 0}
+        self.sources = list(sources)
+        self.by_sample: list[tuple[tuple[str, ...], Tensor]] = []
+        self.counts = {"tokens": 0, "targets": 0, "images": 0, "squares": 0}
         self.keys: list[str] = []
 
     @contextmanager
@@ -44,18 +45,34 @@ class Tally:
         self.counts["tokens"] += batch.layout.num_tokens
         self.counts["targets"] += batch.targets.count
         self.counts["images"] += len(batch.pixel_values)
+        self.counts["squares"] += sum(n * n for n in batch.layout.lengths)
         self.keys += batch.keys
 
-    def add_loss(self, loss: Tensor) -> None:
-        """Add the sum of losses of a micro-batch; it stays on its device until the step's end."""
-        self.losses.append(loss)
+    def add_losses(self, batch: Batch, losses: Tensor) -> None:
+        """Add the losses (L,) of a micro-batch; they stay on their device until the step's end."""
+        sample = sample_of_targets(batch)
+        sums = losses.new_zeros(2, len(batch.layout.lengths), dtype=torch.float64)
+        sums[0].index_add_(0, sample, losses.double())
+        sums[1].index_add_(0, sample, torch.ones_like(losses, dtype=torch.float64))
+        self.by_sample.append((batch.keys, sums))
 
     def total(self, ranks: Ranks) -> dict[str, float]:
-        """The loss a target token and the counts, over all ranks."""
-        loss = math.fsum(torch.stack(self.losses).tolist()) if self.losses else 0.0
-        loss, *counts = ranks.sum_samples([loss, *self.counts.values()])
-        row = dict(zip(self.counts, map(int, counts), strict=True))
-        return {"loss": loss / row["targets"] if row["targets"] else 0.0, **row}
+        """The loss a target token, in all and of each source that has one, and the counts; over all ranks."""
+        losses, targets = ({name: 0.0 for name in self.sources} for _ in range(2))
+        for keys, sums in self.by_sample:
+            for key, loss, count in zip(keys, *sums.tolist(), strict=False):  # a blank picture has no key
+                source = key.partition(":")[0]
+                losses[source] += loss
+                targets[source] += count
+        values = [*losses.values(), *targets.values(), *self.counts.values()]
+        values = ranks.sum_samples(values)
+        n = len(self.sources)
+        row = {"loss": sum(values[:n]) / max(1, sum(values[n : 2 * n]))}
+        row |= {name: int(count) for name, count in zip(self.counts, values[2 * n :], strict=True)}
+        for name, loss, count in zip(self.sources, values, values[n:], strict=False):
+            if count:
+                row[f"loss/{name}"] = loss / count
+        return row
 
     def times(self) -> dict[str, float]:
         """Seconds since the step began, and of them those that waited for data."""
@@ -91,7 +108,7 @@ class Meters:
         self.began = time.perf_counter()
         self.first_step = start
         if writes:
-            _drop_steps_from(self.path, start)
+            drop_steps_from(self.path, start)
 
     def __enter__(self) -> "Meters":
         self.file = (self.path if self.writes else Path(os.devnull)).open("a", encoding="utf-8")
@@ -124,7 +141,10 @@ class Meters:
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The rows of `metrics.jsonl`; a torn last line is left out."""
-    path = run / "metrics.jsonl"
+    return _read_rows(run / "metrics.jsonl")
+
+
+def _read_rows(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -169,11 +189,11 @@ def _span(values: Sequence[float]) -> str:
     return f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
-def _drop_steps_from(path: Path, start: int) -> None:
+def drop_steps_from(path: Path, start: int) -> None:
     """Forget what was measured after the state that a run resumes from."""
     if not path.exists():
         return
-    kept = [row for row in read_metrics(path.parent) if row["step"] <= start]
+    kept = [row for row in _read_rows(path) if row["step"] <= start]
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     partial.rename(path)

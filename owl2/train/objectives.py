@@ -17,12 +17,12 @@ from owl2.model import Owl2Model
 
 
 def next_token(model: Owl2Model, batch: Batch) -> Tensor:
-    """Sum of the cross-entropies of all labelled tokens given what stands before them."""
-    return model.loss(batch.input_ids, batch.layout, batch.targets, batch.pixel_values)
+    """Cross-entropy (L,) of each labelled token given what stands before it."""
+    return model.token_losses(batch.input_ids, batch.layout, batch.targets, batch.pixel_values)
 
 
 def bag_of_words(model: Owl2Model, batch: Batch) -> Tensor:
-    """Sum of the cross-entropies of all labelled tokens given their sample's picture alone.
+    """Cross-entropy (L,) of each labelled token given its sample's picture alone.
 
     Raises:
         ValueError: a sample without exactly one picture.
@@ -33,9 +33,15 @@ def bag_of_words(model: Owl2Model, batch: Batch) -> Tensor:
             f"bag_of_words needs one picture a sample; got {num_images} for {num_samples} samples: use "
             f"caption sources only"
         )
-    sample = torch.bucketize(batch.targets.rows, batch.layout.boundaries[1:], right=True)
     picture = model.encode_images(batch.pixel_values).mean(dim=1)  # I D
-    return F.cross_entropy(model.logits(picture)[sample], batch.targets.ids, reduction="sum")
+    return F.cross_entropy(
+        model.logits(picture)[sample_of_targets(batch)], batch.targets.ids, reduction="none"
+    )
+
+
+def sample_of_targets(batch: Batch) -> Tensor:
+    """(L,) int64: to which sample of the batch each target belongs."""
+    return torch.bucketize(batch.targets.rows, batch.layout.boundaries[1:], right=True)
 
 
 OBJECTIVES: dict[str, Callable[[Owl2Model, Batch], Tensor]] = {

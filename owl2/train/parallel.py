@@ -82,7 +82,7 @@ class Objective(nn.Module):
         self.is_static = is_static
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the sum of losses over the targets of a micro-batch."""
+        """Return the loss of each target of a micro-batch (L,)."""
         if self.is_static:
             batch = replace(batch, layout=replace(batch.layout, is_static=True))
         return self.function(self.model, batch)

@@ -119,6 +119,11 @@ def started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_started() -> bool:
+    """Whether this is the process that speaks for the run, before and after it is one of its ranks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def local_device(device: str) -> str:
     """This rank's own device: `cuda` becomes the card of its number on the node."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device

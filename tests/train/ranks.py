@@ -10,19 +10,26 @@ import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
+
+TIMEOUT_S = 900
+"""Longest wait for a rank: ample on a machine that does other work as well."""
 
 
 class Pool:
     """Processes that wait for work; `run` gives the same function to the first few of them."""
 
     def __init__(self, size: int):
+        self.start(size)
+
+    def start(self, size: int) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.train.preload"])
         self.connections: list[Connection] = []
-        self.processes = []
+        self.processes: list[BaseProcess] = []
         for _ in range(size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
@@ -31,7 +38,7 @@ class Pool:
             self.processes.append(process)
 
     def run(
-        self, size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 300
+        self, size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = TIMEOUT_S
     ) -> list[Any]:
         """Call `function(rank, *arguments)` on `size` ranks and return what each returned or raised."""
         port = free_port()
@@ -42,6 +49,8 @@ class Pool:
         while pending:
             ready = wait([self.connections[rank] for rank in pending], timeout_s)
             if not ready:
+                self.close()
+                self.start(len(self.processes))
                 raise TimeoutError(f"ranks {sorted(pending)} hang; the others: {results}")
             for rank in [rank for rank in pending if self.connections[rank] in ready]:
                 results[rank] = self.connections[rank].recv()

@@ -10,6 +10,7 @@ import torch
 
 from owl2.train.config import OptimConfig, ParallelConfig, TrainConfig
 from owl2.train.meters import read_metrics
+from tests.train.ranks import TIMEOUT_S
 from tests.train.tiny import STAGE_1, STAGE_2, run_whole, weights
 
 # eps far above the rounding of gradients, which Adam would otherwise blow up to whole updates
@@ -24,7 +25,7 @@ def train_on_rank(rank: int, config: TrainConfig) -> str:
 
 def split(config: TrainConfig, run: Path, ranks: int, accumulation: int = 1, **parallel: Any) -> TrainConfig:
     """The same run on `ranks` processes."""
-    arrangement = ParallelConfig(timeout_s=300, **parallel)
+    arrangement = ParallelConfig(timeout_s=TIMEOUT_S, **parallel)
     samples = config.global_batch_size // arrangement.data_ranks(ranks) // accumulation
     return dataclasses.replace(
         config, run=run, micro_batch_size=samples, accumulation=accumulation, parallel=arrangement

@@ -17,7 +17,6 @@ from tests.train.splits import Reference, assert_equal_runs, split, train_on_ran
 
 LAYOUTS = {
     "DP2": (2, {}),
-    "DP4": (4, {}),
     "HSDP 2x2": (4, {"replicate": 2}),
     "TP2": (2, {"tensor": 2}),
     "DP2 x TP2": (4, {"tensor": 2}),
@@ -63,18 +62,19 @@ def without_pictures(config: TrainConfig) -> list[Batch]:
 @pytest.mark.parametrize(
     "parallel",
     [
-        {"activation_checkpointing": "full"},
-        {"activation_checkpointing": "selective"},
-        {"compile": "aot_eager"},
-        {"compile": "aot_eager", "activation_checkpointing": "full"},
+        pytest.param({"activation_checkpointing": "full"}, id="all computed again"),
+        pytest.param({"activation_checkpointing": "selective"}, id="products kept"),
+        pytest.param({"compile": "aot_eager"}, id="compiled", marks=pytest.mark.slow),
+        pytest.param(
+            {"compile": "aot_eager", "activation_checkpointing": "full"}, id="both", marks=pytest.mark.slow
+        ),
     ],
-    ids=str,
 )
 def test_layers_computed_again_or_compiled_change_nothing(
     parallel: dict[str, Any], reference: Reference, pool: Pool, tmp_path: Path
 ) -> None:
-    config = split(reference("stage 2"), tmp_path, 4, tensor=2, **parallel)
-    all_returned(pool.run(4, train_on_rank, config))
+    config = split(reference("stage 2"), tmp_path, 2, **parallel)
+    all_returned(pool.run(2, train_on_rank, config))
     assert_equal_runs(config, reference("stage 2"))
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig, TrainConfigError
+from owl2.train.config import (
+    DataConfig,
+    OptimConfig,
+    ParallelConfig,
+    SourceConfig,
+    TrainConfig,
+    TrainConfigError,
+)
 from owl2.train.optim import lr_at
 from owl2.train.rules import Rule
 
@@ -58,12 +65,31 @@ def test_the_batch_must_be_the_product_of_its_parts() -> None:
         config().check(ranks=2)
 
 
+def test_ranks_that_share_a_sample_count_once() -> None:
+    pairs = config(accumulation=4, parallel=ParallelConfig(tensor=2))
+    pairs.check(ranks=8)
+    message = r"accumulation 4 x 2 rank\(s\) \(4 / parallel.tensor 2\) = 128, but global_batch_size is 256"
+    with pytest.raises(TrainConfigError, match=message):
+        pairs.check(ranks=4)
+
+
+def test_an_arrangement_that_does_not_divide_the_ranks_shows_the_arithmetic() -> None:
+    message = r"6 process\(es\) cannot be parallel.replicate 2 copies x parallel.tensor 2: 2 x 2 = 4 does not"
+    with pytest.raises(TrainConfigError, match=message):
+        ParallelConfig(tensor=2, replicate=2).check(6)
+    with pytest.raises(TrainConfigError, match=r"parallel.tensor 0 must be at least 1"):
+        ParallelConfig(tensor=0).check(1)
+    with pytest.raises(TrainConfigError, match=r"selective cannot see into layers compiled by inductor"):
+        ParallelConfig(compile="inductor", activation_checkpointing="selective").check(1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"steps": 0}, "steps 0 must be at least 1"),
         ({"save_every": 0}, "save_every 0 must be at least 1"),
         ({"keep_last": 0}, "keep_last 0 must be at least 1"),
+        ({"keep_every": 700}, "keep_every 700 must be a multiple of save_every 500"),
         ({"log_every": -1}, "log_every -1 must be at least 1"),
         ({"steps": 1000}, "optim.warmup_steps 1000 must be below steps 1000"),
         (

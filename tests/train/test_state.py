@@ -129,3 +129,12 @@ def test_frozen_parameters_have_no_moments(tmp_path: Path) -> None:
     with safe_open(file, "pt") as opened:
         slots = {key for key in opened.keys() if key.startswith("optimizer.")}  # noqa: SIM118
     assert slots == {f"optimizer.{n}.{key}" for n in learning for key in ("exp_avg", "exp_avg_sq", "step")}
+
+
+def test_states_of_every_so_many_steps_are_kept_for_good(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    for step in range(2, 14, 2):
+        save_state(tmp_path, step, model, optimizer, keep_last=1, keep_every=4)
+    assert [int(path.name[5:]) for path in saved_states(tmp_path)] == [4, 8, 12]
+    save_state(tmp_path, 14, model, optimizer, keep_last=1, keep_every=4)
+    assert [int(path.name[5:]) for path in saved_states(tmp_path)] == [4, 8, 12, 14]

@@ -1,0 +1,80 @@
+"""Held-out sources are measured at their intervals, token by token, alike on one rank and many."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from owl2.checkpoint import load_model
+from owl2.data.loader import Collate
+from owl2.train.config import SourceConfig, TrainConfig, TrainConfigError, ValidationConfig
+from owl2.train.prepare import load_stage, open_draws
+from owl2.train.ranks import Ranks
+from owl2.train.validate import shares
+from tests.train.ranks import Pool, all_returned
+from tests.train.splits import split, train_on_rank
+from tests.train.tiny import run_whole, stage
+
+
+def validated(run: Path, checkpoint: Path, corpora: Path) -> TrainConfig:
+    """A run that measures seven samples of the chats every second of three steps."""
+    chat = SourceConfig(name="held-out", path=corpora / "chat.jsonl")
+    held_out = ValidationConfig(sources=[chat], every=2, max_samples=7)
+    config = stage(run, checkpoint, corpora, steps=3, validation=held_out)
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=1))
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+
+
+def test_held_out_sources_are_measured_at_intervals_and_at_the_end(
+    checkpoint: Path, corpora: Path, tmp_path: Path, pool: Pool
+) -> None:
+    config = validated(tmp_path / "one", checkpoint, corpora)
+    run_whole(config)
+    assert [row["step"] for row in rows(config.run)] == [2, 3]
+    assert rows(config.run)[-1]["loss/held-out"] == pytest.approx(direct(config), rel=1e-5)
+    many = split(config, tmp_path / "many", 2)
+    all_returned(pool.run(2, train_on_rank, many))
+    for ours, theirs in zip(rows(many.run), rows(config.run), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def direct(config: TrainConfig) -> float:
+    """The loss of the finished checkpoint on the same seven samples, one after the other."""
+    assert config.validation is not None
+    model = load_model(config.run / "checkpoint", progress=False)
+    _, processor = load_stage(config)
+    data = dataclasses.replace(config.data, sources=config.validation.sources)
+    draws = open_draws(dataclasses.replace(config, data=data), processor)
+    in_order = {draws.mixture[n].index: n for n in range(len(draws.sources[0]))}
+    batch, _ = Collate(draws.processor)([draws[in_order[index]] for index in range(7)])
+    assert batch is not None
+    with torch.no_grad():
+        total = model.loss(batch.input_ids, batch.layout, batch.targets, batch.pixel_values)
+    return total.item() / batch.targets.count
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("num_samples", [1, 4, 7, 12])
+def test_every_sample_is_measured_once_and_ranks_have_equally_many_micro_batches(
+    ranks: int, num_samples: int
+) -> None:
+    each = [[list(share) for share in shares(num_samples, 2, Ranks(rank, ranks))] for rank in range(ranks)]
+    assert len({len(batches) for batches in each}) == 1
+    assert sorted(n for batches in each for batch in batches for n in batch) == list(range(num_samples))
+    assert max(len(batch) for batches in each for batch in batches) <= 2
+
+
+def test_a_validation_that_cannot_be_is_an_error(checkpoint: Path, corpora: Path, tmp_path: Path) -> None:
+    config = validated(tmp_path, checkpoint, corpora)
+    assert config.validation is not None
+    never = dataclasses.replace(config.validation, every=0)
+    with pytest.raises(TrainConfigError, match=r"validation.every 0 and max_samples 7 must be at least 1"):
+        dataclasses.replace(config, validation=never).check()
+    colon = dataclasses.replace(config.validation, sources=[SourceConfig(name="a:b", path=corpora)])
+    with pytest.raises(TrainConfigError, match=r"a name of validation\.sources has a colon"):
+        dataclasses.replace(config, validation=colon).check()
