@@ -74,6 +74,26 @@ def test_a_file_is_what_its_content_says_not_its_suffix(tmp_path: Path) -> None:
     ]
 
 
+def test_a_clip_filmed_with_the_phone_upright_is_turned(tmp_path: Path) -> None:
+    clip = tmp_path / "a.mp4"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        pixels = np.zeros((16, 32, 3), np.uint8)
+        pixels[:, 16:] = 255  # the right half is white
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode())
+    one, minus_one = (1 << 16).to_bytes(4), (-(1 << 16)).to_bytes(4, signed=True)
+    zero, last = bytes(4), (1 << 30).to_bytes(4)
+    as_it_is = one + zero * 3 + one + zero * 3 + last
+    clockwise = zero + one + zero + minus_one + zero * 4 + last
+    movie, track, rest = clip.read_bytes().split(as_it_is)
+    clip.write_bytes(movie + as_it_is + track + clockwise + rest)
+    (frame,) = sample_frames(clip, 1)
+    assert frame.size == (16, 32)
+    assert frame.getpixel((8, 4))[0] < 30 < 220 < frame.getpixel((8, 28))[0]  # what was left is on top
+
+
 def test_a_segment_behind_the_end_is_an_error_that_says_where_the_end_is(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.mp4", 10)
     with pytest.raises(VideoError, match=r"a\.mp4: no frames from 7 to 9 s; its last frame is at 1\.80 s"):
