@@ -10,6 +10,7 @@ import base64
 import binascii
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def read_rows(file: Path, delimiter: str = ",") -> list[list[str]]:
     """
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     # strict: a quote that never closes would swallow the rest of the file into one cell.
-    reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=delimiter, strict=True)
     try:
         return [row for row in reader if row]
     except csv.Error as error:
@@ -215,8 +216,3 @@ def _parse_json(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise EvalDataError(f"{where}: not JSON ({error})") from error
-
-
-def _lines(file: Path) -> list[str]:
-    # Not splitlines(): U+2028 and the like are text here, and csv joins quoted lines itself.
-    return [line + "\n" for line in read_text(file).split("\n")]
