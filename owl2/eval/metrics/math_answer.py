@@ -19,7 +19,7 @@ def find_math_answer(output: str) -> str | None:
     if r"\boxed" in output:
         return _last_boxed(output)
     between_dollars = re.findall(r"\$(.*)\$", output)
-    if between_dollars and between_dollars[-1]:
+    if between_dollars and _right_side(between_dollars[-1]):
         return _right_side(between_dollars[-1])
     if "=" in output:
         return _right_side(output).rstrip(".").split(r"\n")[0]

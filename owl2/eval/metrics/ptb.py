@@ -79,7 +79,7 @@ _PATTERNS = (
     rf"({_PART}(?:[-_‐‑]{_PART})*)",
     r"([A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+|[Cc]\+\+|[CcFf]#)",
     # Marks.
-    rf"([<>]?[:;=][-o*']?[()DPdpO3\\{{@|\[\]]){_NO_LETTER}",
+    rf"([<>]?[:;=][-o*']?[()DPdpO\\{{@|\[\]]){_NO_LETTER}",
     r"(&(?:amp|lt|gt|quot|apos);)",
     r"(\.{3,5}|[?!]+|\*+|@+|#+|_+|-+|''|``|<<|>>)",
     r"(\S)",
@@ -91,6 +91,7 @@ _PLAIN = re.compile(r"[A-Za-z]+(?= )")
 _CUT = {"cannot", "gonna", "wanna", "gotta", "lemme", "gimme"}
 _DROPPED = re.compile(r"\.+|-{1,4}|''|``|[?!,:;\"'`´‘’‚‛“”„‟«»‹›…–—―\ufe0e\ufe0f]|[^\u0000-\uffff]")
 """What coco-caption leaves out, and what the jar cannot read: emoji."""
+_CURLY_CLITIC = re.compile("’(?:[msd]|re|ve|ll)|n’t")
 _SPELLED = {
     **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
     **{"€": "$", "£": "#", "¢": "cents", "¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"},
@@ -125,6 +126,6 @@ def _longest(caption: str, at: int) -> str:
 def _spell(token: str) -> str:
     """As the jar writes a token: in small letters and ASCII."""
     token = unescape(token).lower()
-    if token.startswith("’") or token == "n’t":
+    if _CURLY_CLITIC.fullmatch(token):
         token = token.replace("’", "'")
     return _SPELLED.get(token, token.replace("(", _SPELLED["("]).replace(")", _SPELLED[")"]))
