@@ -2,7 +2,7 @@
 
     python -m bench.eval runs/demo/checkpoint [--questions 500] [--rounds 3] [--out eval.json]
 
-Both go through the whole runner: pictures decoded and resized, prompts encoded, answers generated and written.
+Both go through the whole runner: pictures decoded and resized, prompts encoded, answers generated and kept.
 A round asks every question in both ways, the order alternating, so that what else the machine does falls on
 both; a ratio is of one round, and the median over rounds is what counts. The answers must be identical, or
 there is nothing to compare.

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     if name in LEADING:
         words = _name_leading(words, LEADING[name])
     try:
-        run_function(COMMANDS[name], words, command=f"eval {name}")
+        run_function(COMMANDS[name], words, command=f"eval {name}", aliases={"--yes": "--yes=true"})
     except KeyboardInterrupt:
         print("owl2 eval: stopped; the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
@@ -100,7 +100,7 @@ def run(
     outcomes = run_with_bar(engine, plans, data, out, Batching(batch_size, batch_tokens), shard)
     print_outcomes(outcomes)
     if shard.world_size == 1:
-        report([out])
+        report(folders=[out])
     elif shard.rank == 0:
         print(f"When all ranks are done: owl2 eval report {out}")
     if any(outcome.is_in_vain for outcome in outcomes):
@@ -188,8 +188,8 @@ def judge(
 
 
 def report(
-    folders: list[Path],
     *,
+    folders: list[Path],
     out: Path | None = None,
     data: Path | None = None,
     failures: int = 24,

@@ -70,14 +70,18 @@ def _header(runs: Sequence[Run], rows: Sequence[Row]) -> str:
 
 def _radar_section(rows: Sequence[Row]) -> str:
     by_run: dict[str, dict[str, float]] = {}
+    names: dict[str, str] = {}
     for row in rows:
         if row.is_main and row.paper:
-            by_run.setdefault(row.run, {})[row.title] = 100 * row.ours / row.paper
-    shared = [title for title in next(iter(by_run.values()), {}) if all(title in v for v in by_run.values())]
+            # Of two ways to ask for the same figure of the paper, the first is drawn.
+            by_run.setdefault(row.run, {}).setdefault(row.paper_id, 100 * row.ours / row.paper)
+            names.setdefault(row.paper_id, row.title)
+    shared = [key for key in next(iter(by_run.values()), {}) if all(key in v for v in by_run.values())]
     if len(shared) < FEWEST_AXES:
         return ""
+    titles = _short([names[key] for key in shared])
     try:
-        drawn = radar(shared, {name: [values[t] for t in shared] for name, values in by_run.items()})
+        drawn = radar(titles, {name: [values[key] for key in shared] for name, values in by_run.items()})
     except ImportError as error:
         drawn = f"<p>{escape(str(error))}</p>"
     legend = "".join(
@@ -90,6 +94,12 @@ def _radar_section(rows: Sequence[Row]) -> str:
         f'ring is the paper.</p><div class="card radar">{drawn}<div class="legend">{legend}{dashed}</div>'
         "</div></section>"
     )
+
+
+def _short(titles: Sequence[str]) -> list[str]:
+    """Titles without what stands behind a comma or in brackets, where they still differ."""
+    short = [title.split(",")[0].split(" (")[0] for title in titles]
+    return [name if short.count(name) == 1 else title for name, title in zip(short, titles, strict=True)]
 
 
 def _main_table(rows: Sequence[Row]) -> str:

@@ -29,6 +29,7 @@ th { font-weight: 500; color: var(--soft); text-align: left; font-size: 13px; ve
 th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); }
 tr:last-child td { border: 0; }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td:nth-last-child(2), td:last-child { white-space: nowrap; }
 td em { color: var(--wrong); font-style: normal; }
 details { border-top: 1px solid var(--line); padding: 10px 0; }
 details:last-child { border-bottom: 1px solid var(--line); }

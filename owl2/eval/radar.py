@@ -49,8 +49,8 @@ def radar(axes: Sequence[str], runs: Mapping[str, Sequence[float]], top: float |
     settings |= {"text.color": INK, "xtick.color": INK, "ytick.color": SOFT}
     stream = io.StringIO()
     with rc_context(settings):
-        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-        drawing = figure.add_subplot(projection="polar")
+        figure = Figure(figsize=(7.6, 7.0))
+        drawing = figure.add_axes((0.21, 0.2, 0.58, 0.6), projection="polar")
         assert isinstance(drawing, PolarAxes)
         drawing.set_theta_offset(math.pi / 2)
         drawing.set_theta_direction(-1)
@@ -60,19 +60,31 @@ def radar(axes: Sequence[str], runs: Mapping[str, Sequence[float]], top: float |
             drawing.fill(closed, [*values, values[0]], color=colour, alpha=0.14)
         drawing.set_ylim(0, limit)
         step = 20 if limit <= 140 else 20 * math.ceil(limit / 140)
-        drawing.set_yticks(range(step, int(limit) + 1, step))
+        drawing.set_yticks(range(step, int(limit), step))
         drawing.set_rlabel_position(180 / len(axes))
-        drawing.set_xticks(angles, axes)
         drawing.grid(color=LINE, linewidth=0.7)
         drawing.spines["polar"].set_color(LINE)
-        drawing.tick_params(axis="x", pad=9)
-        for label, angle in zip(drawing.get_xticklabels(), angles, strict=True):
-            side = math.sin(angle)
-            label.set_horizontalalignment("center" if abs(side) < 0.15 else "left" if side > 0 else "right")
+        drawing.set_xticks(angles, [""] * len(axes))
+        for name, angle in zip(axes, angles, strict=True):
+            _label(drawing, name, angle, limit)
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawn = stream.getvalue()
     svg = re.sub(r'<g id="[^"]*"', "<g", drawn[drawn.index("<svg") :])
     return re.sub("|".join(COLOURS), lambda found: COLOURS[found[0]], svg)
+
+
+def _label(drawing: Any, name: str, angle: float, limit: float) -> None:
+    """Write an axis' name outwards along it, so that thirty names do not run into each other."""
+    is_right = math.sin(angle) >= -1e-9
+    drawing.text(
+        angle,
+        limit * 1.04,
+        name,
+        rotation=90 - math.degrees(angle) + (0 if is_right else 180),
+        rotation_mode="anchor",
+        horizontalalignment="left" if is_right else "right",
+        verticalalignment="center",
+    )
 
 
 def _cycle(count: int) -> list[str]:

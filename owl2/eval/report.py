@@ -2,8 +2,8 @@
 
 One row a figure, in Markdown, CSV and JSON, and as a page with pictures of what went wrong. What a reader
 must know to trust a number stands in its row: how many questions it is over and how many there should be,
-how many answers could not be read, the template, the judge. Rows of the paper that no task of the run is about
-are listed, so that nothing looks complete that is not.
+how many answers could not be read, the template, the judge. Rows of the paper that no task of the run is
+about are listed, so that nothing looks complete that is not.
 """
 
 import csv
@@ -45,6 +45,7 @@ class Row:
     group: str
     ours: float
     paper: float | None
+    paper_id: str
     paper_place: str
     low: float | None
     high: float | None
@@ -122,6 +123,7 @@ def _row(run: str, result: TaskResult, figure: Figure, is_main: bool) -> Row:
         score.group,
         score.value,
         None if paper is None else paper.value,
+        score.paper_id,
         "" if paper is None else paper.place,
         None if interval is None else interval.low,
         None if interval is None else interval.high,

@@ -95,7 +95,7 @@ def test_a_judge_is_asked_only_with_yes(
         (["run", "--tasks", "vqav2", "--out", "{out}"], "give a checkpoint, or --endpoint"),
         (["run", "{bare}", "--tasks", "vqav2", "--out", "{out}"], "tokenizer"),
         (["run", "{ck}", "--tasks", "vqav2", "--out", "{out}", "--limit", "0"], "must be 1 or more"),
-        (["score", "{out}"], "it is not what `owl2 eval run --out"),
+        (["score", "{out}"], "it is not what `owl2 eval run"),
         (["report", "{out}"], "it is not what"),
         (["compare", "{out}", "{out}"], "it is not what"),
     ],

@@ -1,4 +1,4 @@
-"""A run that is killed again and again, on one rank and on two, ends with the answers of an undisturbed one."""
+"""A run killed again and again, on one rank and on two, ends with the answers of an undisturbed one."""
 
 import os
 import random
