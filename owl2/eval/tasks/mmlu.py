@@ -4,7 +4,8 @@ As OpenCompass, which the paper names: the first five questions of a subject's d
 conversation, and the plain mean over subjects (weighting them by size gives another figure). Table 16 says
 dev; its 285 questions are those examples, and what OpenCompass scores are the 14,042 of test. `mmlu_ppl`
 compares the likelihoods of the letters, as OpenCompass does for models that do not chat: LLaMA-2-7B's 46.8 of
-Table 3 is that. Which of the two the authors ran for their model is not published.
+Table 3 is that. Which of the two the authors ran for their model is not published. All
+five examples are always shown; OpenCompass drops the last where a prompt exceeds its 2048 tokens.
 """
 
 from collections.abc import Mapping, Sequence

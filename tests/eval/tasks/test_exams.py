@@ -13,25 +13,23 @@ MMLU_HINT = "There is a single choice question about {}. Answer the question by 
 
 def test_mmlu_shows_the_first_five_examples_as_rounds_and_never_the_sixth() -> None:
     task = find_task("mmlu")
-    item = by_id(task.items(DATA))["abstract_algebra/0"]
+    item = by_id(task.items(DATA))["virology/0"]
     messages = task.templates["owl2-paper"].messages(item)
     assert [message["role"] for message in messages] == ["user", "assistant"] * 5 + ["user"]
     asked = messages[-1]["content"][0]["text"]
-    hint = MMLU_HINT.format("abstract algebra")
-    assert asked == f"{hint}Question: Find 3 x 4 in Z_5.\nA. 2\nB. 3\nC. 4\nD. 0\nAnswer: "
-    assert [message["content"] for message in messages[1::2]] == ["A\n", "C\n", "B\n", "D\n", "B\n"]
+    hint = MMLU_HINT.format("virology")
+    assert asked == f"{hint}Question: Soap is\nA. bad for it\nB. its food\nC. its host\nD. a gene\nAnswer: "
+    assert [message["content"] for message in messages[1::2]] == ["B\n", "C\n", "D\n", "A\n", "B\n"]
     assert "sixth row" not in prompt(task, item)
 
 
 def test_mmlus_likelihoods_are_of_letters_behind_one_text_with_opencompass_two_blanks() -> None:
     task = find_task("mmlu_ppl")
-    item = by_id(task.items(DATA))["abstract_algebra/0"]
+    item = by_id(task.items(DATA))["virology/0"]
     asked = prompt(task, item)
-    start = (
-        "USER: The following are multiple choice questions (with answers) about  abstract algebra.\n\nWhich"
-    )
+    start = "USER: The following are multiple choice questions (with answers) about  virology.\n\nA cold"
     assert asked.startswith(start)
-    assert asked.endswith("Find 3 x 4 in Z_5.\nA. 2\nB. 3\nC. 4\nD. 0\nAnswer: ASSISTANT:")
+    assert asked.endswith("Soap is\nA. bad for it\nB. its food\nC. its host\nD. a gene\nAnswer: ASSISTANT:")
     assert asked.count("Answer: ") == 6
     assert item.choices == {letter: letter for letter in "ABCD"}
     assert task.mode == "rank"
@@ -39,13 +37,13 @@ def test_mmlus_likelihoods_are_of_letters_behind_one_text_with_opencompass_two_b
 
 def test_mmlu_reads_quotes_and_line_breaks_in_cells() -> None:
     items = by_id(find_task("mmlu").items(DATA))
-    assert items["college_biology/0"].question == 'Which organ, of those "in the chest", pumps blood?'
-    assert items["college_biology/1"].question == "A cell is put into pure water.\nWhat happens?"
+    assert items["anatomy/0"].question == 'Which, of these "in the chest", beats?'
+    assert items["anatomy/1"].question == "Take a hand.\nHow many thumbs?"
 
 
 def test_mmlu_is_the_mean_over_subjects_however_many_questions_they_have() -> None:
     task = find_task("mmlu")
-    said = {"abstract_algebra/0": "The answer is A.", "college_biology/0": "B", "college_biology/1": "A"}
+    said = {"virology/0": "The answer is A.", "anatomy/0": "B", "anatomy/1": "A"}
     scores = task.score(answers(task, task.items(DATA), said))
     assert (scores[0].value, scores[0].paper_id) == (pytest.approx(50.0), "3/14")
     assert scores[1].value == pytest.approx(100 / 3)
@@ -54,12 +52,12 @@ def test_mmlu_is_the_mean_over_subjects_however_many_questions_they_have() -> No
 
 def test_a_subject_without_examples_or_with_a_row_too_short_is_an_error(tmp_path: Path) -> None:
     data = copy(tmp_path, "mmlu")
-    test = data / "mmlu/data/test/abstract_algebra_test.csv"
+    test = data / "mmlu/data/test/virology_test.csv"
     test.write_text(test.read_text() + "Too short,A,B,A\n")
-    with pytest.raises(EvalDataError, match=r"abstract_algebra_test\.csv: row 2 is"):
+    with pytest.raises(EvalDataError, match=r"virology_test\.csv: row 2 is"):
         find_task("mmlu").items(data)
-    (data / "mmlu/data/dev/abstract_algebra_dev.csv").unlink()
-    with pytest.raises(EvalDataError, match=r"abstract_algebra_dev\.csv is missing"):
+    (data / "mmlu/data/dev/virology_dev.csv").unlink()
+    with pytest.raises(EvalDataError, match=r"virology_dev\.csv is missing"):
         find_task("mmlu").items(data)
 
 
@@ -69,7 +67,7 @@ def test_bbh_shows_three_worked_examples_without_the_canary() -> None:
     asked = prompt(task, item)
     assert asked.startswith(
         "USER: Follow the given examples and answer the question.\n"
-        "Do these steps lead back to the start?\n\nQ: If"
+        "Do these steps lead back to the start?\n\nQ: Take"
     )
     assert "canary" not in asked
     assert asked.count("A: Let's think step by step.") == 4
