@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         print("usage: owl2 data COMMAND [options]   (owl2 data COMMAND --help lists them)\n")
         print("\n".join(f"  {name:8} {line}" for name, line in COMMANDS.items()))
         return
-    functions = {"list": list_corpora, "convert": convert, "inspect": inspect}
+    functions: dict[str, Callable[..., None]] = {"list": list_corpora, "convert": convert, "inspect": inspect}
     if command not in functions:
         print(f"owl2 data: no command {command!r}; there are {', '.join(functions)}", file=sys.stderr)
         raise SystemExit(2)
@@ -83,6 +83,9 @@ def convert(recipe: str, *, source: Path, out: Path, workers: int = os.cpu_count
                     reports.append(convert_corpus(chosen, source, out, workers=workers, on_part=on_part))
                 except FilesMissing as error:
                     absent.append(error)
+    except KeyboardInterrupt:
+        print("owl2 data: stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
     except (DataError, OSError) as error:
         print(f"owl2 data: {error}", file=sys.stderr)
         raise SystemExit(1) from None

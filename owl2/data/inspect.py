@@ -121,7 +121,7 @@ class Inspection:
         step = max(1, -(-(high - low + 1) // NUM_BUCKETS))
         counts = Counter((length - low) // step for length in self.lengths)
         buckets = range((high - low) // step + 1)
-        return [(low + n * step, low + (n + 1) * step - 1, counts[n]) for n in buckets]
+        return [(low + n * step, min(high, low + (n + 1) * step - 1), counts[n]) for n in buckets]
 
 
 def inspect_source(

@@ -44,7 +44,7 @@ td.n { white-space: nowrap; font-variant-numeric: tabular-nums; color: var(--wro
   color: var(--soft); overflow-wrap: anywhere; padding-bottom: 6px; }
 .sample img { display: block; width: 100%; border-radius: 8px; margin: 0 0 8px; image-rendering: auto; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 15.5px; line-height: 1.9; }
-.text span { border-right: 1px dotted var(--line); } .text .l { background: var(--learned);
+.text span { border-right: 1px dotted var(--soft); } .text .l { background: var(--learned);
   border-right-color: var(--edge); padding: 2px 0; }
 .bytes .text span { border-right: 0; }
 .chip { background: var(--chip); border-radius: 6px; padding: 2px 8px; font-size: 13px; color: var(--soft); }

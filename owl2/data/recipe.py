@@ -78,15 +78,18 @@ class Files:
         """Path of a file in a declared folder, relative to the source: what a row's `image` is."""
         return self.found[path].joinpath(*parts).relative_to(self.source).as_posix()
 
-    def read_json(self, path: str) -> Any:
+    def read_json(self, path: str, slim: Callable[[dict[str, Any]], Any] | None = None) -> Any:
         """Read a declared JSON file.
+
+        Args:
+            slim: what to keep of each object, called while reading, so that large files fit into memory.
 
         Raises:
             DataError: not UTF-8 or not JSON; names the file and the place.
         """
         file = self.found[path]
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
+            return json.loads(file.read_text(encoding="utf-8"), object_hook=slim)
         except ValueError as error:
             raise DataError(f"{self.recipe_name}: {file} cannot be read as JSON: {error}") from error
 

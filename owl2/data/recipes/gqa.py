@@ -27,6 +27,14 @@ class Gqa(ConversationRecipe):
             exchange = (short_question(record["question"]), record["answer"])
             by_image.setdefault(record["imageId"], []).append(exchange)
 
-        yield from read_records("question", files.read_json("train_balanced_questions.json"), collect)
+        questions = files.read_json("train_balanced_questions.json", _slim)
+        yield from read_records("question", questions, collect)
         for image_id, exchanges in by_image.items():
             yield conversation(image_id, files.name_of("images", f"{image_id}.jpg"), exchanges)
+
+
+def _slim(value: dict[str, Any]) -> dict[str, Any]:
+    """Of a question keep three of thirteen fields: the file is a gigabyte, most of it functional programs."""
+    if "imageId" not in value:
+        return value
+    return {name: value[name] for name in ("question", "imageId", "answer") if name in value}

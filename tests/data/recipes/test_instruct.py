@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from owl2.data import wording
 from owl2.data.wording import most_confident, region_text
+from owl2.eval import prompts
 from tests.data.recipes.conftest import Rows
 
 SHORT = " Answer the question using a single word or phrase."
@@ -27,6 +29,11 @@ def test_vqav2_has_one_conversation_an_image_with_the_most_confident_answers(row
     assert values(second) == [f"<image>What colour is it?{SHORT}", "white"], (
         "six unsure votes against four sure"
     )
+
+
+def test_training_asks_in_the_words_of_the_evaluation() -> None:
+    for name in ("SHORT", "LETTER", "CAPTION"):
+        assert getattr(wording, name) == getattr(prompts, name)
 
 
 def test_the_answer_of_highest_confidence_is_the_sum_then_the_votes_then_the_first() -> None:

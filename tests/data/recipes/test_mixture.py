@@ -1,6 +1,5 @@
 """The mixture of Table 14 from miniature official files by one command: shares, labels, configuration."""
 
-import dataclasses
 import json
 import random
 from collections import Counter
@@ -12,14 +11,18 @@ import yaml
 
 from owl2.__main__ import main
 from owl2.cli.train import read_config
+from owl2.data.img2dataset import ShardRecipe
 from owl2.data.loader import Draws
 from owl2.data.order import Mixture
+from owl2.data.recipe import find_recipes
 from owl2.data.sample import IMAGE_MARKS
 from owl2.data.sources import Source, open_source
-from owl2.processor import Encoding, Processor
-from owl2.train.config import SourceConfig
+from owl2.processor import Encoding, Processor, SentencePieceTokenizer
+from owl2.train.config import DataConfig, SourceConfig
+from owl2.train.meters import read_metrics
 from tests.data.small import jpeg, turns, write_jsonl
 from tests.processor.small import WORDS
+from tests.train.tiny import run_whole, stage, write_checkpoint
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 TABLE_14 = {
@@ -65,6 +68,19 @@ def test_intended_and_actual_shares_agree_over_100_000_draws(mixture: list[Sourc
         intended = source.weight / 1230
         assert abs(drawn[number] / 100_000 - intended) < 0.01
         assert drawn[number] / 100_000 == pytest.approx(intended, rel=0.07), source.name
+
+
+def test_50_steps_of_training_on_the_whole_mixture(
+    mixture: list[SourceConfig], sentencepiece_tokenizer: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "base", sentencepiece_tokenizer)
+    data = DataConfig(sources=mixture, max_tokens=512)
+    config = stage(tmp_path / "run", checkpoint, tmp_path, data=data, steps=50)
+    run_whole(config)
+    rows = read_metrics(config.run)
+    assert [row["step"] for row in rows] == list(range(1, 51))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert not (config.run / "bad_samples.jsonl").exists(), "every sample was used"
 
 
 def test_every_sample_of_the_mixture_can_be_trained_on(
@@ -154,6 +170,16 @@ def test_labels_of_200_generated_conversations_decode_to_exactly_the_answers(
 
 def test_the_shipped_stages_name_the_paths_and_weights_of_the_recipes() -> None:
     """`configs/instruct.yaml` reads what `owl2 data convert instruct --out data/instruct` writes."""
-    shipped = yaml.safe_load((CONFIGS / "instruct.yaml").read_text())["data"]["sources"]
-    assert {Path(source["path"]).stem: source["weight"] for source in shipped} == TABLE_14
-    assert {field.name for field in dataclasses.fields(SourceConfig)} >= {"image_root", "augment"}
+    for name in ("instruct", "pretrain"):
+        shipped = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["data"]["sources"]
+        recipes = {recipe.name: recipe for recipe in find_recipes(name)}
+        assert {source["name"]: source["weight"] for source in shipped} == {
+            recipe.name: recipe.weight for recipe in recipes.values()
+        }
+        for source in shipped:
+            recipe = recipes[source["name"]]
+            suffix = "" if isinstance(recipe, ShardRecipe) else ".jsonl"
+            assert source["path"] == f"data/{name}/{recipe.name}{suffix}"
+            assert source.get("augment", "none") == recipe.augment
+            has_pictures = len(recipe.files) > 1
+            assert ("image_root" in source) == has_pictures
