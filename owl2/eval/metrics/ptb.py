@@ -48,7 +48,7 @@ _PATTERNS = (
     r"([A-Za-z]*[A-MO-Za-mo-z])(?i:nAPOSt)",
     rf"({_CLITIC}|(?i:nAPOSt)){_NO_LETTER}",
     rf"({_WORD})",
-    r"(APOSn(?:APOS|(?![A-Za-z]))|(?i:APOS(?:em|cause|till?)|(?:ol|somethin|dunkin)APOS|cAPOSmon|eAPOSer))",
+    r"(APOS[Nn](?:APOS|(?=\s|$))|(?i:APOS(?:em|cause|till?)|(?:ol|somethin|dunkin)APOS|cAPOSmon|eAPOSer))",
     r"([jJyY]APOS)[A-Za-z]",
     rf"({_LETTER}+[aeiouyAEIOUY]APOS[aeiouA-Z]{_LETTER}*)",
     r"(APOS[2-9]0s)",
@@ -75,7 +75,7 @@ _PATTERNS = (
     rf"({_WORD}\.)[,;:]",
     # Compounds.
     r"([A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2})",
-    r"([A-Za-z0-9][A-Za-z0-9.,]*(?:-[A-Za-z0-9]+)+)(?:[^A-Za-z0-9.+]|$)",
+    r"([A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:(?:[A-Za-z]\.){2,}|[A-Za-z0-9]+))+)(?:[^A-Za-z0-9+]|$)",
     rf"({_PART}(?:[-_‐‑]{_PART})*)",
     r"([A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+|[Cc]\+\+|[CcFf]#)",
     # Marks.

@@ -24,6 +24,7 @@ FROM_THE_JAR = {
     "$5.00 US$5 5$ €5 £5 5¢ 50%": "$ 5.00 us$ 5 5 $ $ 5 # 5 5 cents 50 %",
     "#1 #tag @name a@b.com AT&T at&t M&M's &amp;": "# 1 #tag @name a@b.com at&t at & t m&m 's &",
     "https://x.org, www.x.com. example.org/foo file.jpg": "https://x.org www.x.com example.org/foo file.jpg",
+    "non-U.S. pro-am. 0.8-1.0 1,000-foot": "non-u.s. pro-am 0.8-1 .0 1,000-foot",
     "2nd 5k 4x4 3D B-52 F-16 dd5.1 5'6\"": "2nd 5k 4x4 3d b-52 f-16 dd5 .1 5 6",
     "(555) 123-4567 12/25/2010 1-800-555-1234": "-lrb-555-rrb- 123-4567 12/25/2010 1-800-555-1234",
     "smile :) :-( C++ c# 🐶 a🐶b ♥ 20°": "smile :-rrb- :--lrb- c++ c# a b ♥ 20 °",
