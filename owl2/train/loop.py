@@ -105,7 +105,7 @@ def _take_steps(run: Run, batches: Batches, start: int) -> None:
     micro_batches = iter(batches)
     validation = Validation(config, run.processor, start, ranks, run.console) if config.validation else None
     with (
-        stop_requests() as stop_requested,
+        stop_requests(second_kills=ranks.store is None) as stop_requested,
         Meters(
             config.run, start, config.steps, config.log_every, run.console, writes=ranks.is_first
         ) as meters,

@@ -1,11 +1,12 @@
 """What a stage minimises: the paper's next-token loss, or a cheap warm start of the abstractor before it.
 
-`bag_of_words` is not in the paper and off in its configurations. The decoder does not run: the mean visual
-token of a picture must score, through the output head, the words of its caption in no order. It puts the
-visual tokens into the space of the word embeddings, where a frozen language model can read them, for a small
-part of a captioning step's cost (learning visual features by predicting words: Joulin et al., 2016).
+`bag_of_words` is not in the paper and off in its configurations. The decoder does not run: read out through
+final norm and head, the visual tokens of a picture must between them name the words of its caption, in no
+order. That puts words of the embedding space into visual tokens, where a frozen language model can read them,
+for a small part of a captioning step's cost (learning visual features from words: Joulin et al., 2016).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -24,6 +25,9 @@ def next_token(model: Owl2Model, batch: Batch) -> Tensor:
 def bag_of_words(model: Owl2Model, batch: Batch) -> Tensor:
     """Cross-entropy (L,) of each labelled token given its sample's picture alone.
 
+    A picture's distribution over words is the mean of its visual tokens' distributions, so tokens that share
+    the words among them score better than tokens that all say everything.
+
     Raises:
         ValueError: a sample without exactly one picture.
     """
@@ -33,10 +37,10 @@ def bag_of_words(model: Owl2Model, batch: Batch) -> Tensor:
             f"bag_of_words needs one picture a sample; got {num_images} for {num_samples} samples: use "
             f"caption sources only"
         )
-    picture = model.encode_images(batch.pixel_values).mean(dim=1)  # I D
-    return F.cross_entropy(
-        model.logits(picture)[sample_of_targets(batch)], batch.targets.ids, reduction="none"
-    )
+    visual_tokens = model.model.norm(model.encode_images(batch.pixel_values))  # I Q D
+    log_shares = F.log_softmax(model.logits(visual_tokens), dim=-1)
+    log_words = log_shares.logsumexp(dim=1) - math.log(visual_tokens.shape[1])  # I V
+    return F.nll_loss(log_words[sample_of_targets(batch)], batch.targets.ids, reduction="none")
 
 
 def sample_of_targets(batch: Batch) -> Tensor:

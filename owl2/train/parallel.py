@@ -12,6 +12,7 @@ micro-batch without a picture gets one more sample, a blank picture from which n
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -197,13 +198,13 @@ def rewrite_layers(model: Owl2Model, config: ParallelConfig) -> None:
     Only `forward` of each layer is replaced, so that parameters keep their names.
     """
     if config.compile:
-        # Samples of a packed batch are split by lengths that change from batch to batch.
-        torch.compiler.disallow_in_graph(attend)
+        # Samples of a packed batch are split by lengths that change from batch to batch: no graph fits two.
+        torch._dynamo.disallow_in_graph(attend)
     for block in blocks(model):
         if config.compile:
             block.forward = torch.compile(block.forward, backend=config.compile, dynamic=True)
         if config.activation_checkpointing != "none":
-            keep = {}
+            keep: dict[str, Any] = {}
             if config.activation_checkpointing == "selective":
                 keep = {"context_fn": partial(create_selective_checkpoint_contexts, _keep_products)}
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, **keep)
@@ -265,7 +266,7 @@ def finish_gradients(
     for parameter in parameters:
         if parameter.grad is not None:
             copies = ranks.size // _num_shards(parameter.grad)
-            held.setdefault(copies, []).append(_local(parameter.grad))
+            held.setdefault(copies, []).append(local_part(parameter.grad))
     square = sum(torch.nn.utils.get_total_norm(parts).double().item() ** 2 / n for n, parts in held.items())
     norm = ranks.sum([square])[0] ** 0.5 / max(1, num_targets)
     scale = min(1.0, max_norm / (norm + 1e-6)) / max(1, num_targets)
@@ -274,7 +275,7 @@ def finish_gradients(
     return norm
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that this rank holds; changing it changes the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

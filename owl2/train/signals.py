@@ -17,13 +17,18 @@ class Interrupted(SystemExit):
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first of the signals into a question the loop asks between steps; a second one kills."""
+def stop_requests(*, second_kills: bool) -> Iterator[Callable[[], bool]]:
+    """Turn the first of the signals into a question the loop asks between steps.
+
+    A second one kills a process that is alone. A rank gets the same request twice, from the scheduler and
+    from `torchrun`, which kills it by itself when it takes too long.
+    """
     received: list[int] = []
 
     def remember(number: int, _: object) -> None:
         received.append(number)
-        signal.signal(number, previous[number])
+        if second_kills:
+            signal.signal(number, previous[number])
 
     previous: dict[int, Any] = {number: signal.signal(number, remember) for number in STOP_SIGNALS}
     try:

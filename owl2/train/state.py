@@ -123,8 +123,7 @@ def resume(
         CheckpointError: all are damaged, or one is of another model.
         StateError: a state is of another order of samples.
     """
-    states = saved_states(run)
-    ranks.wait_for_all()
+    states = ranks.gather(saved_states(run))[0]  # one list for all: file systems may show it to each later
     for folder in reversed(states):
         try:
             return load_state(folder, model, optimizer, order=order, ranks=ranks)
@@ -171,7 +170,7 @@ def load_state(
         record = _read_record(folder)
         reader = HuggingFaceStorageReader(str(folder))
         entries = reader.read_metadata().state_dict_metadata
-        found = {name: tuple(entry.size) for name, entry in entries.items()}
+        found = {name: tuple(entry.size) for name, entry in entries.items() if hasattr(entry, "size")}
     _check_fit(folder, model, found)
     if order is not None and record["order"] != json.loads(json.dumps(order)):
         changed = [key for key in order if record["order"].get(key) != order[key]]

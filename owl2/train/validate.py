@@ -61,7 +61,7 @@ class Validation:
         row: dict[str, float] = {"step": step}
         for name, draws in self.draws.items():
             self.ranks.report(f"validating on {name} after step {step}")
-            loss, targets, bad = 0.0, 0, 0
+            loss = targets = bad = 0.0
             for batch, num_bad in self._batches(draws):
                 bad += num_bad
                 if self.ranks.store is not None:

@@ -10,24 +10,31 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
+from owl2.checkpoint import load_model
 from owl2.data.loader import Batches
-from owl2.train import loop
+from owl2.model import Owl2Model
+from owl2.train import loop, parallel, shards
 from owl2.train.config import OptimConfig, ParallelConfig, TrainConfig
 from owl2.train.meters import Meters, read_metrics
+from owl2.train.parallel import Sharding
+from owl2.train.ranks import start_ranks
 from owl2.train.state import saved_states
-from tests.train.ranks import Pool, Raised, all_returned
+from tests.train.ranks import TIMEOUT_S, Pool, Raised, all_returned
 from tests.train.splits import Reference, assert_equal_runs, split, train_on_rank
 from tests.train.tiny import quiet, run_until, run_whole, weights
 
 
 def stop_on_rank(rank: int, config: TrainConfig, step: int, number: int) -> None:
-    """Train, and send one of the ranks a signal after a step."""
+    """Train, and send one of the ranks a signal after a step: twice, as scheduler and launcher do."""
 
     class Stopping(Meters):
         def update(self, row: dict[str, float]) -> None:
             super().update(row)
             if rank == 1 and row["step"] == step:
+                os.kill(os.getpid(), number)
                 os.kill(os.getpid(), number)
 
     before, loop.Meters = loop.Meters, Stopping  # type: ignore[misc]
@@ -112,11 +119,12 @@ def sleep_on_rank(rank: int, config: TrainConfig) -> None:
         Batches.__iter__ = iterate  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_others_by_a_timeout_that_names_it(
     reference: Reference, pool: Pool, tmp_path: Path
 ) -> None:
     config = split(reference("stage 2"), tmp_path, 2)
-    config = dataclasses.replace(config, parallel=ParallelConfig(timeout_s=10))
+    config = dataclasses.replace(config, parallel=ParallelConfig(timeout_s=60))
     waited, hung = pool.run(2, sleep_on_rank, config)
     assert "RankError: rank 0 of 2 lost another one: rank 1 reading micro-batch 1 of step 3" in waited.args[0]
     assert isinstance(hung, Raised)
@@ -141,15 +149,49 @@ def fail_on_rank(rank: int, config: TrainConfig) -> None:
         loop.Meters = before  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_bfloat16_computes_in_it_and_keeps_float32_weights(
-    reference: Reference, pool: Pool, tmp_path: Path
+    ranks: int, reference: Reference, pool: Pool, tmp_path: Path
 ) -> None:
     whole = reference("stage 2")
-    config = dataclasses.replace(split(whole, tmp_path, 2), dtype="bfloat16", save_every=5)
-    all_returned(pool.run(2, train_on_rank, config))
+    config = dataclasses.replace(split(whole, tmp_path, ranks), dtype="bfloat16", save_every=5)
+    all_returned(pool.run(ranks, train_on_rank, config))
     ours, theirs = read_metrics(config.run), read_metrics(whole.run)
     assert [a["loss"] for a in ours] == pytest.approx([b["loss"] for b in theirs], rel=0.02)
     assert ours[0]["loss"] != theirs[0]["loss"]
     assert {t.dtype for t in weights(tmp_path / "checkpoint").values()} == {torch.bfloat16}
-    learnt = dataclasses.replace(config, run=tmp_path)
-    assert (learnt.run / "state/step-0000005").exists()
+    for file in saved_states(tmp_path)[-1].glob("*.safetensors"):
+        assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float32}
+
+
+def bytes_while_loading(rank: int, checkpoint: Path) -> tuple[int, int]:
+    """Most bytes of weights that this rank held while it loaded a checkpoint, and those of the whole."""
+    held: list[int] = []
+
+    def watched(model: Owl2Model, sharding: Sharding, fill: parallel.Fill) -> None:
+        def fill_and_look(part: nn.Module) -> None:
+            fill(part)
+            own = [parallel.local_part(p) for p in model.parameters() if not p.is_meta]
+            held.append(sum(tensor.nbytes for tensor in own))
+
+        parallel.shard_blocks(model, sharding, fill_and_look)
+
+    with start_ranks("cpu", 1, TIMEOUT_S, alone=False) as ranks:
+        shards.shard_blocks, before = watched, shards.shard_blocks
+        try:
+            sharding = Sharding.over(ranks, ParallelConfig(), "cpu", torch.float32)
+            model = shards.load_sharded(checkpoint, sharding, "cpu")
+        finally:
+            shards.shard_blocks = before
+        return max(held), sum(p.numel() * 4 for p in model.parameters())
+
+
+def test_no_rank_holds_more_than_its_part_and_one_layer_while_a_checkpoint_is_read(
+    checkpoint: Path, pool: Pool
+) -> None:
+    model = load_model(checkpoint, progress=False)
+    sizes = [sum(p.nbytes for p in block.parameters()) for block in parallel.blocks(model)]
+    outside = sum(p.nbytes for p in model.parameters()) - sum(sizes)
+    for peak, whole in all_returned(pool.run(4, bytes_while_loading, checkpoint)):
+        assert whole == outside + sum(sizes)
+        assert peak <= max(sum(sizes) / 4 + outside, sum(sizes) / 4 + max(sizes)) * 1.02
