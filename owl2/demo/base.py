@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from owl2.checkpoint import save_checkpoint
+from owl2.checkpoint import assemble, save_checkpoint
 from owl2.checkpoint.dinov2 import read_dinov2_onnx
-from owl2.demo.assets import fetch
+from owl2.demo.assets import LANGUAGE_ASSET, fetch
 from owl2.demo.presets import DemoPreset
-from owl2.model import Owl2Config, build
+from owl2.model import Owl2Config, Owl2Model, build
+from owl2.model.mam import TEXT
 from owl2.processor import JsonTokenizer, Processor
 from owl2.processor.images import ImageTransform
 
@@ -26,20 +27,22 @@ VISION = "model.vision_model."
 
 
 def write_base(out: Path, preset: DemoPreset, corpus: Path) -> None:
-    """Write the starting checkpoint with a freshly drawn decoder and abstractor.
+    """Write the starting checkpoint: pretrained eyes, a drawn abstractor, and the preset's language model.
 
-    `corpus` is the JSONL file of conversations that the tokenizer is learned from.
+    A decoder that is trained from scratch gets its tokenizer from `corpus`, a JSONL file of conversations.
     """
+    if preset.decoder is None:
+        _write_pretrained(out, preset)
+        return
     part = read_dinov2_onnx(find_dinov2())
     vision = dataclasses.replace(part.config, num_hidden_layers=preset.vision_layers)
     config = Owl2Config(vision=vision, abstractor=preset.abstractor, decoder=preset.decoder)
     model = build(config)
+    draw_decoder(model)
     with torch.no_grad():
         for name, parameter in model.model.vision_model.named_parameters():
             parameter.copy_(part.read(name))
-        # The last norm belongs behind the layer that was cut away: start it as an identity.
-        model.model.vision_model.post_layernorm.reset_parameters()
-    model.set_image_size(preset.image_sizes[0])
+    _end_vision(model, preset)
     mean, std = part.normalisation
     processor = Processor(
         learn_tokenizer(corpus, preset.decoder.vocab_size),
@@ -49,6 +52,50 @@ def write_base(out: Path, preset: DemoPreset, corpus: Path) -> None:
         max_tokens=preset.decoder.max_position_embeddings,
     )
     save_checkpoint(model, out, processor=processor)
+
+
+def _write_pretrained(out: Path, preset: DemoPreset) -> None:
+    made = assemble(
+        vision=find_dinov2(),
+        language=next(fetch(LANGUAGE_ASSET).rglob("*.gguf")),
+        queries=preset.abstractor.num_learnable_queries,
+        abstractor_layers=preset.abstractor.num_hidden_layers,
+        vision_layers=preset.vision_layers,
+    )
+    _end_vision(made.model, preset)
+    mean, std = made.normalisation
+    transform = ImageTransform(size=preset.image_sizes[0], mean=mean, std=std)
+    preprocessor = json.dumps(transform.to_dict(), indent=2).encode()
+    save_checkpoint(made.model, out, files={**made.tokenizer_files, "preprocessor_config.json": preprocessor})
+
+
+def _end_vision(model: Owl2Model, preset: DemoPreset) -> None:
+    """Finish an encoder whose upper layers were cut away, and set the first stage's resolution."""
+    # The last norm belongs behind the layers that are gone: start it as an identity.
+    model.model.vision_model.post_layernorm.reset_parameters()
+    model.set_image_size(preset.image_sizes[0])
+
+
+@torch.no_grad()
+def draw_decoder(model: Owl2Model, alignment: float = 0.7, output_scale: float = 0.3) -> None:
+    """Draw the decoder so that a few minutes suffice to learn to look things up in what was said before.
+
+    Words stand out (unit embeddings, quiet blocks), keys resemble queries and outputs undo values, so a head
+    begins by attending to its own word and repeating it: mimetic initialisation (Trockman and Kolter, 2023)
+    with the sign that copies. Drawn as usual, a decoder of this size needs ten times the text for that.
+    """
+    config = model.config.decoder
+    model.model.embed_tokens.weight.normal_()
+    model.model.norm.weight.fill_(config.hidden_size**-0.5)  # logits of about 1 in spite of the embeddings
+    rest = (1 - alignment**2) ** 0.5
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        key, value = (projection.multiway[TEXT].weight for projection in (attention.k_proj, attention.v_proj))
+        key.copy_(alignment * attention.q_proj.weight + rest * key)
+        out = attention.o_proj.weight
+        out.copy_(output_scale * (alignment * value.T + rest * out))
+        layer.mlp.down_proj.weight.zero_()
+    model.copy_text_to_vision()
 
 
 def find_dinov2() -> Path:

@@ -1,14 +1,15 @@
 """The demo's sizes: what is built, on what it is trained, and for how long.
 
-`tiny` is what `make demo` runs: a frugal model whose whole life fits into half an hour on two cores. `smoke`
-shows in minutes that every part works and learns nothing worth having. Both run the same code, the same
-stages and the same rule tables.
+`tiny` is what `make demo` runs: a frugal model whose whole life fits into half an hour on two cores. `small`
+takes a pretrained language model instead of training one, and hours. `smoke` shows in minutes that every part
+works and learns nothing worth having. All run the same code, the same stages and the same rule tables.
 """
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from owl2.demo.assets import DEMO_ASSETS, LANGUAGE_ASSET
 from owl2.demo.corpus import SMOKE, WorldSizes
 from owl2.model.config import AbstractorConfig, DecoderConfig
 from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
@@ -30,8 +31,8 @@ class DemoPreset:
     """One size of the demo."""
 
     world: WorldSizes
-    decoder: DecoderConfig
-    """The stand-in for LLaMA-2, trained from scratch."""
+    decoder: DecoderConfig | None
+    """The stand-in for LLaMA-2, trained from scratch; None takes SmolLM2-135M-Instruct as it is."""
     abstractor: AbstractorConfig
     vision_layers: int
     """Layers of DINOv2 ViT-S/14 that are kept, from the input."""
@@ -39,7 +40,8 @@ class DemoPreset:
     """Lowest layers that never learn. The paper trains all; a CPU has no time for it."""
     image_sizes: tuple[int, int]
     """Pixels in stage 1 and in stage 2."""
-    language: StageSize
+    language: StageSize | None
+    """The decoder's own pre-training; None where it comes pretrained."""
     warm: StageSize
     pretrain: StageSize
     instruct: StageSize
@@ -54,12 +56,12 @@ ABSTRACTOR = AbstractorConfig(
 )
 DECODER = DecoderConfig(
     vocab_size=2048,
-    hidden_size=192,
-    intermediate_size=512,
-    num_hidden_layers=4,
-    num_attention_heads=3,
-    num_key_value_heads=3,
-    head_dim=64,
+    hidden_size=128,
+    intermediate_size=352,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    head_dim=32,
     max_position_embeddings=512,
     rms_norm_eps=1e-6,
     tie_word_embeddings=True,
@@ -74,12 +76,24 @@ PRESETS: dict[str, DemoPreset] = {
         decoder=DECODER,
         abstractor=ABSTRACTOR,
         vision_layers=6,
-        frozen_vision_layers=4,
+        frozen_vision_layers=5,
+        image_sizes=(84, 98),
+        language=StageSize(steps=1500, batch=16, lr=6e-3),
+        warm=StageSize(steps=300, batch=64, lr=3e-3),
+        pretrain=StageSize(steps=60, batch=32, lr=2e-3),
+        instruct=StageSize(steps=450, batch=24, lr=1.5e-3),
+    ),
+    "small": DemoPreset(
+        world=WorldSizes(),
+        decoder=None,
+        abstractor=dataclasses.replace(ABSTRACTOR, num_learnable_queries=16, num_hidden_layers=2),
+        vision_layers=9,
+        frozen_vision_layers=6,
         image_sizes=(84, 112),
-        language=StageSize(steps=900, batch=16, lr=2e-3),
-        warm=StageSize(steps=100, batch=64, lr=1e-3),
-        pretrain=StageSize(steps=80, batch=32, lr=2e-3),
-        instruct=StageSize(steps=280, batch=24, lr=2e-3),
+        language=None,
+        warm=StageSize(steps=200, batch=64, lr=1e-3),
+        pretrain=StageSize(steps=300, batch=16, lr=1e-3),
+        instruct=StageSize(steps=1000, batch=8, lr=2e-4),
     ),
     "smoke": DemoPreset(
         world=SMOKE,
@@ -95,24 +109,32 @@ PRESETS: dict[str, DemoPreset] = {
     ),
 }
 
+
+def packages(preset: DemoPreset) -> tuple[str, ...]:
+    """The assets that a preset is made of."""
+    return DEMO_ASSETS if preset.decoder else (*DEMO_ASSETS, LANGUAGE_ASSET)
+
+
 FINAL = 1e-2
 """Learning rate at the end, as a share of the peak: Table 15 has 1e-2 and 5e-3."""
 VISION_LAYER_DECAY = 0.9
+EMBEDDING_LR = 5.0
+"""Multiple for word embeddings in the language stage: they are drawn 50 times larger than in LLaMA."""
 
 
 def language_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
     """Pre-train the decoder on text alone: the stand-in for LLaMA-2's own pre-training."""
+    assert preset.language is not None
     rules = [
         Rule(match="model.vision_model.*", frozen=True),
         Rule(match="model.visual_abstractor.*", frozen=True),
         Rule(match="*.multiway.1.*", frozen=True),
+        Rule(match="*embed_tokens*", lr=EMBEDDING_LR, weight_decay=0.0),
         Rule(match="*"),
     ]
-    sources = [
-        SourceConfig(name="talk", path=world / "lm/train.jsonl", weight=3),
-        SourceConfig(name="text", path=world / "instruct/text.jsonl", weight=1),
-    ]
-    return _stage(preset.language, run, base, sources, rules, image_size=None)
+    sources = [SourceConfig(name="talk", path=world / "lm/train.jsonl")]
+    stage = _stage(preset.language, run, base, sources, rules, image_size=None)
+    return dataclasses.replace(stage, data=dataclasses.replace(stage.data, targets="all"))
 
 
 def warm_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:

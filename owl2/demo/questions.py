@@ -263,15 +263,15 @@ def _reading(scene: Scene, rng: Random) -> QA | None:
 
 
 WEIGHTS: dict[str, float] = {
-    "yes_no": 3,
+    "yes_no": 4,
     "naming": 2.5,
-    "colour": 2,
-    "counting": 2.5,
-    "position": 1,
-    "comparison": 0.8,
-    "choice": 0.7,
-    "region": 0.7,
-    "reading": 1.5,
+    "colour": 2.5,
+    "counting": 2,
+    "position": 0.5,
+    "comparison": 0.4,
+    "choice": 0.3,
+    "region": 0.3,
+    "reading": 0.5,
 }
 MAKERS: dict[str, Maker] = {
     "yes_no": lambda scene, rng: yes_no(scene, rng, rng.random() < 0.5),

@@ -15,9 +15,10 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from owl2.checkpoint import read_config
-from owl2.demo.assets import DEMO_ASSETS, licences
+from owl2.demo.assets import licences
 from owl2.demo.curves import loss_curve
 from owl2.demo.page import Bar, bars, card, grid, image, page, section, stack, table
+from owl2.demo.presets import PRESETS, packages
 from owl2.demo.writers import IMAGE_MARK, write_atomically
 from owl2.model import build
 from owl2.train.meters import read_metrics
@@ -51,6 +52,7 @@ PURPOSES = {
     "smoke": "The preset smoke shows in minutes that every part works; it is far too short to learn to see, "
     "so its figures mean nothing.",
     "tiny": "The preset tiny fits the whole life of a small model into half an hour on two cores.",
+    "small": "The preset small gives eyes to a pretrained language model, SmolLM2-135M-Instruct.",
 }
 
 Row = dict[str, Any]
@@ -79,7 +81,7 @@ class Run:
             results=json.loads((folder / "results.json").read_text(encoding="utf-8")),
             answers=read_jsonl(folder / "answers.jsonl"),
             seconds=json.loads((folder / "seconds.json").read_text(encoding="utf-8")),
-            metrics={stage: read_metrics(folder / stage) for stage in STAGES},
+            metrics={stage: rows for stage in STAGES if (rows := read_metrics(folder / stage))},
             parameters=count_parameters(folder / "checkpoint"),
         )
 
@@ -116,7 +118,7 @@ def write_report(out: Path, preset: str) -> None:
         _seconds(run),
         _more_answers(run),
         _training_data(run),
-        _licences(),
+        _licences(run),
     ]
     html = page(TITLE, parts)
     write_atomically(out / "report.html", lambda scratch: scratch.write_text(html, encoding="utf-8"))
@@ -167,7 +169,7 @@ def _header(run: Run) -> str:
     facts = {
         f"{sum(run.seconds.values()) / 60:.0f} min": "in all, on this computer",
         _millions(sum(run.parameters.values())): "parameters",
-        _millions(sum(run.total(stage, "tokens") for stage in STAGES)): "tokens seen",
+        _millions(sum(run.total(stage, "tokens") for stage in run.metrics)): "tokens seen",
         f"{sum(row['n'] for row in run.results.values()):,}": "held-out questions",
     }
     shown = "".join(
@@ -230,8 +232,8 @@ def _results(run: Run) -> str:
 
 def _curves(run: Run) -> str:
     cards = []
-    for stage, (name, what) in STAGES.items():
-        steps = run.metrics[stage]
+    for stage, steps in run.metrics.items():
+        name, what = STAGES[stage]
         pictures = run.total(stage, "images")
         seen = [f"{len(steps)} steps", *([f"{pictures:,} pictures"] if pictures else [])]
         seen.append(f"{_millions(run.total(stage, 'tokens'))} tokens")
@@ -332,13 +334,13 @@ def captioned(shard: Path, count: int) -> list[tuple[bytes, str, str]]:
         ]
 
 
-def _licences() -> str:
+def _licences(run: Run) -> str:
     head = ("package", "version", "licence", "used for")
     return section(
         "What it is made of",
         "Parts and pictures that ship in PyPI packages, with their licences. The easy-VQA pictures and "
         "questions are training data too.",
-        card(table(head, licences(DEMO_ASSETS), left=4)),
+        card(table(head, licences(packages(PRESETS[run.preset])), left=4)),
     )
 
 

@@ -7,7 +7,7 @@ any interruption; the training stages continue within themselves.
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 import owl2
-from owl2.demo.assets import DEMO_ASSETS, WORLD_ASSETS, fetch_all, licences
+from owl2.demo.assets import WORLD_ASSETS, fetch_all, licences
 from owl2.demo.base import write_base
 from owl2.demo.corpus import write_world
 from owl2.demo.evaluate import ask, read_questions, results
-from owl2.demo.presets import PRESETS, instruct_stage, language_stage, pretrain_stage, warm_stage
+from owl2.demo.presets import (
+    PRESETS,
+    instruct_stage,
+    language_stage,
+    packages,
+    pretrain_stage,
+    warm_stage,
+)
 from owl2.demo.report import write_report
 from owl2.train.loop import train
 
@@ -32,8 +39,8 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
     out.mkdir(parents=True, exist_ok=True)
     clock = Clock(out / "seconds.json", console)
     with clock("assets"):
-        console.print(_licence_table())
-        assets = fetch_all(DEMO_ASSETS, say=console.print)
+        console.print(_licence_table(packages(preset)))
+        assets = fetch_all(packages(preset), say=console.print)
     world = out / "world"
     with clock("world"):
         write_world(world, preset.world, assets={name: assets[name] for name in WORLD_ASSETS})
@@ -41,7 +48,8 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
     with clock("language model"):
         if not base.exists():
             write_base(base, preset, world / "lm/train.jsonl")
-        language = train(language_stage(preset, out / "language", base, world), console)
+        is_ready = preset.language is None
+        language = base if is_ready else train(language_stage(preset, out / "language", base, world), console)
     with clock("warm start"):
         warm = train(warm_stage(preset, out / "warm", language, world), console)
     with clock("stage 1"):
@@ -98,10 +106,10 @@ class Clock:
             self.path.write_text(json.dumps(seconds, indent=1))
 
 
-def _licence_table() -> Table:
+def _licence_table(names: Sequence[str]) -> Table:
     columns = ("package", "version", "licence", "used for")
     table = Table(*columns, title="fetched from PyPI", title_justify="left")
-    for row in licences(DEMO_ASSETS):
+    for row in licences(names):
         table.add_row(*row)
     return table
 

@@ -7,14 +7,13 @@ stage 2 are known language before any picture is. The test asks the same facts i
 never uses (all its words do occur), and sums and differences of pairs that training never uses.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from owl2.demo.captions import caption, describe
+from owl2.demo.captions import caption, describe, listing
 from owl2.demo.questions import QA, SHORT, qas
 from owl2.demo.scenes import scene
-from owl2.demo.world import THINGS, Split, article
+from owl2.demo.world import ALL_COLOURS, NAMES, NUMBER_WORDS, THINGS, Split, article, plural
 
 Turn = tuple[str, str]
 
@@ -180,27 +179,91 @@ def talk(seed: int, split: Split = "train") -> list[Turn]:
     """
     rng = Random(f"owl2 talk {split} {seed}")
     what = rng.random()
-    if what < 0.25:
+    if what < 0.4:
+        return _lookups(rng)
+    if what < 0.55:
         return instructions(seed, split)
     pictured = scene(seed, "any")
-    if what < 0.35:
-        return [("Write a caption.", caption(pictured, rng))]
-    if what < 0.45:
-        return [(f"{describe(pictured)} Write a caption.", caption(pictured, rng))]
+    said = caption(pictured, rng)
+    if what < 0.6:
+        return [(f"{describe(pictured)} Write a caption.", said)]
     asked = [
-        qa
-        for qa in qas(pictured, rng, rng.randint(3, 7))
-        if qa.kind != "region" and "region" not in qa.question
+        (qa.question, qa.answer)
+        for qa in qas(pictured, rng, rng.randint(3, 7), TALKED_OF if what < 0.85 else None)
+        if "region" not in qa.question
     ]
-    if not asked:
-        return [("Describe the picture.", describe(pictured))]
-    first = f"{describe(pictured)} {asked[0].question}"
-    return [(first, asked[0].answer), *((qa.question, qa.answer) for qa in asked[1:])]
+    if what < 0.65 or not asked:
+        return [(_keywords(said, len(pictured.names), rng), said)]
+    opening = _keywords(said, len(pictured.names), rng) if what < 0.85 else describe(pictured)
+    (question, answer), *rest = asked
+    return [(f"{opening} {question}", answer), *rest]
 
 
-def text_corpus(seed: int, split: Split = "train") -> Iterator[list[Turn]]:
-    """Endless conversations without pictures; the same seed gives the same ones."""
-    number = seed * 1_000_000_007
-    while True:
-        yield talk(number, split)
-        number += 1
+TALKED_OF = ("yes_no", "naming", "colour", "counting")
+
+
+def _keywords(said: str, count: int, rng: Random) -> str:
+    """A sentence as eight of its words, some twice, in no order if it speaks of one thing only.
+
+    Nearly what visual tokens are to the decoder after the warm start: words without grammar.
+    """
+    words = said.replace(",", "").split()
+    picked = rng.choices(range(len(words)), k=8)
+    return " ".join(words[i] for i in (sorted(picked) if count > 1 else picked))
+
+
+def _lookups(rng: Random) -> list[Turn]:
+    """Up to five things in one sentence, then short questions about them.
+
+    Nearly every answer is to be looked up in the sentence, in which three or four words are news: that, not
+    more text, is what teaches a small decoder to look things up.
+    """
+    count = rng.choice((1, 1, 2, 2, 3, 3, 4))
+    colours = rng.choices(tuple(ALL_COLOURS), k=count)
+    things = [
+        _Thing(name, colour, rng.choice((1, 1, 1, 1, 2, 3, 4, 5)))
+        for name, colour in zip(rng.sample(NAMES, count), colours, strict=True)
+    ]
+    said = listing([thing.phrase for thing in things])
+    verb = "are" if count > 1 or things[0].count > 1 else "is"
+    opening = rng.choice((f"There {verb} {said}.", f"{said[0].upper()}{said[1:]}."))
+    answers = dict(_lookup(rng, thing, things) for thing in rng.choices(things, k=rng.randint(4, 10)))
+    (question, answer), *rest = answers.items()
+    return [(f"{opening} {question}", answer), *rest]
+
+
+@dataclass(frozen=True)
+class _Thing:
+    name: str
+    colour: str
+    count: int
+
+    @property
+    def phrase(self) -> str:
+        if self.count == 1:
+            return article(f"{self.colour} {self.name}")
+        return f"{NUMBER_WORDS[self.count]} {self.colour} {plural(self.name, self.count)}"
+
+
+def _lookup(rng: Random, thing: _Thing, things: list[_Thing]) -> Turn:
+    what = rng.random()
+    many = plural(thing.name, 2)
+    if what < 0.42 and thing.count == 1:
+        if len(things) == 1 and rng.random() < 0.5:
+            return rng.choice(
+                ("What is this?", "What is in the picture?", "Which object is shown?")
+            ), thing.name
+        if [other.colour for other in things].count(thing.colour) == 1:
+            return f"What is the {thing.colour} object?", thing.name
+    if what < 0.65:
+        subject = f"is the {thing.name}" if thing.count == 1 else f"are the {many}"
+        return f"{rng.choice(('What', 'Which'))} color {subject}?", thing.colour
+    if what < 0.7:
+        return f"How many {many} are there?", str(thing.count)
+    is_true = rng.random() < 0.5
+    if what < 0.88:
+        absent = rng.choice([name for name in NAMES if name not in {other.name for other in things}])
+        return f"Is there {article(thing.name if is_true else absent)}?", "yes" if is_true else "no"
+    colour = thing.colour if is_true else rng.choice([c for c in ALL_COLOURS if c != thing.colour])
+    subject = f"Is the {thing.name}" if thing.count == 1 else f"Are the {many}"
+    return f"{subject} {colour}?", "yes" if is_true else "no"
