@@ -80,8 +80,8 @@ PRESETS: dict[str, DemoPreset] = {
         image_sizes=(84, 98),
         language=StageSize(steps=1500, batch=16, lr=6e-3),
         warm=StageSize(steps=300, batch=64, lr=3e-3),
-        pretrain=StageSize(steps=60, batch=32, lr=2e-3),
-        instruct=StageSize(steps=450, batch=24, lr=1.5e-3),
+        pretrain=StageSize(steps=60, batch=32, lr=1e-3),
+        instruct=StageSize(steps=450, batch=24, lr=8e-4),
     ),
     "small": DemoPreset(
         world=WorldSizes(),
