@@ -36,12 +36,13 @@ class Comparison:
     group: str
     a: float
     b: float
-    difference: Difference
+    difference: Difference | None
+    """None if the two figures are over different questions, as a share of the answers of one kind may be."""
 
     @property
     def is_significant(self) -> bool:
         """Whether the 95 % interval of the difference leaves out zero."""
-        return not self.difference.low <= 0 <= self.difference.high
+        return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
 
 
 def compare(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[Comparison]:
@@ -62,6 +63,9 @@ def _compare_task(a: TaskResult, b: TaskResult) -> list[Comparison]:
     ids = {answer.item.id for answer in a.answers} & {answer.item.id for answer in b.answers}
     if not ids:
         raise CompareError(f"{a.task.name}: no question is answered in both runs")
+    graded = [{answer.item.id for answer in run.answers if answer.grade is not None} for run in (a, b)]
+    if all(graded):
+        ids &= graded[0] & graded[1]
     first, second = restricted(a, ids), restricted(b, ids)
     others = {_key(figure.score): figure.score for figure in second.figures}
     pairs = [
@@ -70,13 +74,12 @@ def _compare_task(a: TaskResult, b: TaskResult) -> list[Comparison]:
     resampled = _resampled(first, second) if any(not x.values for x, _ in pairs) else {}
     rows = []
     for x, y in pairs:
-        if x.values and len(x.values) == len(y.values):
+        difference = None
+        if x.values and len(x.values) == len(y.values) and x.clusters == y.clusters:
             difference = paired_difference(x, y)
         elif _key(x) in resampled:
             drawn = np.asarray(resampled[_key(x)])
             difference = Difference(y.value - x.value, *percentiles(drawn), two_sided_p(drawn), len(ids))
-        else:
-            continue
         rows.append(Comparison(a.task.name, a.task.title, x.metric, x.group, x.value, y.value, difference))
     return rows
 
@@ -108,13 +111,17 @@ def comparison_table(rows: Sequence[Comparison], a: str, b: str) -> str:
     head = ["benchmark", "figure", a, b, "difference", "95 % interval", "p", "questions"]
     lines = [head, ["---", "---", *["---:"] * 6]]
     for row in rows:
-        d = row.difference
         figure = row.metric + (f": {row.group}" if row.group else "")
-        star = " *" if row.is_significant else ""
-        interval = f"{d.low:+.2f} – {d.high:+.2f}"
-        values = [f"{row.a:.2f}", f"{row.b:.2f}", f"{d.value:+.2f}{star}"]
-        lines.append([row.title, figure, *values, interval, f"{d.p:.3f}", f"{d.n:,}"])
+        lines.append([row.title, figure, f"{row.a:.2f}", f"{row.b:.2f}", *_difference_cells(row)])
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
+
+
+def _difference_cells(row: Comparison) -> list[str]:
+    d = row.difference
+    if d is None:
+        return ["not over the same questions", "–", "–", "–"]
+    star = " *" if row.is_significant else ""
+    return [f"{d.value:+.2f}{star}", f"{d.low:+.2f} – {d.high:+.2f}", f"{d.p:.3f}", f"{d.n:,}"]
 
 
 def comparison_json(rows: Sequence[Comparison]) -> str:

@@ -22,7 +22,7 @@ from rich.table import Table
 from owl2.eval.engine import Engine
 from owl2.eval.report import COLUMNS, Run, notes
 from owl2.eval.runner import Batching, Outcome, Plan, Shard, run_plan
-from owl2.eval.task import DataMissing, Task, find_task
+from owl2.eval.task import DataFile, DataMissing, Task, find_task
 
 
 def run_with_bar(
@@ -100,14 +100,21 @@ def print_files(tasks: Sequence[Task], data: Path) -> None:
     table.columns[3].overflow = "fold"
     for task in tasks:
         for number, file in enumerate(task.files):
-            there = (
-                "present" if (data / file.path).exists() else "missing" if file.is_required else "optional"
-            )
+            there = _presence(task, file, data)
             name = task.name if number == 0 else ""
             table.add_row(
                 name, file.path, there, file.source, file.licence, end_section=file is task.files[-1]
             )
     _console().print(table)
+
+
+def _presence(task: Task, file: DataFile, data: Path) -> str:
+    """Whether a file is there, or another in its place."""
+    if (data / file.path).exists():
+        return "present"
+    if any(other.instead_of == file.path and (data / other.path).exists() for other in task.files):
+        return "replaced"
+    return "missing" if file.is_required else "optional"
 
 
 def print_results(runs: Sequence[Run]) -> None:

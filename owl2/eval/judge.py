@@ -8,12 +8,12 @@ a readable grade is asked for again, a bounded number of times, and then reporte
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl2.eval.chat_client import ChatClient, Completion
+from owl2.eval.chat_client import ChatClient, Completion, EndpointError
 from owl2.eval.grades import checked_row, grades_path
 from owl2.eval.judge_prompts import JUDGES, Judge, video_grade
 from owl2.eval.predictions import read_lines, sha256
@@ -93,20 +93,29 @@ class Grading:
             EndpointError: the server cannot be used; what it said so far is kept.
         """
         unread = []
+        failure: EndpointError | None = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(parallel) as askers, self.path.open("ab", buffering=0) as file:
             _end_torn_line(self.path)
-            waiting = {askers.submit(self._grade, client, call): call for call in self.calls}
+            waiting = [askers.submit(self._grade, client, call) for call in self.calls]
             try:
                 for done in as_completed(waiting):
+                    if done.cancelled():
+                        continue
+                    if isinstance(error := done.exception(), EndpointError):
+                        failure = error
+                        _cancel(waiting)  # what is on its way is still kept: it is paid for
+                        continue
                     row = done.result()
                     file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
                     if row["grade"] is None:
                         unread.append(row["id"])
                     advance()
             except BaseException:
-                askers.shutdown(wait=False, cancel_futures=True)
+                _cancel(waiting)
                 raise
+        if failure is not None:
+            raise failure
         return sorted(set(unread))
 
     def _grade(self, client: ChatClient, call: _Call) -> dict[str, Any]:
@@ -210,6 +219,11 @@ def _readable_keys(path: Path) -> set[str]:
         return set()
     rows = (checked_row(path, number, row) for number, row in read_lines(path))
     return {row.get("key", "") for row in rows if row["grade"] is not None}
+
+
+def _cancel(waiting: Sequence[Future[Any]]) -> None:
+    for call in waiting:
+        call.cancel()
 
 
 def _end_torn_line(path: Path) -> None:

@@ -1,10 +1,11 @@
 """Grading the tasks of a run: what it will cost first, then one bar for all requests."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from owl2.eval.chat_client import ChatClient
 from owl2.eval.judge import Grading, JudgeError
@@ -51,13 +52,10 @@ def grade_tasks(
     unread = []
     for result, grading in gradings:
         client = ChatClient(endpoint, grading.model)
-        steps = iter(
-            track(range(len(grading.calls)), result.task.name, console=Console(stderr=True), transient=True)
-        )
-        unread += [
-            f"{result.task.name}/{name}"
-            for name in grading.ask(client, parallel=parallel, advance=lambda steps=steps: next(steps, None))  # type: ignore[misc]
-        ]
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            step = partial(bar.advance, bar.add_task(result.task.name, total=len(grading.calls)))
+            names = grading.ask(client, parallel=parallel, advance=step)
+        unread += [f"{result.task.name}/{name}" for name in names]
     return unread
 
 

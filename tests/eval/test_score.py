@@ -101,6 +101,7 @@ def test_runs_are_compared_on_the_questions_that_both_answered(vqa_data: Path, t
     run(right(vqa_data), vqa_data, tmp_path / "b", limit=10)
     rows = compare(score_run(tmp_path / "a"), score_run(tmp_path / "b"))
     first = rows[0]
+    assert first.difference is not None
     assert first.difference.n == 10
     assert first.difference.value == pytest.approx(first.b - first.a)
     assert first.difference.low > 0
