@@ -17,9 +17,17 @@ from owl2.data.sample import Picture
 from owl2.eval.averages import is_right, mean, mean_by_group
 from owl2.eval.layouts import checked
 from owl2.eval.metrics.choice import circular_right, parse_choice
-from owl2.eval.prompts import multiple_choice, multiple_choice_llava, multiple_choice_vlmevalkit
+from owl2.eval.prompts import (
+    LETTER_LLAVA,
+    multiple_choice,
+    multiple_choice_llava,
+    multiple_choice_vlmevalkit,
+    options,
+    turn,
+)
 from owl2.eval.records import Record, base64_picture, official, read_tsv
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
+from owl2.processor.template import Message
 
 ROTATION = 1_000_000
 LONGEST_REFERENCE = 64
@@ -38,6 +46,12 @@ SOURCE = (
 )
 
 
+def several_options(item: Item) -> list[Message]:
+    """lmms-eval: hint, question and "There are several options:" on one line, a blank line before the end."""
+    asked = f"{item.extra['hint']} {item.question}".strip()
+    return turn(item, f"{asked} There are several options:\n{options(item.choices)}\n\n{LETTER_LLAVA}")
+
+
 class _MMBench(Task):
     split: ClassVar[str]
     paper_id: ClassVar[str]
@@ -48,6 +62,7 @@ class _MMBench(Task):
             "VLMEvalKit, vlm/mplug_owl2.py", multiple_choice_vlmevalkit, answer_prefix=" "
         ),
         "llava15": Template("LLaVA, model_vqa_mmbench.py", multiple_choice_llava),
+        "lmms-eval": Template("lmms-eval 0.7.3, mmbench_en_dev.yaml", several_options),
     }
     decoding = Decoding(max_new_tokens=10, min_new_tokens=1)
 
@@ -61,7 +76,9 @@ class _MMBench(Task):
         wrong = [record for record in records.values() if record.get("split", "") not in ("", self.split)]
         if wrong:
             raise wrong[0].error(f"split is {wrong[0]['split']}; {self.name} needs {self.split}")
-        items = [_item(record, _image(table.stem, record, records)) for record in records.values()]
+        # A question's rotations come together, so that the first so many rows are whole questions.
+        order = sorted(records, key=lambda index: (index % ROTATION, index))
+        items = [_item(records[index], _image(table.stem, records[index], records)) for index in order]
         return checked(self.name, items)
 
     def parse(self, item: Item, output: str) -> str | None:

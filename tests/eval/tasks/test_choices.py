@@ -36,9 +36,9 @@ def right(items: list[Item]) -> dict[str, str]:
     return {item.id: item.references[0] for item in items}
 
 
-def test_the_legacy_table_has_a_picture_a_row_and_rotations_by_the_million() -> None:
+def test_the_legacy_table_has_a_picture_a_row_and_rotations_that_come_together() -> None:
     items = by_id(find_task("mmbench_dev").items(DATA))
-    assert list(items) == ["241", "242", "1000241", "1000242", "2000241", "2000242", "3000242"]
+    assert list(items) == ["241", "1000241", "2000241", "242", "1000242", "2000242", "3000242"]
     assert items["241"].question == 'Which shape is\n"in the middle"?'
     assert list(items["241"].choices.items()) == [("A", "a circle"), ("B", "a square"), ("C", "a triangle")]
     assert list(items["1000241"].choices.values()) == ["a square", "a triangle", "a circle"]
@@ -58,7 +58,7 @@ def test_the_option_none_is_an_option_and_nan_is_none() -> None:
     assert items["242"].choices == {"A": "One", "B": "Two", "C": "None", "D": "All"}
     assert items["242"].references == ("C",)
     assert items["242"].extra["hint"] == ""
-    assert list(find_task("mmbench").items(DATA)[0].choices) == ["A", "B"]
+    assert list(by_id(find_task("mmbench").items(DATA))["8"].choices) == ["A", "B"]
 
 
 def test_options_that_pandas_wrote_as_nan_are_left_out(tmp_path: Path) -> None:
@@ -77,6 +77,10 @@ def test_mmbench_is_asked_as_the_authors_scripts_ask_it() -> None:
     wrapper = prompt(task, items["241"], "owl2-vlmevalkit")
     assert wrapper == f"USER: <|image|>Hint: {hint}\n{question}\n\n{LETTER}  ASSISTANT: "
     assert "Hint" not in prompt(task, items["242"], "owl2-vlmevalkit")
+    assert prompt(task, items["242"], "lmms-eval") == (
+        "USER: <|image|>How many squares are red? There are several options:\n"
+        f"A. One\nB. Two\nC. None\nD. All\n\n{LETTER_LLAVA} ASSISTANT:"
+    )
     assert prompt(task, items["242"], "llava15").endswith(f"D. All\n{LETTER_LLAVA} ASSISTANT:")
 
 
