@@ -14,7 +14,7 @@ demo: .venv/demo
 	$(BIN)/owl2 demo --preset $(PRESET)
 
 test: .venv/dev
-	$(BIN)/pytest -n 2 -m "not network"
+	$(BIN)/pytest -n 2 -m "not network and not oracle"
 
 fast: .venv/dev
 	$(BIN)/pytest -n 2
