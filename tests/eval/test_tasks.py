@@ -109,6 +109,14 @@ def test_a_figure_is_the_mean_of_its_items_shares_and_stands_beside_a_row_of_the
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_first_questions_alone_can_be_scored(name: str) -> None:
+    task = find_task(name)
+    for limit in (1, 2, 3):
+        answers = [right_answer(task, item) for item in task.items(DATA)[:limit]]
+        assert all(score.n <= limit for score in task.score(answers))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_perfect_answer_scores_at_least_the_papers_figure_in_its_unit(name: str) -> None:
     for score in best_scores(name):
         if score.paper_id and score.metric not in ("hallucination rate", "yes ratio"):

@@ -95,13 +95,16 @@ class Mme(Task):
         return mme_answer(output)
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
+        # Of a run over the first so many questions, the last picture may lack its second.
+        right = _right_by_image(answers)
+        pairs = [answer for answer in answers if len(right[answer.item.cluster]) == 2]
         scores = [
-            _sum(answers, kind, paper_id)
+            _sum(pairs, kind, paper_id)
             for kind, paper_id in (("perception", "2/9"), ("cognition", ""))
-            if any(answer.item.category["kind"] == kind for answer in answers)
+            if any(answer.item.category["kind"] == kind for answer in pairs)
         ]
         for subtask in KINDS:
-            chosen = [answer for answer in answers if answer.item.category["subtask"] == subtask]
+            chosen = [answer for answer in pairs if answer.item.category["subtask"] == subtask]
             if chosen:
                 scores.append(_subtask_score(chosen, subtask))
         return scores

@@ -167,6 +167,14 @@ def test_mme_adds_accuracy_and_accuracy_of_pairs_over_ten_subtasks() -> None:
         assert len(score.clusters) == score.n
 
 
+def test_of_an_odd_number_of_first_questions_the_last_pair_is_left_out() -> None:
+    task = find_task("mme")
+    items = task.items(DATA)[:5]
+    scores = task.score(answers(task, items, {item.id: item.references[0] for item in items}))
+    assert (scores[0].value, scores[0].n) == (pytest.approx(400.0), 4)
+    assert task.score(answers(task, items[:1], {})) == []
+
+
 def test_a_picture_of_mme_with_one_question_is_an_error_that_names_its_text(tmp_path: Path) -> None:
     data = copy(tmp_path, "mme")
     (data / RELEASE / "count/000000006471.txt").write_text("Is there one?\tYes\n")
