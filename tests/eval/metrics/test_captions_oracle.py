@@ -83,4 +83,4 @@ def test_cider_from_captions_is_that_of_coco_caption_with_java(coco_caption: Pat
     mean, _ = scores_by_pycocoevalcap(cut[:700], grouped, coco_caption)
     ours = cider_d(candidates, references)
     print(f"ours {sum(ours) / 700:.6f}, coco-caption {mean:.6f}")
-    assert sum(ours) / 700 == pytest.approx(mean, abs=1e-3)
+    assert sum(ours) / 700 == pytest.approx(mean, abs=1e-6)
