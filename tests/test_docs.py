@@ -27,7 +27,14 @@ from torch.distributed.run import get_args_parser
 from owl2.__main__ import COMMANDS, main
 from owl2.demo.assets import ASSETS
 from owl2.demo.presets import PRESETS
-from owl2.train.config import DataConfig, ParallelConfig, SourceConfig, TrainConfig, ValidationConfig
+from owl2.train.config import (
+    DataConfig,
+    LoraConfig,
+    ParallelConfig,
+    SourceConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from owl2.train.rules import Rule
 
 ROOT = Path(__file__).parents[1]
@@ -177,6 +184,7 @@ def test_settings_are_those_of_a_stage(block: Block) -> None:
     settings = yaml.safe_load(block.text)
     check_fields(TrainConfig, settings)
     check_fields(DataConfig, settings.get("data", {}))
+    check_fields(LoraConfig, settings.get("lora", {}))
     check_fields(ParallelConfig, settings.get("parallel", {}))
     check_fields(ValidationConfig, settings.get("validation", {}))
     held_out = settings.get("validation", {}).get("sources", [])

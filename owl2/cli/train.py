@@ -104,6 +104,7 @@ def _keys() -> Iterator[str]:
     """Every key of a stage configuration, dotted as on the command line, and alone as in lists."""
     from owl2.train.config import (
         DataConfig,
+        LoraConfig,
         OptimConfig,
         ParallelConfig,
         SourceConfig,
@@ -115,6 +116,7 @@ def _keys() -> Iterator[str]:
     dotted: dict[str, type] = {
         "": TrainConfig,
         "data.": DataConfig,
+        "lora.": LoraConfig,
         "optim.": OptimConfig,
         "parallel.": ParallelConfig,
         "validation.": ValidationConfig,

@@ -118,6 +118,31 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters beside frozen matrices (Hu et al., arXiv:2106.09685), with `peft`.
+
+    There is no dropout: losses must depend neither on interruptions nor on the number of processes.
+    """
+
+    targets: list[str] = field(default_factory=lambda: ["model.layers.*"])
+    """Globs over linear layers; `*.k_proj` means both ways of MAM, `*.k_proj.multiway.1` the visual one. The
+    vision encoder is reached only by a pattern that begins with `model.vision_model.`."""
+    rank: int = 64
+    alpha: float = 128
+    """Adapters count alpha / rank times."""
+    seed: int = 0
+    """Of the draws the adapters start from."""
+
+    def check(self) -> None:
+        """Raise TrainConfigError where a value is out of range."""
+        if self.rank < 1 or not self.alpha > 0 or not self.targets:
+            raise TrainConfigError(
+                f"lora.rank {self.rank} must be at least 1, lora.alpha {self.alpha} above 0, and lora.targets "
+                f"{self.targets} name some layers"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A stage."""
 
@@ -150,6 +175,8 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation and of the result; parameters, moments and sums of gradients are float32."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    lora: LoraConfig | None = None
+    """Train adapters; the result is merged, and the adapters alone are in `RUN/adapter`."""
 
     def check(self, ranks: int = 1) -> None:
         """Raise TrainConfigError where a value is out of range or `ranks` processes do not add up to it."""
@@ -178,6 +205,8 @@ class TrainConfig:
             raise TrainConfigError(
                 f"optim.max_grad_norm {self.optim.max_grad_norm} would leave no gradient; .inf does not clip"
             )
+        if self.lora is not None:
+            self.lora.check()
         self._check_data()
 
     def _check_data(self) -> None:
