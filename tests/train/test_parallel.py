@@ -63,7 +63,7 @@ def without_pictures(config: TrainConfig) -> list[Batch]:
     "parallel",
     [
         pytest.param({"activation_checkpointing": "full"}, id="all computed again"),
-        pytest.param({"activation_checkpointing": "selective"}, id="products kept"),
+        pytest.param({"activation_checkpointing": "selective"}, id="products kept", marks=pytest.mark.slow),
         pytest.param({"compile": "aot_eager"}, id="compiled", marks=pytest.mark.slow),
         pytest.param(
             {"compile": "aot_eager", "activation_checkpointing": "full"}, id="both", marks=pytest.mark.slow
