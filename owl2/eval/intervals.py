@@ -49,18 +49,20 @@ class Difference:
 
 
 def interval_of(score: Score, seed: int = 0) -> Interval | None:
-    """The interval of a score that is a mean; None if it is not, or of fewer than two clusters."""
+    """The interval of a score that is a mean; None if it is not, or if nothing in it varies."""
     if not score.values:
         return None
     values, clusters = np.asarray(score.values, dtype=np.float64), clusters_of(score)
     num_clusters = len(set(clusters))
     if num_clusters < 2:
         return None
-    # Where all are right or all wrong, any drawing is too, and the bootstrap would claim certainty.
-    is_uniform = set(score.values) in ({0.0}, {1.0})
-    if is_uniform or (num_clusters == len(clusters) and set(score.values) <= {0.0, 1.0}):
+    is_uniform = len(set(score.values)) == 1
+    is_share = set(score.values) <= {0.0, 1.0}
+    if is_share and (num_clusters == len(clusters) or (is_uniform and score.scale == 100.0)):
         low, high = wilson(round(values.mean() * num_clusters), num_clusters)
         return Interval(score.scale * low, score.scale * high, "Wilson")
+    if is_uniform:
+        return None  # any drawing of equal values is equal: the bootstrap would claim certainty
     means = score.scale * bootstrap_means(values, clusters, seed=seed)
     low, high = percentiles(means)
     return Interval(low, high, f"bootstrap, {NUM_DRAWS} draws of {num_clusters} clusters")
