@@ -98,14 +98,14 @@ class Ranks:
     def report(self, place: str) -> None:
         """Tell the others where this rank is."""
         if self.store is not None:
-            self.store.set(f"place/{self.rank}", f"{time.time():.0f} {place}")
+            self.store.set(f"place/{self.rank}", f"{time.time():.3f} {place}")
 
     def last_seen(self) -> str:
-        """Where every rank was, by its own report; the one longest silent first."""
+        """Where every other rank was, by its own report; the one longest silent first."""
         if self.store is None:
             return ""
         now, seen = time.time(), []
-        for rank in range(self.size):
+        for rank in [rank for rank in range(self.size) if rank != self.rank]:
             at, _, place = self.store.get(f"place/{rank}").decode().partition(" ")
             seen.append((float(at), f"rank {rank} {place}, {now - float(at):.0f} s ago"))
         return "; ".join(text for _, text in sorted(seen))

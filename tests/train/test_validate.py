@@ -50,7 +50,7 @@ def direct(config: TrainConfig) -> float:
     _, processor = load_stage(config)
     data = dataclasses.replace(config.data, sources=config.validation.sources)
     draws = open_draws(dataclasses.replace(config, data=data), processor)
-    in_order = {draws.mixture[n].index: n for n in range(len(draws.sources[0]))}
+    in_order = {draws.mixture[n].index: n for n in range(1000)}
     batch, _ = Collate(draws.processor)([draws[in_order[index]] for index in range(7)])
     assert batch is not None
     with torch.no_grad():
