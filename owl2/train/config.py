@@ -137,8 +137,8 @@ class LoraConfig:
         """Raise TrainConfigError where a value is out of range."""
         if self.rank < 1 or not self.alpha > 0 or not self.targets:
             raise TrainConfigError(
-                f"lora.rank {self.rank} must be at least 1, lora.alpha {self.alpha} above 0, and lora.targets "
-                f"{self.targets} name some layers"
+                f"lora.rank {self.rank} must be at least 1, lora.alpha {self.alpha} above 0, and "
+                f"lora.targets {self.targets} must name layers"
             )
 
 
@@ -207,7 +207,20 @@ class TrainConfig:
             )
         if self.lora is not None:
             self.lora.check()
+            self._check_lora()
         self._check_data()
+
+    def _check_lora(self) -> None:
+        if self.parallel.tensor > 1:
+            raise TrainConfigError(
+                f"parallel.tensor {self.parallel.tensor} does not split layers with adapters; with "
+                f"lora use parallel.tensor 1, which shards the model over all processes"
+            )
+        if self.image_size is not None or self.copy_text_to_vision:
+            raise TrainConfigError(
+                "image_size and copy_text_to_vision change the checkpoint that adapters belong to, so they "
+                "cannot stand beside lora; change it in a stage of its own"
+            )
 
     def _check_data(self) -> None:
         held_out = [] if self.validation is None else self.validation.sources

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from owl2.data.loader import Batch, Batches, Draws
 from owl2.processor import Processor
+from owl2.train import lora
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.flops import StepCost, Work, peak_memory
 from owl2.train.identity import changes, keep_config
@@ -86,6 +87,8 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     objective, processor = load_stage(config, ranks)
     model = objective.model
     assignments = assign_rules(model, config.rules, config.optim.weight_decay)
+    if config.lora is not None:
+        lora.check_rules(assignments)
     apply_freeze(model, assignments)
     optimizer = make_optimizer(model, assignments, config.optim)
     draws = open_draws(config, processor)
@@ -94,8 +97,12 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     start = _begin(run)
     batches = make_batches(config, draws, start, ranks)
     console.print(rules_table(model, config.rules, assignments, config.optim.lr))
+    if config.lora is not None:
+        console.print(lora.summary(model), highlight=False, soft_wrap=True)
     console.print(sources_table(draws.sources, draws.mixture.quotas))
     _take_steps(run, batches, start)
+    if config.lora is not None:
+        lora.finish(model, config, ranks)
     save_sharded(model, checkpoint, processor, config.dtype, ranks)
     return checkpoint
 

@@ -7,6 +7,7 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.sources import open_source
 from owl2.processor import Processor
 from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.lora import add_adapters
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
@@ -23,9 +24,11 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
     sharding = None
     if ranks.store is None:
         model = load_model(config.model, device=device, progress=False)
+        if config.lora is not None:
+            add_adapters(model, config.lora)
     else:
         sharding = Sharding.over(ranks, config.parallel, device, dtype_of(config.dtype))
-        model = load_sharded(config.model, sharding, device)
+        model = load_sharded(config.model, sharding, device, config.lora)
     if config.copy_text_to_vision:
         model.copy_text_to_vision()
     if config.image_size is not None:

@@ -16,12 +16,16 @@ from owl2.model import Owl2Model
 from owl2.model.abstractor import AbstractorAttention
 from owl2.model.decoder import RotaryEmbedding
 from owl2.processor import Processor
+from owl2.train.config import LoraConfig
+from owl2.train.lora import add_adapters, checkpoint_name, initial_adapter, is_adapter
 from owl2.train.parallel import Sharding, gather_whole, set_parameter, shard_blocks
 from owl2.train.ranks import Ranks
 
 
-def load_sharded(folder: Path, sharding: Sharding, device: str) -> Owl2Model:
+def load_sharded(folder: Path, sharding: Sharding, device: str, lora: LoraConfig | None = None) -> Owl2Model:
     """Load a checkpoint in float32 with every layer sharded; what is outside the layers is whole still.
+
+    Adapters, if there are to be any, are put in before anything is loaded.
 
     Raises:
         CheckpointError: see `owl2.checkpoint.load_model`.
@@ -30,6 +34,8 @@ def load_sharded(folder: Path, sharding: Sharding, device: str) -> Owl2Model:
     model = skeleton(folder, torch.float32)
     files = TensorFolder(folder)
     fit(model, files)
+    if lora is not None:
+        add_adapters(model, lora)
     names = {module: name for name, module in model.named_modules()}
 
     def fill(part: nn.Module) -> None:
@@ -42,9 +48,11 @@ def load_sharded(folder: Path, sharding: Sharding, device: str) -> Owl2Model:
                 module.reset_buffers()
             tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             for name, tensor in tensors:
-                full_name = f"{names[module]}.{name}"
+                full_name = checkpoint_name(f"{names[module]}.{name}")
                 if full_name in files and not full_name.endswith(IGNORED):
                     set_parameter(tensor, files.read(full_name, dtype=torch.float32))
+                elif lora is not None and is_adapter(full_name):
+                    set_parameter(tensor, initial_adapter(full_name, tensor.shape, lora.seed))
 
     shard_blocks(model, sharding, fill)
     return model.eval()
