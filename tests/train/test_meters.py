@@ -27,7 +27,7 @@ def test_the_losses_of_the_sources_are_those_of_their_tokens(whole: TrainConfig)
 
 
 def test_operations_are_those_that_the_model_does() -> None:
-    model = build("tiny")
+    model = build("tiny").requires_grad_(False)
     batch = captioned(model, CAPTIONS, 2)
     features = model.model.vision_model(batch.pixel_values).detach()
     assert counted(lambda: model.model.vision_model(batch.pixel_values)) == 2 * vision_flops(model.config)
