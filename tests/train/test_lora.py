@@ -31,6 +31,8 @@ from owl2.train.meters import read_metrics
 from owl2.train.rules import Rule, RuleError, apply_freeze, assign_rules
 from owl2.train.state import saved_states
 from tests.model.tiny import draw, lively, pad, tiny_model
+from tests.train import splits
+from tests.train.ranks import Pool, all_returned
 from tests.train.tiny import losses, quiet, run_until, run_whole, stage, weights
 
 peft = pytest.importorskip("peft")
@@ -248,6 +250,26 @@ def test_a_stopped_run_goes_on_with_the_losses_of_the_uninterrupted_one(
     assert losses(config.run) == losses(trained.run)
     ours, whole = learnt(config.run / "adapter"), learnt(trained.run / "adapter")
     assert all(torch.equal(ours[name], tensor) for name, tensor in whole.items())
+
+
+def test_two_ranks_have_the_adapters_of_one_and_a_process_group_of_one_trains_them_in_bfloat16(
+    checkpoint: Path, corpora: Path, pool: Pool, tmp_path: Path
+) -> None:
+    """The latter is what a single GPU does."""
+    batch = {"optim": splits.OPTIM, "steps": 5, "micro_batch_size": 4, "accumulation": 1}
+    whole = adapted(tmp_path / "whole", checkpoint, corpora, **batch)
+    run_whole(whole)
+    config = splits.split(whole, tmp_path / "two", 2)
+    all_returned(pool.run(2, splits.train_on_rank, config))
+    splits.assert_equal_runs(config, whole)
+    ours, theirs = learnt(config.run / "adapter"), learnt(whole.run / "adapter")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    half = dataclasses.replace(splits.split(whole, tmp_path / "half", 1), dtype="bfloat16", steps=2)
+    all_returned(pool.run(1, splits.train_on_rank, half))
+    assert losses(half.run) == pytest.approx(losses(whole.run)[:2], rel=0.02)
+    assert {tensor.dtype for tensor in learnt(half.run / "adapter").values()} == {torch.bfloat16}
 
 
 def test_other_adapters_in_the_middle_of_a_run_are_refused(
