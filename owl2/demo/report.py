@@ -158,9 +158,10 @@ def read_jsonl(path: Path) -> list[Row]:
 
 
 def _header(run: Run) -> str:
+    captioned = sum(run.total(stage, "images") for stage in ("warm", "pretrain"))
     told = (
         f"A decoder of {_millions(run.parameters['decoder'])} parameters that could only talk was given "
-        f"eyes: it saw {run.total('pretrain', 'images'):,} pictures with captions, then "
+        f"eyes: it saw {captioned:,} pictures with captions, then "
         f"{run.total('instruct', 'images'):,} with conversations, mixed with text. Below it answers "
         "questions about pictures whose things never met, and never wore these colours, in training."
     )
