@@ -1,0 +1,198 @@
+"""owl2 as a model of EleutherAI's lm-evaluation-harness (0.4.13): text tasks.
+
+`python -m owl2.eval.adapters.lm_eval run --model owl2 --model_args pretrained=CHECKPOINT --tasks ...` is the
+harness's own command with this model added; `lm_eval.simple_evaluate(model=OwlLM(CHECKPOINT), ...)` does the
+same in Python. Where context ends and continuation begins, what is cut off a prompt that is too long (its
+front) and the windows of a rolling likelihood are the harness's, so that numbers compare with its others.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from owl2.api import Owl2, load
+from owl2.eval.adapters.answering import Wish, answer_all, read_wish, score_continuations
+from owl2.generate import GenerationConfig, GenerationError
+from owl2.processor import Encoding, TemplateError
+from owl2.processor.template import END_MARK, render
+
+try:
+    from lm_eval.api.model import TemplateLM
+except ModuleNotFoundError as error:
+    if error.name != "lm_eval":
+        raise
+    TemplateLM = object
+
+log = logging.getLogger(__name__)
+
+ANSWER_MARK = "ASSISTANT:"
+
+
+class OwlLM(TemplateLM):
+    """A checkpoint as the harness sees it. One process; no pictures."""
+
+    def __init__(
+        self,
+        pretrained: str | Path | Owl2,
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch_size: int | str = 8,
+    ):
+        """Load a checkpoint (folder or hub id), or take a loaded model.
+
+        Raises:
+            ModuleNotFoundError: the harness is not installed.
+            ValueError: a batch size that is no number.
+            USER_ERRORS: see `owl2.load`.
+        """
+        if TemplateLM is object:
+            raise ModuleNotFoundError("OwlLM needs the harness: pip install 'owl2[lm-eval]'", name="lm_eval")
+        super().__init__()
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise ValueError(
+                f"batch_size is {batch_size!r}, expected a number from 1: owl2 does not probe memory"
+            )
+        self.owl = (
+            pretrained if isinstance(pretrained, Owl2) else load(pretrained, device, dtype, progress=False)
+        )
+        self.batch_size = int(batch_size)
+        self._device = self.owl.model.device
+        self._defaults = GenerationConfig(
+            max_new_tokens=256, eos_token_id=self.owl.generation_config.eos_token_id
+        )
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.owl.processor.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands in front of a text that has no context."""
+        bos = self.owl.processor.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def max_length(self) -> int:
+        return self.owl.model.config.decoder.max_position_embeddings
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Part of the harness's key for cached prompts."""
+        return f"owl2-{self.owl.processor.template}-{self.owl.processor.tokenizer.vocab_size}"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Return the ids of a prompt behind BOS; `</s>`, which the chat template writes, is the end token."""
+        tokenizer = self.owl.processor.tokenizer
+        has_bos = tokenizer.add_bos and add_special_tokens is not False
+        ids = [self.prefix_token_id] if has_bos else []
+        first, *others = string.split(END_MARK)
+        ids += tokenizer.encode(first)
+        for piece in others:
+            ids += [tokenizer.eos_token_id, *tokenizer.encode(piece)]
+        return ids
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """Name the template, for the harness's records."""
+        return self.owl.processor.template
+
+    def apply_chat_template(
+        self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Write a conversation as text, as the model was trained to read it.
+
+        It ends in a space: the harness puts nothing between a chat prompt and a choice, and moves the space
+        to the choice, as training has it.
+
+        Raises:
+            TemplateError: a system turn, which the template does not have, or turns that do not alternate.
+        """
+        if any(turn["role"] == "system" for turn in chat_history):
+            raise TemplateError("mPLUG-Owl2 has no system turn: leave out --system_instruction")
+        begun = "" if add_generation_prompt else chat_history[-1]["content"]
+        asked = chat_history if add_generation_prompt else chat_history[:-1]
+        chunks = render(asked, self.owl.processor.template, generation_prompt=True, answer_prefix=f" {begun}")
+        written = {"bos": "", "eos": END_MARK}
+        return "".join(
+            written.get(chunk.kind, f"{' ' if chunk.space else ''}{chunk.text}") for chunk in chunks
+        )
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        pairs = [self._fit(context, continuation) for _, context, continuation in requests]
+        cut_off = sum(len(pair[0]) < len(row[1]) for pair, row in zip(pairs, requests, strict=True))
+        self._warn(cut_off, len(requests))
+        scores = score_continuations(self.owl.model, pairs, self.batch_size)
+        for (texts, _, _), score in zip(requests, scores, strict=True):
+            if texts is not None:  # windows of a rolling likelihood have none
+                self.cache_hook.add_partial("loglikelihood", texts, score)
+        return scores
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Return the log-likelihood of each whole text, in windows as long as the context."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        totals = []
+        for request in requests:
+            (text,) = request.args
+            windows = get_rolling_token_windows(
+                self.tok_encode(text, add_special_tokens=False), self.prefix_token_id, self.max_length, 1
+            )
+            parts = [(None, *make_disjoint_window(window)) for window in windows]
+            total = sum(score for score, _ in self._loglikelihood_tokens(parts))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
+            totals.append(total)
+        return totals
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Answer each prompt up to its first stop string.
+
+        Raises:
+            GenerationError: generation arguments that cannot be met; names the task.
+        """
+        rows: list[tuple[Encoding, Wish]] = []
+        cut_off = 0
+        for request in requests:
+            prompt, asked = request.args
+            wish = read_wish(asked, self._defaults, request.task_name)
+            # An answer writes its own space; that of the chat template is for choices.
+            ids = self.tok_encode(prompt[:-1] if prompt.endswith(f"{ANSWER_MARK} ") else prompt)
+            room = self.max_length - wish.config.max_new_tokens
+            if room < 1:
+                raise GenerationError(
+                    f"task {request.task_name} asks for {wish.config.max_new_tokens:,} new tokens, but the "
+                    f"context has {self.max_length:,}: set a smaller max_gen_toks with --gen_kwargs"
+                )
+            cut_off += len(ids) > room
+            rows.append((Encoding(ids[-room:], [False] * min(len(ids), room)), wish))
+        self._warn(cut_off, len(requests))
+        answers = answer_all(self.owl, rows, self.batch_size)
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, answer)
+        return answers
+
+    def _fit(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Cut the front off a context that is too long; the last token is predicted and not read."""
+        room = self.max_length + 1 - len(continuation)
+        if room < 1:
+            raise GenerationError(
+                f"a continuation of {len(continuation):,} tokens exceeds the context of {self.max_length:,}"
+            )
+        return context[-room:], continuation
+
+    def _warn(self, cut_off: int, total: int) -> None:
+        if cut_off:
+            log.warning("%d of %d prompts exceed the context and lose their front", cut_off, total)
+
+
+if TemplateLM is not object:
+    from lm_eval.api.registry import register_model
+
+    register_model("owl2")(OwlLM)
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
