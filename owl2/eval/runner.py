@@ -1,9 +1,9 @@
 """Ask a model every question of some benchmarks and keep the answers.
 
 Plan: the files of each task are found and read, and each item belongs to one rank by the hash of its id.
-Ask: what the folder does not yet have is sorted by length, longest first, within windows, and answered in
-batches; each batch is on disk before the next begins. The answers do not depend on the batches (tested), so a
-run may be killed, continued and divided anew at any time.
+Ask: what the folder does not yet have is sorted by length, longest first, within windows, questions on one
+picture together, and answered in batches; each batch is on disk before the next begins. The answers do not
+depend on the batches (tested), so a run may be killed, continued and divided anew at any time.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from owl2.eval.engine import Engine, Prompt, Reply, picture_names
+from owl2.data.sample import Picture
+from owl2.eval.engine import Engine, Prompt, Reply, pictures_of
 from owl2.eval.frames import NUM_FRAMES, frames_of
 from owl2.eval.predictions import Prediction, PredictionWriter, RunConfig, sha256, shard_of
 from owl2.eval.task import DataMissing, Item, Task, Template, find_task
@@ -218,7 +219,7 @@ def prompt_hash(prompt: Prompt) -> str:
         else [message["role"], [part.get("text") for part in message["content"]]]
         for message in prompt.messages
     ]
-    names = [Path(name).name for name in picture_names(prompt)]
+    names = [Path(picture.name).name for picture in pictures_of(prompt)]
     asked: list[Any] = [texts, names, prompt.answer_prefix, asdict(prompt.decoding), dict(prompt.choices)]
     return sha256(json.dumps(asked))
 
@@ -265,14 +266,11 @@ def _timed(engine: Engine, batch: list[Prompt], prepared: Any) -> tuple[list[Pro
 def _batches(
     engine: Engine, items: Sequence[Item], make: Callable[[Item], Prompt], batching: Batching
 ) -> Iterator[list[Prompt]]:
-    """Cut into batches of similar length, the longest of a window first: what does not fit fails at once."""
+    """Cut each window into batches, in the order of `_sort`."""
     for begin in range(0, len(items), WINDOW):
-        prompts = [make(item) for item in items[begin : begin + WINDOW]]
-        measured = [(engine.measure(prompt), prompt) for prompt in prompts]
-        measured.sort(key=lambda pair: -pair[0])
         batch: list[Prompt] = []
         tokens = 0
-        for length, prompt in measured:
+        for length, prompt in _sort(engine, [make(item) for item in items[begin : begin + WINDOW]]):
             needed = length + _new_tokens(prompt)
             if batch and (len(batch) == batching.max_rows or tokens + needed > batching.max_tokens):
                 yield batch
@@ -281,6 +279,20 @@ def _batches(
             tokens += needed
         if batch:
             yield batch
+
+
+def _sort(engine: Engine, prompts: Sequence[Prompt]) -> list[tuple[int, Prompt]]:
+    """Lengths and prompts, the longest first: what does not fit fails at once.
+
+    Prompts that show the same pictures stay together, in the place of their longest, as a batch encodes a
+    picture once. The shorter ones among them cost nothing: padding is no token.
+    """
+    groups: dict[tuple[Picture, ...], list[tuple[int, Prompt]]] = {}
+    for prompt in prompts:
+        groups.setdefault(pictures_of(prompt), []).append((engine.measure(prompt), prompt))
+    for group in groups.values():
+        group.sort(key=lambda pair: -pair[0])
+    return [pair for group in sorted(groups.values(), key=lambda group: -group[0][0]) for pair in group]
 
 
 def _new_tokens(prompt: Prompt) -> int:
