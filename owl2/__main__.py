@@ -13,6 +13,7 @@ COMMANDS = {
     "chat": "ask a checkpoint about pictures",
     "data": "make corpora trainable, and look at samples as the model sees them",
     "train": "run or continue a training stage",
+    "plan": "memory, traffic and days of a stage on GPUs that are not there yet",
     "eval": "benchmarks beside the paper's numbers: run, score, report, compare",
     "init": "make a new model of a vision encoder and a language model",
     "convert": "write a released checkpoint as safetensors, bit for bit",

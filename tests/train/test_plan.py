@@ -1,0 +1,226 @@
+"""What `owl2 plan` says is what ranks measure, and what it refuses comes with what would fit.
+
+Real ranks are measured from outside: the sizes of what they hold, and the profiler's record of what the
+allocator gave and took during a micro-batch.
+"""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from owl2.checkpoint import load_model
+from owl2.cli.plan import main
+from owl2.cli.train import read_config
+from owl2.model import Owl2Config
+from owl2.train.config import ParallelConfig, TrainConfig, TrainConfigError
+from owl2.train.optim import make_optimizer
+from owl2.train.parallel import local_part, set_last_micro_batch
+from owl2.train.plan import GPUS, Averages, DoesNotFit, Gpu, find_model, plan_exactly, plan_stage
+from owl2.train.prepare import load_stage
+from owl2.train.ranks import start_ranks
+from owl2.train.rules import apply_freeze, assign_rules
+from owl2.train.trace import full_batch, without_storage
+from tests.train.ranks import TIMEOUT_S, Pool, all_returned
+from tests.train.tiny import stage
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+AVERAGES = Averages(tokens=512, images=1)
+MEASURED = ("parameters", "gradients", "optimizer", "peak")
+
+
+def measure_on_rank(rank: int, config: TrainConfig) -> dict[str, int]:
+    """Bytes that a real rank holds, and the most in the last of two micro-batches of its second step."""
+    torch.set_num_threads(1)
+    with start_ranks("cpu", config.parallel.tensor, TIMEOUT_S, alone=False) as ranks:
+        objective, _ = load_stage(config, ranks)
+        model = objective.model
+        assignments = assign_rules(model, config.rules, config.optim.weight_decay)
+        apply_freeze(model, assignments)
+        optimizer = make_optimizer(model, assignments, config.optim)
+        batch = full_batch(model.config, config.micro_batch_size, config.data.max_tokens, images=1)
+        batch = dataclasses.replace(batch, pixel_values=torch.zeros(batch.pixel_values.shape))
+
+        def compute(is_last: bool) -> None:
+            set_last_micro_batch(objective, is_last)
+            objective(batch).sum().backward()
+
+        compute(True)
+        optimizer.step()
+        optimizer.zero_grad()
+        compute(False)
+        state = [value for group in optimizer.state.values() for value in group.values()]
+        inputs = [batch.input_ids, batch.pixel_values, *vars(batch.targets).values()]
+        inputs += [value for value in vars(batch.layout).values() if isinstance(value, Tensor)]
+        with torch.autograd.profiler.profile(profile_memory=True) as profile:
+            compute(True)
+        held = {
+            "parameters": num_bytes(model.parameters()),
+            "gradients": num_bytes(p.grad for p in model.parameters() if p.grad is not None),
+            "optimizer": num_bytes(state),
+        }  # gradients were there before as well, for copies of the model in a buffer of FSDP
+        before = sum(held.values()) + num_bytes(model.buffers()) + num_bytes(inputs)
+        return {**held, "peak": before + highest(profile)}
+
+
+def highest(profile: Any) -> int:
+    """The highest sum of allocations less releases, from the beginning of a profile."""
+    events = sorted(profile.kineto_results.events(), key=lambda event: event.start_ns())
+    level = top = 0
+    for event in events:
+        if event.name() == "[memory]":
+            level += event.nbytes()
+            top = max(top, level)
+    return top
+
+
+def num_bytes(tensors: Any) -> int:
+    return sum(local_part(tensor).nbytes for tensor in tensors)
+
+
+ARRANGEMENTS = {
+    "DP2": ParallelConfig(),
+    "TP2": ParallelConfig(tensor=2),
+    "two copies": ParallelConfig(replicate=2),
+    "layers computed again": ParallelConfig(activation_checkpointing="full"),
+}
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_a_plan_has_the_memory_that_two_ranks_measure(
+    name: str, checkpoint: Path, corpora: Path, pool: Pool, tmp_path: Path
+) -> None:
+    config = stage(tmp_path, checkpoint, corpora, parallel=ARRANGEMENTS[name])
+    batch = 4 * config.parallel.data_ranks(2)
+    config = dataclasses.replace(config, global_batch_size=batch, micro_batch_size=2, accumulation=2)
+    measured = all_returned(pool.run(2, measure_on_rank, config))[0]
+    plan = plan_exactly(config, load_model(checkpoint, progress=False).config, 2, GPUS["h100"], AVERAGES)
+    for what in MEASURED:
+        assert getattr(plan.trace, what) == pytest.approx(measured[what], rel=0.02), what
+
+
+def tiny_stage(name: str, **changes: Any) -> tuple[TrainConfig, Owl2Config]:
+    """A shipped stage with the tiny model."""
+    config = read_config([str(ROOT / "configs" / f"{name}.yaml"), "--model", "tiny"])
+    config = dataclasses.replace(config, **changes)
+    return config, find_model(config)[0]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_stage_is_arranged_on_64_ranks_or_says_how_many_its_batch_admits(path: Path) -> None:
+    config, model = tiny_stage(path.stem)
+    if config.global_batch_size % 64:
+        with pytest.raises(TrainConfigError, match="take --gpus 8 or --global_batch_size 64"):
+            plan_stage(config, model, 64, GPUS["h100"])
+        return
+    plan = plan_stage(config, model, 64, GPUS["h100"])
+    assert plan.fits
+    assert plan.config.micro_batch_size * plan.config.accumulation * 64 == config.global_batch_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["instruct", "pretrain"])
+def test_the_paper_is_planned_for_64_gpus_in_half_a_minute_and_4_gb(name: str) -> None:
+    code = (
+        "import resource, sys, json; from owl2.__main__ import main; main(sys.argv[1:]);"
+        "used = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]))"
+    )
+    words = ["plan", f"configs/{name}.yaml", "--gpus", "64", "--tp", "2"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds, memory = json.loads(done.stdout.splitlines()[-1])
+    assert memory < 4e9
+    assert seconds < 60, "of processor time; half of it where nothing else runs"
+    assert "preset owl2_7b, as runs/" in done.stdout
+
+
+def test_gradients_and_parameters_travel_as_often_as_their_sizes_say() -> None:
+    """Every gradient is reduced once a micro-batch; every parameter that another rank has is gathered."""
+    config, model = tiny_stage("pretrain", dtype="float32", micro_batch_size=1, accumulation=64)
+    config = dataclasses.replace(config, global_batch_size=128)
+    whole = without_storage(config, model)
+    plan = plan_exactly(config, model, 2, GPUS["h100"], AVERAGES)
+    assert plan.trace.reduced == bytes_on_other(p for p in whole.parameters() if p.requires_grad)
+    assert bytes_on_other(whole.parameters()) < plan.trace.gathered < 2 * bytes_on_other(whole.parameters())
+    assert plan.trace.tensor == plan.trace.copies == 0
+    assert plan.received == 64 * (plan.trace.gathered + plan.trace.reduced)
+
+
+def bytes_on_other(parameters: Iterable[Tensor]) -> int:
+    """What the other of two ranks holds of float32 parameters, whose rows are filled up to an even number."""
+    return sum(4 * math.ceil(len(p) / 2) * (p.numel() // len(p)) for p in parameters)
+
+
+def test_frozen_parameters_have_neither_gradient_nor_moments() -> None:
+    config, model = tiny_stage("pretrain", global_batch_size=32 * 256, dtype="float32")
+    plan = plan_exactly(config, model, 1, GPUS["h100"], AVERAGES)
+    assert plan.num_learning < plan.num_parameters
+    assert plan.trace.parameters == 4 * plan.num_parameters
+    assert plan.trace.gradients == 4 * plan.num_learning
+    assert plan.trace.optimizer == pytest.approx(2 * plan.trace.gradients, rel=0.02)
+
+
+def test_a_stage_that_does_not_fit_is_refused_with_what_does() -> None:
+    config, model = tiny_stage("instruct", image_size=None, global_batch_size=16)
+    config = dataclasses.replace(config, micro_batch_size=8, accumulation=1)
+    peak = plan_exactly(config, model, 2, GPUS["h100"], AVERAGES).trace.peak
+    small = Gpu("small", memory=int(peak * 0.6), peak=1e12)
+    with pytest.raises(DoesNotFit, match=r"micro_batch_size 8 .* What fits: --micro_batch_size 4") as refused:
+        plan_stage(config, model, 2, small)
+    assert "--accumulation 2 --parallel.tensor 1" in str(refused.value)
+    with pytest.raises(DoesNotFit, match=r"Nothing tried fits: .* more or larger GPUs"):
+        plan_stage(config, model, 2, dataclasses.replace(small, memory=peak // 1000))
+
+
+def test_a_batch_that_does_not_add_up_is_planned_with_micro_batches_that_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(
+        [str(ROOT / "configs/instruct.yaml"), "--gpus", "64", "--tp", "2", "--model", "tiny", "--mfu", "0.5"]
+    )
+    printed = capsys.readouterr().out
+    assert "micro_batch_size 16 x accumulation 16 x 32 ranks = 8192, but global_batch_size is 256" in printed
+    assert "--micro_batch_size 8 --accumulation 1 --parallel.tensor 2" in printed
+    assert "4,800 steps" in printed
+    assert "preset tiny" in printed
+
+
+def test_time_follows_from_operations_peak_and_utilisation() -> None:
+    config, model = tiny_stage("tiny")
+    plan = plan_exactly(config, model, 1, GPUS["h100"], AVERAGES)
+    assert plan.step_seconds(0.4) == pytest.approx(plan.flops / (989e12 * 0.4))
+    assert plan.days(0.4) == pytest.approx(20 * plan.step_seconds(0.4) / 86400)
+    shorter = plan_exactly(config, model, 1, GPUS["h100"], Averages(tokens=256, images=1))
+    assert shorter.flops < plan.flops
+    assert shorter.trace == plan.trace
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", "8", "--gpu", "h1000"], "--gpu h1000 is not one of b200, h200, h100"),
+        (["--gpus", "8", "--stepz", "3"], "nearest valid key is 'steps'"),
+        (["--gpus", "9", "--tp", "2"], "does not divide 9"),
+        (["--gpus", "64", "--model", "tiny"], "take --gpus 8 or --global_batch_size 64"),
+        (["--gpus", "8", "--tp", "8", "--model", "tiny"], "parallel.tensor 8 does not divide the 4"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(ROOT / "configs/tiny.yaml"), *words])
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("owl2 plan: ")
+    assert message in error
