@@ -22,6 +22,7 @@ def mean(
     values: Sequence[float],
     *,
     scale: float = 100.0,
+    is_share: bool = True,
     group: str = "",
     paper_id: str = "",
 ) -> Score:
@@ -37,6 +38,7 @@ def mean(
         values=tuple(float(value) for value in values),
         clusters=tuple(answer.item.cluster or answer.item.id for answer in answers),
         scale=scale,
+        is_share=is_share,
         group=group,
         paper_id=paper_id,
     )
@@ -49,6 +51,7 @@ def mean_by_group(
     values: Sequence[float],
     *,
     scale: float = 100.0,
+    is_share: bool = True,
     paper_ids: Mapping[str, str] | None = None,
 ) -> list[Score]:
     """The mean of each group of a kind, in the order in which the items name them."""
@@ -60,6 +63,7 @@ def mean_by_group(
                 [answers[index] for index in chosen],
                 [values[index] for index in chosen],
                 scale=scale,
+                is_share=is_share,
                 group=group,
                 paper_id=(paper_ids or {}).get(group, ""),
             )

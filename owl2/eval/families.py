@@ -80,7 +80,7 @@ class CaptionTask(WordsTask):
         """CIDEr-D x 100; its word weights come from the references of these answers, so a subset differs."""
         candidates = [answer.parsed or "" for answer in answers]
         values = cider_d(candidates, [answer.item.references for answer in answers])
-        return [mean("CIDEr", answers, values, paper_id=self.paper_id)]
+        return [mean("CIDEr", answers, values, is_share=False, paper_id=self.paper_id)]
 
 
 class VideoQaTask(WordsTask):

@@ -5,7 +5,7 @@ mPLUG-Owl2 never saw a video in training: a clip is shown as uniformly sampled f
 own files have eight.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -15,20 +15,20 @@ from owl2.data.sample import Picture
 NUM_FRAMES = 8
 
 
+@dataclass(frozen=True)
 class Clip:
     """A part of a video, decoded when its first frame is asked for; frames are handed out, not kept."""
 
-    def __init__(self, path: Path, segment: tuple[float, float] | None):
-        self.path = path
-        self.segment = segment
-        self._frames: dict[int, Image.Image] = {}
+    path: Path
+    segment: tuple[float, float] | None
+    _frames: dict[int, Image.Image] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def frame(self, number: int) -> Image.Image:
         """Decode the clip unless this frame is still at hand, and give it away."""
         from owl2.processor.video import sample_frames
 
         if number not in self._frames:
-            self._frames = dict(enumerate(sample_frames(self.path, NUM_FRAMES, segment=self.segment)))
+            self._frames.update(enumerate(sample_frames(self.path, NUM_FRAMES, segment=self.segment)))
         return self._frames.pop(number)
 
 

@@ -57,8 +57,8 @@ def interval_of(score: Score, seed: int = 0) -> Interval | None:
     if num_clusters < 2:
         return None
     is_uniform = len(set(score.values)) == 1
-    is_share = set(score.values) <= {0.0, 1.0}
-    if is_share and (num_clusters == len(clusters) or (is_uniform and score.scale == 100.0)):
+    is_count = score.is_share and set(score.values) <= {0.0, 1.0}
+    if is_count and (num_clusters == len(clusters) or (is_uniform and score.scale == 100.0)):
         low, high = wilson(round(values.mean() * num_clusters), num_clusters)
         return Interval(score.scale * low, score.scale * high, "Wilson")
     if is_uniform:

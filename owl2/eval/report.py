@@ -176,12 +176,12 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
         if not r.is_expected
     ]
     found["Without a figure"] = [f"{r.task.title}: {_why_no_figure(r)}" for r in results if not r.figures]
-    found["Answers that could not be read (counted as wrong)"] = [
+    found["Answers that could not be read (wrong; POPE's official rule takes them for a yes)"] = [
         f"{r.task.title}: {len(r.unparsed):,}, such as {', '.join(r.unparsed[:10])}"
         for r in results
         if r.unparsed
     ]
-    found["Questions that could not be asked (counted as wrong)"] = [
+    found["Questions that could not be asked (scored as empty answers)"] = [
         f"{r.task.title}: {len(r.errors):,}; the first, {name}: {why}"
         for r in results
         for name, why in list(r.errors.items())[:1]

@@ -1,8 +1,9 @@
 """From predictions and data to figures, in seconds and without a model.
 
 Scoring reads the official files again and joins each answer to its item by id, never by position. Answers
-that belong to no item are an error (data of another split), questions that could not be asked or whose answer
-could not be read count as wrong and are listed by id.
+that belong to no item are an error (data of another split). Questions that could not be asked are scored as
+empty answers. An unread answer is wrong, unless the official rule says otherwise (in POPE it is a yes). Both
+are listed by id.
 """
 
 import dataclasses

@@ -109,6 +109,8 @@ class Score:
     `value`; empty where the figure is no mean and needs its own resampling."""
     clusters: tuple[str, ...] = ()
     scale: float = 100.0
+    is_share: bool = True
+    """Whether no item is worth more than 1; not so of CIDEr or a judge's rating."""
     group: str = ""
     """The category a partial score is over; empty for the whole."""
     paper_id: str = ""

@@ -7,6 +7,7 @@ import pytest
 
 from bench.eval import main as bench_main
 from owl2.__main__ import main
+from owl2.eval.task import find_task
 from tests.eval.server import served
 from tests.eval.small import NUM_QUESTIONS, lines, write_json
 
@@ -46,6 +47,30 @@ def test_data_lists_every_file_of_every_benchmark(vqa_data: Path, capsys: pytest
         assert all(file.path in shown for file in task.files)
     assert "present" in shown
     assert "missing" in shown
+
+
+def test_a_required_file_is_not_missing_where_another_stands_in_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    required, *_ = (file for file in find_task("gqa").files if file.path.endswith("questions.json"))
+    (other,) = (file for file in find_task("gqa").files if file.instead_of == required.path)
+    asked = ["eval", "data", "--data", str(tmp_path), "--tasks", "gqa"]
+    main(asked)
+    assert state_of(required.path, capsys.readouterr().out) == "missing"
+    (tmp_path / other.path).parent.mkdir(parents=True)
+    (tmp_path / other.path).touch()
+    main(asked)
+    shown = capsys.readouterr().out
+    assert state_of(required.path, shown) == "replaced"
+    assert state_of(other.path, shown) == "present"
+
+
+def state_of(path: str, table: str) -> str:
+    """What the table of files says of one."""
+    (cells,) = (
+        cells for line in table.splitlines() if path in (cells := [c.strip() for c in line.split("│")])
+    )
+    return cells[cells.index(path) + 1]
 
 
 def test_a_server_in_place_of_a_checkpoint(
@@ -141,4 +166,5 @@ def test_the_benchmark_prints_a_table_and_writes_its_figures(
     record = json.loads((tmp_path / "eval.json").read_text())
     assert record["results"]["one at a time"]["speed_ratio"] == 1
     assert record["results"]["batches of 4"]["questions_per_s"] > 0
+    assert record["per_picture"] == 5
     assert "times as fast" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Intervals: textbook values, coverage, clusters, and differences of paired runs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,12 @@ def test_all_wrong_is_not_certain_to_stay_so() -> None:
     interval = interval_of(share([0.0] * 6, ["a", "a", "b", "b", "c", "c"]))
     assert interval is not None
     assert (interval.low, interval.high) == pytest.approx((0.0, 56.15), abs=0.01)
+
+
+def test_a_figure_that_is_no_share_has_no_interval_where_nothing_varies() -> None:
+    for value in (0.0, 1.0):
+        score = dataclasses.replace(share([value] * 6), is_share=False)
+        assert interval_of(score) is None
 
 
 def test_one_cluster_has_no_interval() -> None:

@@ -43,7 +43,7 @@ def test_markdown_has_ours_the_papers_and_what_a_reader_must_know(paths: dict[st
     assert low <= ours <= high
     assert cells[6:] == ["16 (!)", "214,354", "1 + 1 not asked", "owl2-paper", "–"]
     assert "VQAv2 val: 16 answered of 16 in the data; official: 214,354" in text
-    assert "could not be read (counted as wrong)\n\n- VQAv2 val: 1, such as 1001" in text
+    assert "takes them for a yes)\n\n- VQAv2 val: 1, such as 1001" in text
     assert "the first, 1002: no picture" in text
     assert "MME (perception), sum(acc+acc+): 1450.19 (Table 2)" in text
 

@@ -1,5 +1,7 @@
 """Runs: the same answers in any batch, on any number of ranks, and however often they are continued."""
 
+import io
+import itertools
 import shutil
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import torch
 from PIL import Image
 
 from owl2.api import Owl2
+from owl2.data.sample import Picture
 from owl2.eval.engine import OwlEngine, Prompt, fingerprint, log_likelihoods
+from owl2.eval.frames import NUM_FRAMES, frames_of
 from owl2.eval.predictions import PredictionError, PredictionWriter
 from owl2.eval.runner import Batching, RunError, Shard, choose_tasks, config_of, plan_tasks, prompt_of
 from owl2.eval.task import Decoding, UnknownTask, find_task
@@ -25,6 +29,40 @@ def test_any_batching_gives_the_answers_of_one_question_at_a_time(
     for number, batching in enumerate((Batching(32), Batching(7, 200))):
         run(engine, vqa_data, tmp_path / f"many{number}", batching=batching)
         assert outputs(tmp_path / f"many{number}") == alone
+
+
+def test_a_batch_opens_and_encodes_a_picture_once_however_many_questions_show_it(engine: OwlEngine) -> None:
+    reads: list[str] = []
+    pictures = [counted_picture(name, colour, reads) for name, colour in (("a", "red"), ("b", "green"))]
+    shown = [pictures[:1], pictures[1:], pictures[::-1], [], pictures[:1]]
+    prompts = [question(str(number), *images) for number, images in enumerate(shown)]
+    alone = [engine.answer(engine.prepare([prompt]))[0] for prompt in prompts]
+    assert reads == ["a", "b", "b", "a", "a"]
+    reads.clear()
+    prepared = engine.prepare(prompts)
+    assert reads == ["a", "b"]
+    assert len(prepared.pixel_values) == 2
+    assert engine.answer(prepared) == alone
+    assert alone[0].output != alone[1].output
+
+
+def test_questions_on_one_picture_are_asked_together_the_longest_first(
+    engine: OwlEngine, vqa_data: Path, tmp_path: Path
+) -> None:
+    run(engine, vqa_data, tmp_path, batching=Batching(3))
+    picture = {item.id: item.images for item in plan(vqa_data).items}
+    rows = lines(tmp_path)
+    seen = [images for images, _ in itertools.groupby(picture[row["id"]] for row in rows)]
+    assert len(seen) == len(set(seen)) == NUM_QUESTIONS / 2
+    assert rows[0]["prompt_tokens"] == max(row["prompt_tokens"] for row in rows)
+
+
+def test_frames_of_one_part_of_a_clip_are_the_same_pictures() -> None:
+    clip = Path("clip.mp4")
+    assert frames_of(clip, (1.0, 2.0)) == frames_of(clip, (1.0, 2.0))
+    assert (
+        len({*frames_of(clip, None), *frames_of(clip, None), *frames_of(clip, (1.0, 2.0))}) == 2 * NUM_FRAMES
+    )
 
 
 def test_an_answer_is_what_the_model_says_to_the_published_prompt(
@@ -211,3 +249,21 @@ def test_missing_files_are_returned_and_the_other_tasks_planned(vqa_data: Path, 
     assert [error.task for error in missing] == ["gqa"]
     shutil.copytree(vqa_data / "vqav2", tmp_path / "vqav2")
     assert plan_tasks([find_task("vqav2")], tmp_path)[1][0].paths == ("coco/val2014",)
+
+
+def counted_picture(name: str, colour: str, reads: list[str]) -> Picture:
+    """A picture that says when it is read."""
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 20), colour).save(stream, format="PNG")
+
+    def read() -> bytes:
+        reads.append(name)
+        return stream.getvalue()
+
+    return Picture(name, read)
+
+
+def question(name: str, *pictures: Picture) -> Prompt:
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    content = [*parts, {"type": "text", "text": "What is on the left?"}]
+    return Prompt(name, [{"role": "user", "content": content}], " ", Decoding(8))

@@ -75,7 +75,9 @@ class MMHal(Task):
         rated, ratings = [answer for answer, _ in graded], [rating for _, rating in graded]
         hallucinated = [float(rating < HALLUCINATION_BELOW) for rating in ratings]
         return [
-            mean("judge's rating", rated, ratings, scale=1.0, paper_id="13/154"),
+            mean("judge's rating", rated, ratings, scale=1.0, is_share=False, paper_id="13/154"),
             mean("hallucination rate", rated, hallucinated, scale=1.0, paper_id="13/155"),
-            *mean_by_group("type", "judge's rating", rated, ratings, scale=1.0, paper_ids=TYPES),
+            *mean_by_group(
+                "type", "judge's rating", rated, ratings, scale=1.0, is_share=False, paper_ids=TYPES
+            ),
         ]
