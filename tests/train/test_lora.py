@@ -189,6 +189,17 @@ def test_the_number_of_parameters_that_learn_is_printed(
     assert "*.lora_*" in output.getvalue()
 
 
+def test_the_memory_benchmark_counts_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench.lora import STAGES, measure, show
+
+    results = {stage: measure(stage, width=128, layers=1, rank=2, steps=1) for stage in STAGES}
+    show({"small": results})
+    full, lora = results.values()
+    assert full["sum"] == 4 * full["weights"]
+    assert lora["gradients"] < 0.1 * full["gradients"]
+    assert "LoRA / full" in capsys.readouterr().out
+
+
 # -- merged, saved, resumed ------------------------------------------------------------------------------
 
 
