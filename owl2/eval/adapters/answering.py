@@ -15,8 +15,7 @@ import torch
 from owl2.api import Owl2
 from owl2.generate.config import GenerationConfig, GenerationError
 from owl2.generate.generate import check_room, decode, prefill
-from owl2.model import KVCache, Owl2Model, padded_layout
-from owl2.model.layout import packed_layout
+from owl2.model import KVCache, Owl2Model, packed_layout, padded_layout
 from owl2.processor import Encoding, StreamDecoder
 
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens")

@@ -1,9 +1,9 @@
 """owl2 as a model of lmms-eval (0.7.3), which reads pictures and videos.
 
-`lmms-eval --model owl2 --model_args pretrained=CHECKPOINT --tasks ...`: the harness finds it by the entry point
-`owl2` in the group `lmms_eval.models`. It is a chat model there: a task hands over turns in which pictures have
-their places, and they are rendered with the checkpoint's own template. The harness's tasks for such models
-only generate, so there are no likelihoods here.
+`lmms-eval --model owl2 --model_args pretrained=CHECKPOINT --tasks ...`: the harness finds it by the entry
+point `owl2` in the group `lmms_eval.models`. It is a chat model there: a task hands over turns in which
+pictures have their places, and they are rendered with the checkpoint's own template. The harness's tasks for
+such models only generate, so there are no likelihoods here.
 """
 
 from collections.abc import Mapping, Sequence

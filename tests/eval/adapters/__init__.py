@@ -1,0 +1,1 @@
+"""Tests of owl2 as a model of other harnesses."""
