@@ -7,6 +7,7 @@ import pytest
 from owl2.cli.train import read_config
 from owl2.model import build
 from owl2.train.config import TrainConfigError
+from owl2.train.lora import add_adapters
 from owl2.train.rules import assign_rules
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -16,7 +17,11 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 def test_a_shipped_configuration_adds_up_and_its_rules_fit_the_model(path: Path) -> None:
     config = read_config([str(path)])
     config.check()
-    assign_rules(build("owl2_7b", device="meta"), config.rules, config.optim.weight_decay)
+    model = build("owl2_7b", device="meta")
+    if config.lora is not None:
+        pytest.importorskip("peft")
+        add_adapters(model, config.lora)
+    assign_rules(model, config.rules, config.optim.weight_decay)
 
 
 def test_stage_1_freezes_the_language_model_of_llama_2_and_trains_the_rest() -> None:
