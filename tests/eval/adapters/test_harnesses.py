@@ -27,13 +27,13 @@ def needs(harness: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not is_there, reason=f"the harness {harness} is not installed")
 
 
-def write_task(folder: Path, harness: str, task: str, **changes: Any) -> None:
+def write_task(folder: Path, harness: str, packaged: str, **changes: Any) -> None:
     """Write a task that is the harness's own, but for its data and name."""
     spec = importlib.util.find_spec(harness)
     assert spec is not None
-    (packaged,) = Path(str(spec.origin)).parent.glob(f"tasks/*/{task}.yaml")
+    (original,) = Path(str(spec.origin)).parent.glob(f"tasks/*/{packaged}.yaml")
     folder.mkdir(exist_ok=True)
-    (folder / f"{task}.yaml").write_text(yaml.safe_dump({"include": str(packaged), **changes}))
+    (folder / f"{packaged}.yaml").write_text(yaml.safe_dump({"include": str(original), **changes}))
 
 
 @pytest.fixture
