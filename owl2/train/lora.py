@@ -267,9 +267,8 @@ def merge_adapters(model: Owl2Model) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
-    for name, layer in list(model.named_modules()):
-        if not isinstance(layer, LoraLayer):
-            continue
+    layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    for name, layer in layers.items():
         down, up = (gather_whole(part["default"].weight) for part in (layer.lora_A, layer.lora_B))
         weight = layer.base_layer.weight
         # In float64, so that a merged matrix is rounded once.
