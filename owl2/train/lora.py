@@ -37,7 +37,8 @@ BASE = ".base_layer"
 """What a parameter's name gets in between when its layer has an adapter."""
 
 
-def _peft() -> Any:
+def import_peft() -> Any:
+    """Return the package, or raise TrainConfigError if it is missing."""
     try:
         import peft
     except ImportError as error:
@@ -92,7 +93,7 @@ def add_adapters(model: Owl2Model, config: LoraConfig) -> None:
     Raises:
         TrainConfigError: `peft` is missing, or patterns do not fit the model.
     """
-    peft, names = _peft(), target_layers(model, config.targets)
+    peft, names = import_peft(), target_layers(model, config.targets)
     is_meta = model.device.type == "meta"
     peft.inject_adapter_in_model(_peft_config(config, names), model, low_cpu_mem_usage=is_meta)
     if not is_meta:
@@ -102,7 +103,7 @@ def add_adapters(model: Owl2Model, config: LoraConfig) -> None:
 
 
 def _peft_config(config: LoraConfig, names: Sequence[str], base: Path | None = None) -> Any:
-    return _peft().LoraConfig(
+    return import_peft().LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=0.0,
@@ -226,7 +227,7 @@ def load_adapter(model: Owl2Model, folder: Path | str) -> None:
         CheckpointError: not such a folder, or one of another model.
         TrainConfigError: `peft` is missing.
     """
-    peft, folder = _peft(), Path(folder)
+    peft, folder = import_peft(), Path(folder)
     if not (folder / WEIGHTS).exists() or not (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder} has no adapters: looked for {WEIGHTS} and adapter_config.json")
     settings = peft.LoraConfig.from_pretrained(str(folder))

@@ -7,7 +7,7 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.sources import open_source
 from owl2.processor import Processor
 from owl2.train.config import TrainConfig, TrainConfigError
-from owl2.train.lora import add_adapters
+from owl2.train.lora import add_adapters, import_peft
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
@@ -20,6 +20,8 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
 
     Returns the objective, whose `model` is whole in one float32 process and else shared out over the ranks.
     """
+    if config.lora is not None:
+        import_peft()  # before minutes of loading
     device = local_device(config.device)
     sharding = None
     if ranks.store is None:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,14 @@ def test_other_adapters_in_the_middle_of_a_run_are_refused(
     changed = dataclasses.replace(config, lora=dataclasses.replace(LORA, alpha=16))
     with pytest.raises(TrainConfigError, match=r"lora.alpha: 8 -> 16"):
         loop.train(changed, quiet())
+
+
+def test_without_peft_a_run_says_what_to_install_before_it_loads_anything(
+    trained: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(TrainConfigError, match=r"pip install 'owl2\[lora\]'"):
+        run_whole(dataclasses.replace(trained, run=tmp_path, model=tmp_path / "not there"))
 
 
 @pytest.mark.parametrize(
