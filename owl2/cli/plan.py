@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     days = sum(plan.days(options.mfu) for plan in plans)
     steps = " + ".join(f"{plan.config.steps:,}" for plan in plans)
     console.print(
-        f"{steps} steps: {days:,.1f} days, {days * 24 * options.gpus:,.0f} GPU hours "
+        f"{steps} steps: {days:,.2f} days, {days * 24 * options.gpus:,.0f} GPU hours "
         f"at an MFU of {options.mfu:g}"
     )
 
@@ -141,7 +141,7 @@ def _step(plan: Plan, mfu: float) -> Table:
             table.add_row(name, f"{size / 1e9:,.1f} GB", what)
     rate = f"{plan.received / seconds / 1e9:,.1f} GB/s"
     table.add_row("network", rate, "each GPU must receive this to keep the MFU")
-    table.add_row("the stage", f"{plan.config.steps:,} steps", f"{plan.days(mfu):,.1f} days")
+    table.add_row("the stage", f"{plan.config.steps:,} steps", f"{plan.days(mfu):,.2f} days")
     return table
 
 

@@ -150,15 +150,21 @@ def plan_stage(
         return plan
     asked, least = plan, plan
     for changed in _remedies(config, model, gpus):
-        plan = _largest_that_fits(changed, model, gpus, gpu, averages, _divisors(changed, gpus))
+        sizes = _divisors(changed, gpus)
+        if changed is config:
+            sizes = [size for size in sizes if size < asked.config.micro_batch_size]
+        if not sizes:
+            continue
+        plan = _largest_that_fits(changed, model, gpus, gpu, averages, sizes)
         if plan.fits:
             raise DoesNotFit(f"{_shortage(asked)}. What fits: {settings(plan)} ({gib(plan.trace.peak)})")
         least = min(least, plan, key=lambda p: p.trace.peak)
+    held = least.trace.parameters + least.trace.gradients + least.trace.optimizer
+    lora = "" if config.lora else ", or a stage with lora"
     raise DoesNotFit(
         f"{_shortage(asked)}. Nothing tried fits: the least was {gib(least.trace.peak)} with "
         f"{settings(least)}, of which parameters, gradients and moments, which more GPUs share, are "
-        f"{gib(least.trace.parameters + least.trace.gradients + least.trace.optimizer)}; take more or larger "
-        f"GPUs, or a LoRA stage"
+        f"{gib(held)}; take more or larger GPUs{lora}"
     )
 
 

@@ -333,7 +333,9 @@ def _without_contents(batch: Batch, fake: FakeTensorMode) -> Batch:
         return torch.empty(tensor.shape, dtype=tensor.dtype)
 
     with fake:
-        layout = {name: empty_like(t) for name, t in vars(batch.layout).items() if isinstance(t, Tensor)}
+        layout: dict[str, Any] = {
+            name: empty_like(t) for name, t in vars(batch.layout).items() if isinstance(t, Tensor)
+        }
         return Batch(
             input_ids=empty_like(batch.input_ids),
             layout=replace(batch.layout, **layout),

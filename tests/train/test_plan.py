@@ -171,15 +171,20 @@ def test_frozen_parameters_have_neither_gradient_nor_moments() -> None:
 
 
 def test_a_stage_that_does_not_fit_is_refused_with_what_does() -> None:
-    config, model = tiny_stage("instruct", image_size=None, global_batch_size=16)
-    config = dataclasses.replace(config, micro_batch_size=8, accumulation=1)
+    changes = {"image_size": None, "global_batch_size": 8, "micro_batch_size": 4, "accumulation": 1}
+    config, model = tiny_stage("instruct", **changes)
     peak = plan_exactly(config, model, 2, GPUS["h100"], AVERAGES).trace.peak
-    small = Gpu("small", memory=int(peak * 0.6), peak=1e12)
-    with pytest.raises(DoesNotFit, match=r"micro_batch_size 8 .* What fits: --micro_batch_size 4") as refused:
+    small = Gpu("small", memory=int(peak * 0.7), peak=1e12)
+    with pytest.raises(DoesNotFit, match=r"micro_batch_size 4 .* What fits: --micro_batch_size 2") as refused:
         plan_stage(config, model, 2, small)
     assert "--accumulation 2 --parallel.tensor 1" in str(refused.value)
-    with pytest.raises(DoesNotFit, match=r"Nothing tried fits: .* more or larger GPUs"):
-        plan_stage(config, model, 2, dataclasses.replace(small, memory=peak // 1000))
+
+
+def test_a_stage_that_nothing_makes_fit_is_refused_with_the_least_that_it_needs() -> None:
+    changes = {"image_size": None, "global_batch_size": 2, "micro_batch_size": 1, "accumulation": 1}
+    config, model = tiny_stage("instruct", **changes)
+    with pytest.raises(DoesNotFit, match=r"Nothing tried fits: .*_checkpointing full, .* larger GPUs"):
+        plan_stage(config, model, 2, Gpu("none", memory=1000, peak=1e12))
 
 
 def test_a_batch_that_does_not_add_up_is_planned_with_micro_batches_that_do(
