@@ -204,7 +204,7 @@ def _begin(run: Run) -> int:
         raise TrainConfigError(f"steps {config.steps}, but {config.run} has finished {start} already")
     ranks.on_first(lambda: keep_config(config.run, config, start, console))
     if start:
-        console.print(f"{config.run}: continuing after step {start} of {config.steps}")
+        console.print(f"{config.run}: continuing after step {start} of {config.steps}", soft_wrap=True)
     return start
 
 

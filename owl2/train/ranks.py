@@ -151,6 +151,8 @@ def start_ranks(device: str, tensor: int, timeout_s: int, *, alone: bool) -> Ite
     else:
         store, rank, size = dist.HashStore(), 0, 1
     store.set_timeout(timeout)
+    # A restart by torchrun may meet the store of the processes before, and must not read what they left.
+    store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
