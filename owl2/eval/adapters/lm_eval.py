@@ -120,13 +120,13 @@ class OwlLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        pairs = [self._fit(context, continuation) for _, context, continuation in requests]
+        pairs = [self._fit(*request[1:]) for request in requests]
         cut_off = sum(len(pair[0]) < len(row[1]) for pair, row in zip(pairs, requests, strict=True))
         self._warn(cut_off, len(requests))
         scores = score_continuations(self.owl.model, pairs, self.batch_size)
-        for (texts, _, _), score in zip(requests, scores, strict=True):
-            if texts is not None:  # windows of a rolling likelihood have none
-                self.cache_hook.add_partial("loglikelihood", texts, score)
+        for request, score in zip(requests, scores, strict=True):
+            if request[0] is not None:  # windows of a rolling likelihood have no text
+                self.cache_hook.add_partial("loglikelihood", request[0], score)
         return scores
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
