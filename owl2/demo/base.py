@@ -7,18 +7,21 @@ first, with a byte-level BPE learned from that text.
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
 
 from owl2.checkpoint import assemble, save_checkpoint
 from owl2.checkpoint.dinov2 import read_dinov2_onnx
 from owl2.demo.assets import LANGUAGE_ASSET, fetch
 from owl2.demo.presets import DemoPreset
 from owl2.model import Owl2Config, Owl2Model, build
-from owl2.model.mam import TEXT
+from owl2.model.decoder import DecoderLayer
+from owl2.model.mam import TEXT, Multiway
 from owl2.processor import JsonTokenizer, Processor
 from owl2.processor.images import ImageTransform
 
@@ -88,14 +91,18 @@ def draw_decoder(model: Owl2Model, alignment: float = 0.7, output_scale: float =
     model.model.embed_tokens.weight.normal_()
     model.model.norm.weight.fill_(config.hidden_size**-0.5)  # logits of about 1 in spite of the embeddings
     rest = (1 - alignment**2) ** 0.5
-    for layer in model.model.layers:
+    for layer in cast(Iterable[DecoderLayer], model.model.layers):
         attention = layer.self_attn
-        key, value = (projection.multiway[TEXT].weight for projection in (attention.k_proj, attention.v_proj))
+        key, value = (_text_way(projection) for projection in (attention.k_proj, attention.v_proj))
         key.copy_(alignment * attention.q_proj.weight + rest * key)
         out = attention.o_proj.weight
         out.copy_(output_scale * (alignment * value.T + rest * out))
         layer.mlp.down_proj.weight.zero_()
     model.copy_text_to_vision()
+
+
+def _text_way(projection: nn.Module) -> Tensor:
+    return cast(nn.Linear, cast(Multiway, projection).multiway[TEXT]).weight
 
 
 def find_dinov2() -> Path:

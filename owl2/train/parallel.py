@@ -28,7 +28,7 @@ from torch.distributed.tensor.parallel import (
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from owl2.data.loader import Batch
-from owl2.model import Owl2Config, Owl2Model, Targets, packed_layout
+from owl2.model import Owl2Config, Owl2Model, Targets, decoder, packed_layout
 from owl2.model.attention import attend
 from owl2.model.decoder import DecoderLayer
 from owl2.model.mam import VISION, Multiway
@@ -199,7 +199,7 @@ def rewrite_layers(model: Owl2Model, config: ParallelConfig) -> None:
     """
     if config.compile:
         # Samples of a packed batch are split by lengths that change from batch to batch: no graph fits two.
-        torch._dynamo.disallow_in_graph(attend)
+        decoder.attend = torch.compiler.disable(attend)
     for block in blocks(model):
         if config.compile:
             block.forward = torch.compile(block.forward, backend=config.compile, dynamic=True)

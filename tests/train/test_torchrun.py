@@ -80,7 +80,8 @@ def test_a_rank_killed_at_any_step_costs_nothing_and_any_other_ranks_go_on(
 @pytest.mark.slow
 def test_the_command_line_refuses_ranks_that_do_not_add_up(reference: Reference, tmp_path: Path) -> None:
     whole = reference("stage 2")
-    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config_to_dict(whole)))
-    done = torchrun("-m", "owl2", "train", str(tmp_path / "stage.yaml"), "--run", str(tmp_path / "run"))
+    config = dataclasses.replace(whole, run=tmp_path / "run")
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    done = torchrun("-m", "owl2", "train", str(tmp_path / "stage.yaml"))
     assert "owl2 train: micro_batch_size 4 x accumulation 1 x 2 rank(s) = 8" in done.stderr
     assert not (tmp_path / "run").exists()
