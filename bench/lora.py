@@ -136,7 +136,8 @@ def show(results: dict[str, dict[str, Figures]]) -> None:
             sizes = [f"{figures[name] / 1e6:,.1f}" for name in columns]
             table.add_row(stage, f"{figures['share']:.2%}", *sizes)
         full, lora = (stages[stage] for stage in STAGES)
-        ratios = [f"{lora[name] / full[name]:.3f}" for name in columns]
+        # A model so small that the process need not grow for it has no ratio of peaks.
+        ratios = [f"{lora[name] / full[name]:.3f}" if full[name] else "-" for name in columns]
         table.add_row("LoRA / full", "", *ratios)
         Console(width=110).print(table)
 
