@@ -22,6 +22,8 @@ SOURCES = sorted((ROOT / "owl2").rglob("*.py"))
 
 RANKS = {
     "model": 0,
+    "files": 0,
+    "page": 0,
     "processor": 1,
     "checkpoint": 1,
     "generate": 2,

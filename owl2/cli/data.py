@@ -120,11 +120,11 @@ def inspect(
         out: the page of samples to write.
     """
     from owl2.checkpoint import CheckpointError
-    from owl2.data.convert import write_text
     from owl2.data.inspect import inspect_source
     from owl2.data.inspect_page import render_page
     from owl2.data.sample import DataError
     from owl2.data.sources import open_source
+    from owl2.files import write_file
     from owl2.model import ConfigError
     from owl2.processor import ImageError, TemplateError, TokenizerError
 
@@ -137,7 +137,7 @@ def inspect(
             max_tokens=max_tokens,
             num_opened=samples,
         )
-        write_text(out, render_page(found))
+        write_file(out, render_page(found).encode())
     except (
         CheckpointError,
         ConfigError,

@@ -228,7 +228,7 @@ def compare(a: Path, b: Path, *, data: Path | None = None, out: Path | None = No
     from owl2.eval.compare import compare as compare_results
     from owl2.eval.compare import comparison_json, comparison_table
     from owl2.eval.report import name_runs
-    from owl2.processor.tokenizer import write_file
+    from owl2.files import write_file
 
     rows = compare_results(_score(a, data, None), _score(b, data, None))
     names = name_runs([a, b])

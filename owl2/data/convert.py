@@ -26,6 +26,7 @@ import yaml
 from owl2.data.img2dataset import ShardDamaged, ShardRecipe, check_picture, convert_shard
 from owl2.data.recipe import ConversationRecipe, Recipe, Rejected, Row, all_recipes
 from owl2.data.sample import IMAGE_MARKS, DataError
+from owl2.files import write_file
 
 ROWS_PER_PART = 2000
 DAMAGED = "shard is damaged"
@@ -106,7 +107,7 @@ class RowsJob:
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
             else:
                 rejected.append(problem)
-        write_text(self.out, "".join(lines))
+        write_file(self.out, "".join(lines).encode())
         return PartResult(self.fingerprint, len(lines), rejected)
 
 
@@ -163,7 +164,7 @@ def convert(
     num_samples = sum(result.num_samples for result in results)
     rejected = [problem for result in results for problem in result.rejected]
     bad = [json.dumps({"source": recipe.name, **asdict(problem)}) + "\n" for problem in rejected]
-    write_text(out / f"{recipe.name}.bad.jsonl", "".join(bad))
+    write_file(out / f"{recipe.name}.bad.jsonl", "".join(bad).encode())
     if not num_samples:
         raise DataError(
             f"{recipe.name}: none of {len(rejected):,} records could be used; the first: "
@@ -185,7 +186,7 @@ def convert(
         bad=dict(Counter(problem.reason for problem in rejected).most_common()),
         num_not_fetched=sum(result.num_not_fetched for result in results),
     )
-    write_text(out / f"{recipe.name}.report.json", json.dumps(asdict(report), indent=1) + "\n")
+    write_file(out / f"{recipe.name}.report.json", (json.dumps(asdict(report), indent=1) + "\n").encode())
     write_mixture(out, recipe.stage)
     return report
 
@@ -244,7 +245,7 @@ def run_job(job: Job) -> PartResult:
         if done.fingerprint == job.fingerprint and is_whole and not _is_damaged(done):
             return done
     result = job.run()
-    write_text(job.result, json.dumps(asdict(result)))
+    write_file(job.result, json.dumps(asdict(result)).encode())
     return result
 
 
@@ -286,7 +287,8 @@ def write_mixture(out: Path, stage: str) -> None:
         source |= {"augment": report["augment"]} if report["augment"] != "none" else {}
         sources.append(source)
     text = f"# `owl2 train configs/{stage}.yaml --config THIS_FILE` trains on these.\n"
-    write_text(out / f"{stage}.yaml", text + yaml.safe_dump({"data": {"sources": sources}}, sort_keys=False))
+    text += yaml.safe_dump({"data": {"sources": sources}}, sort_keys=False)
+    write_file(out / f"{stage}.yaml", text.encode())
 
 
 def join_files(parts: Iterable[Path], out: Path) -> None:
@@ -297,13 +299,6 @@ def join_files(parts: Iterable[Path], out: Path) -> None:
             with part.open("rb") as data:
                 shutil.copyfileobj(data, file)
     temporary.replace(out)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _is_damaged(result: PartResult) -> bool:

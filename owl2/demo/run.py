@@ -29,6 +29,7 @@ from owl2.demo.presets import (
     warm_stage,
 )
 from owl2.demo.report import write_report
+from owl2.files import write_file
 from owl2.train.loop import train
 
 
@@ -81,9 +82,7 @@ def examine(out: Path, language: Path, questions_path: Path, console: Console) -
         for a in shown
     ]
     (out / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers), encoding="utf-8")
-    partial = out / "results.json.partial"
-    partial.write_text(json.dumps(table, indent=1))
-    partial.rename(out / "results.json")
+    write_file(out / "results.json", json.dumps(table, indent=1).encode())
     console.print(_results_table(table))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from owl2.eval.page import report_page
 from owl2.eval.paper import missing_rows, paper_rows
 from owl2.eval.score import Figure, TaskResult, result_to_dict
-from owl2.processor.tokenizer import write_file
+from owl2.files import write_file
 
 COLUMNS = (
     "benchmark",

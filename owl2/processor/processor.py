@@ -16,10 +16,11 @@ from typing import Literal
 import torch
 from PIL import Image
 
+from owl2.files import write_file
 from owl2.model.config import Owl2Config
 from owl2.processor.images import CONFIG_NAME, ImageError, ImageSource, ImageTransform, load_image
 from owl2.processor.template import END_MARK, IMAGE_MARK, Chunk, Message, find_template, images_of, render
-from owl2.processor.tokenizer import Tokenizer, TokenizerError, load_tokenizer, write_file
+from owl2.processor.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 PaddingSide = Literal["left", "right"]
 

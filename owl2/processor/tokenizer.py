@@ -8,7 +8,6 @@ official mm_utils.py:181, where every piece of text gets sentencepiece's dummy s
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any, Protocol
 
 import sentencepiece
 import tokenizers
+
+from owl2.files import write_file
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _SENTENCEPIECE_SPACE = "▁"
@@ -266,16 +267,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         f"{folder} has neither tokenizer.model nor tokenizer.json; copy the tokenizer files of the language "
         f"model into it"
     )
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: under a temporary name beside it, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _to_json(value: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from owl2.files import write_file
 from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
 
 FREE = (
@@ -71,9 +72,7 @@ def keep_config(run: Path, config: TrainConfig, start: int, console: Console) ->
         path.rename(before)
         lines = "\n".join(f"  {key}: {old} -> {new}" for key, (old, new) in changed.items())
         console.print(f"{run}: changed after step {start} (before: {before.name})\n{lines}", highlight=False)
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))
-    partial.rename(path)
+    write_file(path, yaml.safe_dump(config_to_dict(config), sort_keys=False).encode())
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from owl2.data.loader import Batch
 from owl2.data.order import BLOCK
 from owl2.data.sources import Source
+from owl2.files import write_file
 from owl2.model import Owl2Model
 from owl2.train.objectives import sample_of_targets
 from owl2.train.ranks import Ranks
@@ -194,6 +195,4 @@ def drop_steps_from(path: Path, start: int) -> None:
     if not path.exists():
         return
     kept = [row for row in _read_rows(path) if row["step"] <= start]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    partial.rename(path)
+    write_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
