@@ -4,7 +4,6 @@ Lengths as a histogram, what could not be used and why, and samples as the model
 its size, the text cut into its tokens, and what is learned from on a coloured ground.
 """
 
-import base64
 import io
 from collections import Counter
 from html import escape
@@ -12,6 +11,7 @@ from html import escape
 from PIL import Image
 
 from owl2.data.inspect import Inspection, Piece, Shown
+from owl2.page import document, image
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #faf9f6; --card: #fff; --ink: #22262e; --soft: #6b7280;
@@ -56,13 +56,9 @@ td.n { white-space: nowrap; font-variant-numeric: tabular-nums; color: var(--wro
 
 def render_page(found: Inspection) -> str:
     """Return the whole document."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(found.name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(found.name)}</h1>\n{_facts(found)}\n{_histogram(found)}\n{_broken(found)}\n{_samples(found)}"
-        "\n</main>\n</body>\n</html>\n"
-    )
+    heading = f"<h1>{escape(found.name)}</h1>"
+    parts = [heading, _facts(found), _histogram(found), _broken(found), _samples(found)]
+    return document(found.name, STYLE, "\n".join(parts))
 
 
 def facts(found: Inspection) -> list[tuple[str, str]]:
@@ -168,5 +164,4 @@ def _piece(piece: Piece) -> str:
 def _picture(picture: Image.Image) -> str:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=92)
-    encoded = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="what the vision encoder gets" src="data:image/jpeg;base64,{encoded}">'
+    return image(file.getvalue(), alt="what the vision encoder gets")

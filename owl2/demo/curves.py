@@ -4,12 +4,12 @@ matplotlib draws an SVG with stand-in colours, which then become the page's CSS 
 light and dark screens and stays sharp. No pyplot, so nothing global is touched.
 """
 
-import io
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from owl2.page import drawing
 
 COLOURS = {
     "#000001": "var(--ink)",
@@ -41,7 +41,6 @@ def loss_curve(rows: Sequence[dict[str, float]], name: str) -> str:
         "text.color": SOFT,
     }
     settings |= {"axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT, "axes.labelcolor": SOFT}
-    stream = io.StringIO()
     with rc_context(settings):
         figure = Figure(figsize=(3.5, 2.8), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -61,11 +60,7 @@ def loss_curve(rows: Sequence[dict[str, float]], name: str) -> str:
             axes.grid(axis="y", color=LINE, linewidth=0.6)
             axes.set_axisbelow(True)
             axes.tick_params(length=0)
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawn = stream.getvalue()
-    # matplotlib gives the groups of every drawing the same ids, which a page may have once only.
-    svg = re.sub(r'<g id="[^"]*"', "<g", drawn[drawn.index("<svg") :])
-    return re.sub("|".join(COLOURS), lambda found: COLOURS[found[0]], svg)
+        return drawing(figure, COLOURS)
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:

@@ -4,11 +4,13 @@ Everything that is shown is built from a few pieces here: sections, tables, card
 scale of 0 to 100. All text is escaped on its way in; pictures travel inside the page.
 """
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import PurePath
+
+from owl2.page import document
+from owl2.page import image as embedded
 
 MIME = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 
@@ -80,13 +82,7 @@ class Bar:
 
 def page(title: str, parts: Sequence[str]) -> str:
     """The whole document."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(parts)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(title, STYLE, "\n".join(parts))
 
 
 def section(title: str, explanation: str, *content: str) -> str:
@@ -108,9 +104,7 @@ def grid(cards: Sequence[str], least: int) -> str:
 
 def image(data: bytes, name: str, alt: str) -> str:
     """A picture inside the page; `name` tells its format by its suffix."""
-    mime = MIME[PurePath(name).suffix.lower()]
-    encoded = base64.b64encode(data).decode()
-    return f'<img alt="{escape(alt)}" src="data:{mime};base64,{encoded}">'
+    return embedded(data, alt, MIME[PurePath(name).suffix.lower()])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

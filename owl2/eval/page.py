@@ -6,7 +6,6 @@ there any more are said to be missing and do not stop the report.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import io
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from owl2.eval.frames import frames_of
 from owl2.eval.page_style import STYLE
 from owl2.eval.radar import FEWEST_AXES, colour_of, radar
 from owl2.eval.task import Answer, Item
+from owl2.page import document, image
 from owl2.processor import ImageError
 from owl2.processor.video import VideoError
 
@@ -43,13 +43,7 @@ def report_page(runs: Sequence[Run], rows: Sequence[Row], num_failures: int) -> 
     parts += [_notes(title, lines) for title, lines in notes(runs, rows).items()]
     parts += [_failures(run, result, num_failures) for run in runs for result in run.results]
     names = ", ".join(run.name for run in runs)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Evaluation of {escape(names)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(f"Evaluation of {names}", STYLE, "\n".join(part for part in parts if part))
 
 
 def _header(runs: Sequence[Run], rows: Sequence[Row]) -> str:
@@ -195,14 +189,13 @@ def _pictures(item: Item) -> str:
     shown = []
     for picture in item.images[::step]:
         try:
-            image = picture.open()
+            small = picture.open()
         except (ImageError, VideoError, OSError) as error:
             return f"<p>{escape(str(error))}</p>"
-        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         stream = io.BytesIO()
-        image.save(stream, format="JPEG", quality=80)
-        data = base64.b64encode(stream.getvalue()).decode()
-        shown.append(f'<img alt="{escape(picture.name)}" src="data:image/jpeg;base64,{data}">')
+        small.save(stream, format="JPEG", quality=80)
+        shown.append(image(stream.getvalue(), alt=picture.name))
     return f'<div class="pictures n{len(shown)}">{"".join(shown)}</div>' if shown else ""
 
 

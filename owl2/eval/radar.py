@@ -5,11 +5,11 @@ ring at 100. Drawn by matplotlib in stand-in colours that become the page's, as 
 nothing global is touched.
 """
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from owl2.page import drawing
 
 COLOURS = {
     "#000001": "var(--ink)",
@@ -47,36 +47,32 @@ def radar(axes: Sequence[str], runs: Mapping[str, Sequence[float]], top: float |
     limit = top or 20 * math.ceil(largest * 1.04 / 20)
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "radar", "font.size": 9}
     settings |= {"text.color": INK, "xtick.color": INK, "ytick.color": SOFT}
-    stream = io.StringIO()
     with rc_context(settings):
         figure = Figure(figsize=(7.6, 7.0))
-        drawing = figure.add_axes((0.21, 0.2, 0.58, 0.6), projection="polar")
-        assert isinstance(drawing, PolarAxes)
-        drawing.set_theta_offset(math.pi / 2)
-        drawing.set_theta_direction(-1)
-        drawing.plot(closed, [100.0] * len(closed), color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+        axis = figure.add_axes((0.21, 0.2, 0.58, 0.6), projection="polar")
+        assert isinstance(axis, PolarAxes)
+        axis.set_theta_offset(math.pi / 2)
+        axis.set_theta_direction(-1)
+        axis.plot(closed, [100.0] * len(closed), color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
         for (name, values), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
-            drawing.plot(closed, [*values, values[0]], color=colour, linewidth=1.8, label=name)
-            drawing.fill(closed, [*values, values[0]], color=colour, alpha=0.14)
-        drawing.set_ylim(0, limit)
+            axis.plot(closed, [*values, values[0]], color=colour, linewidth=1.8, label=name)
+            axis.fill(closed, [*values, values[0]], color=colour, alpha=0.14)
+        axis.set_ylim(0, limit)
         step = 20 if limit <= 140 else 20 * math.ceil(limit / 140)
-        drawing.set_yticks(range(step, int(limit), step))
-        drawing.set_rlabel_position(180 / len(axes))
-        drawing.grid(color=LINE, linewidth=0.7)
-        drawing.spines["polar"].set_color(LINE)
-        drawing.set_xticks(angles, [""] * len(axes))
+        axis.set_yticks(range(step, int(limit), step))
+        axis.set_rlabel_position(180 / len(axes))
+        axis.grid(color=LINE, linewidth=0.7)
+        axis.spines["polar"].set_color(LINE)
+        axis.set_xticks(angles, [""] * len(axes))
         for name, angle in zip(axes, angles, strict=True):
-            _label(drawing, name, angle, limit)
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawn = stream.getvalue()
-    svg = re.sub(r'<g id="[^"]*"', "<g", drawn[drawn.index("<svg") :])
-    return re.sub("|".join(COLOURS), lambda found: COLOURS[found[0]], svg)
+            _label(axis, name, angle, limit)
+        return drawing(figure, COLOURS)
 
 
-def _label(drawing: Any, name: str, angle: float, limit: float) -> None:
+def _label(axis: Any, name: str, angle: float, limit: float) -> None:
     """Write an axis' name outwards along it, so that thirty names do not run into each other."""
     is_right = math.sin(angle) >= -1e-9
-    drawing.text(
+    axis.text(
         angle,
         limit * 1.04,
         name,
