@@ -13,6 +13,7 @@ from owl2.data.recipe import Row
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option’s letter from the given choices directly."
+"""The authors' sentence, with a typographic apostrophe."""
 CAPTION = "Provide a one-sentence caption for the provided image."
 DESCRIBE_REGION = "Provide a short description for this region."
 FIND_REGION = "Provide the bounding box coordinate of the region this sentence describes."

@@ -110,16 +110,16 @@ PRESETS: dict[str, DemoPreset] = {
 }
 
 
-def packages(preset: DemoPreset) -> tuple[str, ...]:
-    """The assets that a preset is made of."""
-    return DEMO_ASSETS if preset.decoder else (*DEMO_ASSETS, LANGUAGE_ASSET)
-
-
 FINAL = 1e-2
 """Learning rate at the end, as a share of the peak: Table 15 has 1e-2 and 5e-3."""
 VISION_LAYER_DECAY = 0.9
 EMBEDDING_LR = 5.0
 """Multiple for word embeddings in the language stage: they are drawn 50 times larger than in LLaMA."""
+
+
+def packages(preset: DemoPreset) -> tuple[str, ...]:
+    """The assets that a preset is made of."""
+    return DEMO_ASSETS if preset.decoder else (*DEMO_ASSETS, LANGUAGE_ASSET)
 
 
 def language_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from owl2.data import wording
 from owl2.demo.captions import BIGGER, OPPOSITE, groups, place, relation
 from owl2.demo.scenes import Item, Scene
 from owl2.demo.world import (
@@ -27,8 +28,8 @@ from owl2.demo.world import (
     plural,
 )
 
-SHORT = " Answer the question using a single word or phrase."
-LETTER = "\nAnswer with the option’s letter from the given choices directly."
+SHORT = f" {wording.SHORT}"
+LETTER = f"\n{wording.LETTER}"
 
 
 @dataclass(frozen=True)

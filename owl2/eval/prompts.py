@@ -10,14 +10,11 @@ them; what a task uses by analogy only, its template's `source` says. A video's 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from owl2.data.wording import CAPTION, LETTER, SHORT
 from owl2.eval.task import Item, Template
 from owl2.processor.template import Message
 
-SHORT = "Answer the question using a single word or phrase."
-LETTER = "Answer with the option’s letter from the given choices directly."
-"""The authors' sentence, with a typographic apostrophe."""
 LETTER_LLAVA = "Answer with the option's letter from the given choices directly."
-CAPTION = "Provide a one-sentence caption for the provided image."
 UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
 
 
@@ -75,6 +72,10 @@ def caption(item: Item) -> list[Message]:
 def options(choices: Mapping[str, str]) -> str:
     """`A. first\\nB. second`, without a line break at the end."""
     return "\n".join(f"{letter}. {text}" for letter, text in choices.items())
+
+
+VLMEVALKIT_CHOICE = Template("VLMEvalKit, vlm/mplug_owl2.py", multiple_choice_vlmevalkit, answer_prefix=" ")
+"""Multiple choice as the authors' wrapper for VLMEvalKit asks it."""
 
 
 def published(messages: Callable[[Item], list[Message]], script: str) -> Template:

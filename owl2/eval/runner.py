@@ -21,7 +21,7 @@ from owl2.data.sample import Picture
 from owl2.eval.engine import Engine, Prompt, Reply, pictures_of
 from owl2.eval.frames import NUM_FRAMES, frames_of
 from owl2.eval.predictions import Prediction, PredictionWriter, RunConfig, sha256, shard_of
-from owl2.eval.task import DataMissing, Item, Task, Template, find_task
+from owl2.eval.task import DataMissing, Item, Task, Template, all_tasks, find_task
 
 WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
@@ -85,8 +85,6 @@ def choose_tasks(names: str) -> list[Task]:
     Raises:
         UnknownTask: the message has the nearest one.
     """
-    from owl2.eval.task import all_tasks
-
     wanted = (
         list(all_tasks()) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
     )
@@ -174,7 +172,7 @@ def run_plan(
     num_asked = 0
     with PredictionWriter(out, config, shard.rank, shard.world_size) as writer:
         make = partial(prompt_of, plan.task, template)
-        unanswered = [item for item in plan.items if not _is_answered(make(item), writer.answered)]
+        unanswered = [item for item in plan.items if not _is_answered(item, make, writer.answered)]
         advance(len(plan.items) - len(unanswered))
         batches = _batches(engine, unanswered, make, batching or Batching())
         for batch, replies, seconds in _answer(engine, batches):
@@ -224,9 +222,9 @@ def prompt_hash(prompt: Prompt) -> str:
     return sha256(json.dumps(asked))
 
 
-def _is_answered(prompt: Prompt, answered: Mapping[str, Prediction]) -> bool:
-    known = answered.get(prompt.id)
-    return known is not None and not known.error and known.prompt_hash == prompt_hash(prompt)
+def _is_answered(item: Item, make: Callable[[Item], Prompt], answered: Mapping[str, Prediction]) -> bool:
+    known = answered.get(item.id)
+    return known is not None and not known.error and known.prompt_hash == prompt_hash(make(item))
 
 
 def _prediction(prompt: Prompt, reply: Reply, seconds: float) -> Prediction:

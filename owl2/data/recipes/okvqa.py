@@ -4,14 +4,12 @@ Each annotator's answer is there as typed (`raw_answer`) and in the standard for
 benchmark scores; votes are counted over the standard form, and it is what is learned.
 """
 
-from collections.abc import Iterator
-
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
-from owl2.data.recipes.vqav2 import TRAIN2014, vqa_rows
+from owl2.data.recipe import CorpusFile, recipe
+from owl2.data.recipes.vqav2 import TRAIN2014, VqaRecipe
 
 
 @recipe
-class OkVqa(ConversationRecipe):
+class OkVqa(VqaRecipe):
     name = "okvqa"
     title = "OK-VQA"
     stage = "instruct"
@@ -25,8 +23,3 @@ class OkVqa(ConversationRecipe):
         CorpusFile(annotations, "okvqa.allenai.org/download.html, Training annotations"),
         TRAIN2014,
     )
-
-    def rows(self, files: Files) -> Iterator[Row | Rejected]:
-        questions = files.read_json(self.questions)["questions"]
-        annotations = files.read_json(self.annotations)["annotations"]
-        yield from vqa_rows(files, questions, annotations)

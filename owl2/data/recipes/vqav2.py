@@ -5,7 +5,7 @@ share the same image". The questions of train2014 are on 82,783 images: the 83K 
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
 from owl2.data.wording import Exchange, conversation, most_confident, short_question
@@ -13,8 +13,20 @@ from owl2.data.wording import Exchange, conversation, most_confident, short_ques
 TRAIN2014 = CorpusFile("train2014", "cocodataset.org, 2014 Train images (train2014.zip)", folder="coco")
 
 
+class VqaRecipe(ConversationRecipe):
+    """A corpus in the VQA format on train2014: a file of questions and one of annotations."""
+
+    questions: ClassVar[str]
+    annotations: ClassVar[str]
+
+    def rows(self, files: Files) -> Iterator[Row | Rejected]:
+        questions = files.read_json(self.questions)["questions"]
+        annotations = files.read_json(self.annotations)["annotations"]
+        yield from _joined(files, questions, annotations)
+
+
 @recipe
-class Vqav2(ConversationRecipe):
+class Vqav2(VqaRecipe):
     name = "vqav2"
     title = "VQAv2"
     stage = "instruct"
@@ -29,13 +41,8 @@ class Vqav2(ConversationRecipe):
         TRAIN2014,
     )
 
-    def rows(self, files: Files) -> Iterator[Row | Rejected]:
-        questions = files.read_json(self.questions)["questions"]
-        annotations = files.read_json(self.annotations)["annotations"]
-        yield from vqa_rows(files, questions, annotations)
 
-
-def vqa_rows(
+def _joined(
     files: Files, questions: list[dict[str, Any]], annotations: list[dict[str, Any]]
 ) -> Iterator[Row | Rejected]:
     """Join questions and answers by id, images in the order of their first question."""

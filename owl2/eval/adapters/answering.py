@@ -8,11 +8,12 @@ what else is in a batch.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from owl2.api import Owl2
+from owl2.api import Owl2, load
 from owl2.generate.config import GenerationConfig, GenerationError
 from owl2.generate.generate import check_room, decode, prefill
 from owl2.model import KVCache, Owl2Model, packed_layout, padded_layout
@@ -31,6 +32,20 @@ class Wish:
     config: GenerationConfig
     until: tuple[str, ...] = ()
     """The answer ends before the first of these."""
+
+
+def read_batch_size(batch_size: int | str) -> int:
+    """Raises ValueError for what is no number from 1, such as the harness's `auto`."""
+    if not str(batch_size).isdecimal() or int(batch_size) < 1:
+        raise ValueError(
+            f"batch_size is {batch_size!r}, expected a number from 1: owl2 does not probe memory"
+        )
+    return int(batch_size)
+
+
+def load_once(pretrained: str | Path | Owl2, device: str, dtype: str) -> Owl2:
+    """Load a checkpoint (folder or hub id), or take a loaded model as it is."""
+    return pretrained if isinstance(pretrained, Owl2) else load(pretrained, device, dtype, progress=False)
 
 
 def read_wish(asked: Mapping[str, Any], defaults: GenerationConfig, task: str) -> Wish:

@@ -11,8 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from owl2.api import Owl2, load
-from owl2.eval.adapters.answering import Wish, answer_all, read_wish, score_continuations
+from owl2.api import Owl2
+from owl2.eval.adapters.answering import (
+    Wish,
+    answer_all,
+    load_once,
+    read_batch_size,
+    read_wish,
+    score_continuations,
+)
 from owl2.generate import GenerationConfig, GenerationError
 from owl2.processor import Encoding, TemplateError
 from owl2.processor.template import END_MARK, render
@@ -49,14 +56,8 @@ class OwlLM(TemplateLM):
         if TemplateLM is object:
             raise ModuleNotFoundError("OwlLM needs the harness: pip install 'owl2[lm-eval]'", name="lm_eval")
         super().__init__()
-        if not str(batch_size).isdecimal() or int(batch_size) < 1:
-            raise ValueError(
-                f"batch_size is {batch_size!r}, expected a number from 1: owl2 does not probe memory"
-            )
-        self.owl = (
-            pretrained if isinstance(pretrained, Owl2) else load(pretrained, device, dtype, progress=False)
-        )
-        self.batch_size = int(batch_size)
+        self.batch_size = read_batch_size(batch_size)
+        self.owl = load_once(pretrained, device, dtype)
         self._device = self.owl.model.device
         self._defaults = GenerationConfig(
             max_new_tokens=256, eos_token_id=self.owl.generation_config.eos_token_id

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from owl2.api import Owl2, load
-from owl2.eval.adapters.answering import answer_all, read_wish
+from owl2.api import Owl2
+from owl2.eval.adapters.answering import answer_all, load_once, read_batch_size, read_wish
 from owl2.eval.frames import NUM_FRAMES
 from owl2.processor import Message, TemplateError
 
@@ -45,14 +45,8 @@ class OwlLmms(lmms):
         if lmms is object:
             raise ModuleNotFoundError("OwlLmms needs the harness: see docs/evaluation.md", name="lmms_eval")
         super().__init__()
-        if not str(batch_size).isdecimal() or int(batch_size) < 1:
-            raise ValueError(
-                f"batch_size is {batch_size!r}, expected a number from 1: owl2 does not probe memory"
-            )
-        self.owl = (
-            pretrained if isinstance(pretrained, Owl2) else load(pretrained, device, dtype, progress=False)
-        )
-        self.batch_size = int(batch_size)
+        self.batch_size = read_batch_size(batch_size)
+        self.owl = load_once(pretrained, device, dtype)
         self.device = self.owl.model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:

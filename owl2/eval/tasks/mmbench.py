@@ -19,9 +19,9 @@ from owl2.eval.layouts import checked
 from owl2.eval.metrics.choice import circular_right, parse_choice
 from owl2.eval.prompts import (
     LETTER_LLAVA,
+    VLMEVALKIT_CHOICE,
     multiple_choice,
     multiple_choice_llava,
-    multiple_choice_vlmevalkit,
     options,
     turn,
 )
@@ -58,9 +58,7 @@ class _MMBench(Task):
     templates: ClassVar[dict[str, Template]] = {
         # No blank behind ASSISTANT: here, other than in the authors' other scripts.
         "owl2-paper": Template("X-PLUG/mPLUG-Owl, evaluate_mmbench.py", multiple_choice),
-        "owl2-vlmevalkit": Template(
-            "VLMEvalKit, vlm/mplug_owl2.py", multiple_choice_vlmevalkit, answer_prefix=" "
-        ),
+        "owl2-vlmevalkit": VLMEVALKIT_CHOICE,
         "llava15": Template("LLaVA, model_vqa_mmbench.py", multiple_choice_llava),
         "lmms-eval": Template("lmms-eval 0.7.3, mmbench_en_dev.yaml", several_options),
     }

@@ -18,9 +18,9 @@ from owl2.eval.layouts import checked
 from owl2.eval.metrics.choice import parse_choice
 from owl2.eval.prompts import (
     LETTER_LLAVA,
+    VLMEVALKIT_CHOICE,
     multiple_choice,
     multiple_choice_llava,
-    multiple_choice_vlmevalkit,
     options,
     turn,
 )
@@ -67,9 +67,7 @@ class _QBench(Task):
     """Its split's name in the parquet files."""
     templates: ClassVar[dict[str, Template]] = {
         "owl2-paper": Template("evaluate_mmbench.py, which the authors refer to", multiple_choice),
-        "owl2-vlmevalkit": Template(
-            "VLMEvalKit, vlm/mplug_owl2.py", multiple_choice_vlmevalkit, answer_prefix=" "
-        ),
+        "owl2-vlmevalkit": VLMEVALKIT_CHOICE,
         "q-instruct": Template("Q-Instruct, eval_qbench_mcq.py for mPLUG-Owl2", q_instruct),
         "llava15": Template("LLaVA, model_vqa_qbench.py", multiple_choice_llava),
         "lmms-eval": Template("lmms-eval 0.7.3, qbench_dev.yaml", q_instruct),

@@ -15,7 +15,7 @@ from owl2.eval.averages import is_right, mean, mean_by_group
 from owl2.eval.families import SHORT_ANSWER
 from owl2.eval.layouts import checked, texts_of
 from owl2.eval.metrics.choice import parse_choice
-from owl2.eval.prompts import LETTER_LLAVA, multiple_choice, multiple_choice_vlmevalkit, options, turn
+from owl2.eval.prompts import LETTER_LLAVA, VLMEVALKIT_CHOICE, multiple_choice, options, turn
 from owl2.eval.records import Record, folder_pictures, read_json
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Task, Template, task
 from owl2.processor.template import Message
@@ -50,7 +50,7 @@ class ScienceQaImg(Task):
     )
     templates: ClassVar[dict[str, Template]] = {
         "owl2-paper": Template("not published; by analogy with evaluate_mmbench.py", multiple_choice),
-        "owl2-vlmevalkit": Template("VLMEvalKit, vlm/mplug_owl2.py", multiple_choice_vlmevalkit, " "),
+        "owl2-vlmevalkit": VLMEVALKIT_CHOICE,
         "llava15": Template("LLaVA-1.5, llava_test_CQM-A.json", _llava),
         "lmms-eval": Template("lmms-eval 0.7.2", _lmms_eval),
     }

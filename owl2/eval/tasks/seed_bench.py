@@ -15,10 +15,10 @@ from owl2.eval.averages import is_right, mean, mean_by_group
 from owl2.eval.layouts import checked
 from owl2.eval.metrics.choice import parse_choice
 from owl2.eval.prompts import (
+    VLMEVALKIT_CHOICE,
     bare_question,
     multiple_choice,
     multiple_choice_llava,
-    multiple_choice_vlmevalkit,
 )
 from owl2.eval.ranked import Ranked
 from owl2.eval.records import Record, as_records, folder_pictures, read_json
@@ -64,9 +64,7 @@ class SeedBench(Task):
     )
     templates: ClassVar[dict[str, Template]] = {
         "owl2-paper": Template("evaluate_mmbench.py, which the authors refer to", multiple_choice),
-        "owl2-vlmevalkit": Template(
-            "VLMEvalKit, vlm/mplug_owl2.py", multiple_choice_vlmevalkit, answer_prefix=" "
-        ),
+        "owl2-vlmevalkit": VLMEVALKIT_CHOICE,
         "llava15": Template("LLaVA, llava-seed-bench.jsonl", multiple_choice_llava),
         "lmms-eval": Template("lmms-eval 0.7.3, seedbench.yaml", multiple_choice_llava),
     }
