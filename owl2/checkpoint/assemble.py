@@ -5,6 +5,7 @@ of its text way, as in stage 1 of the paper; the abstractor is drawn as `Owl2Mod
 Its shape follows the released one: width and heads of the encoder, an FFN of 2.75 times the width.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +21,10 @@ from owl2.checkpoint.llama import read_llama
 from owl2.checkpoint.parts import RGB, LanguagePart, VisionPart
 from owl2.checkpoint.progress import bytes_bar
 from owl2.checkpoint.tensors import dtype_of, read_json
+from owl2.checkpoint.write import save_checkpoint
 from owl2.model import ConfigError, Owl2Config, Owl2Model, build
 from owl2.model.config import AbstractorConfig, MamConfig
+from owl2.processor.images import CONFIG_NAME, ImageTransform
 
 VISION_READERS = {"clip": read_clip, "clip_vision_model": read_clip, "dinov2": read_dinov2}
 """By `model_type` of the folder's `config.json`."""
@@ -42,6 +45,18 @@ class Assembled:
     """Rows of (part, where it came from, number of parameters)."""
     unused: Mapping[str, Sequence[str]]
     """Tensors of each source that the model has no place for."""
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint folder, with the files that belong beside the model.
+
+        Raises:
+            CheckpointError: see `save_checkpoint`.
+        """
+        mean, std = self.normalisation
+        transform = ImageTransform(size=self.model.config.vision.image_size, mean=mean, std=std)
+        preprocessor = json.dumps(transform.to_dict(), indent=2).encode()
+        files = {**self.tokenizer_files, CONFIG_NAME: preprocessor}
+        save_checkpoint(self.model, folder, files=files)
 
 
 def assemble(

@@ -6,7 +6,6 @@ so that `owl2 --help` does not wait for torch.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +47,7 @@ def init(
         dtype: type of the written weights: float32, bfloat16 or float16.
         seed: for the abstractor, the only part that is drawn.
     """
-    from owl2.checkpoint import CheckpointError, assemble, check_absent, save_checkpoint
-    from owl2.processor import ImageTransform
+    from owl2.checkpoint import CheckpointError, assemble, check_absent
 
     try:
         check_absent(out)
@@ -63,11 +61,7 @@ def init(
             dtype=dtype,
             seed=seed,
         )
-        mean, std = made.normalisation
-        transform = ImageTransform(size=made.model.config.vision.image_size, mean=mean, std=std)
-        preprocessor = json.dumps(transform.to_dict(), indent=2).encode()
-        files = {**made.tokenizer_files, "preprocessor_config.json": preprocessor}
-        save_checkpoint(made.model, out, files=files)
+        made.save(out)
     except CheckpointError as error:
         print(f"owl2 init: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -8,9 +8,7 @@ samples of each, is the paper's (sections 3.4 and 4.1, Table 14, appendix B.1).
 """
 
 import difflib
-import importlib
 import json
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from owl2.data.sample import DataError
+from owl2.registry import import_modules, register
 
 Row = dict[str, Any]
 """`id`, `image` (a path, or absent) and `conversations`: a line of the LLaVA format."""
@@ -173,19 +172,13 @@ RECIPES: dict[str, type[Recipe]] = {}
 
 def recipe(cls: type[Recipe]) -> type[Recipe]:
     """Register a corpus under its name."""
-    if cls.name in RECIPES:
-        raise ValueError(
-            f"two recipes are called {cls.name}: {RECIPES[cls.name].__module__}, {cls.__module__}"
-        )
-    RECIPES[cls.name] = cls
+    register(RECIPES, cls, "recipe")
     return cls
 
 
 def all_recipes() -> dict[str, type[Recipe]]:
     """Every corpus by name, pre-training first, each stage in the order of its files' names."""
-    package = importlib.import_module("owl2.data.recipes")
-    for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
-        importlib.import_module(f"owl2.data.recipes.{module}")
+    import_modules("owl2.data.recipes")
     return dict(sorted(RECIPES.items(), key=lambda item: (item[1].stage != "pretrain", item[0])))
 
 

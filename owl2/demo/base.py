@@ -66,10 +66,7 @@ def _write_pretrained(out: Path, preset: DemoPreset) -> None:
         vision_layers=preset.vision_layers,
     )
     _end_vision(made.model, preset)
-    mean, std = made.normalisation
-    transform = ImageTransform(size=preset.image_sizes[0], mean=mean, std=std)
-    preprocessor = json.dumps(transform.to_dict(), indent=2).encode()
-    save_checkpoint(made.model, out, files={**made.tokenizer_files, "preprocessor_config.json": preprocessor})
+    made.save(out)
 
 
 def _end_vision(model: Owl2Model, preset: DemoPreset) -> None:

@@ -7,8 +7,6 @@ that scoring again takes seconds and any engine can answer. Names, splits and pr
 """
 
 import difflib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from owl2.data.sample import Picture
 from owl2.processor.template import Message
+from owl2.registry import import_modules, register
 
 
 class DataMissing(FileNotFoundError):
@@ -187,17 +186,13 @@ TASKS: dict[str, type[Task]] = {}
 
 def task(cls: type[Task]) -> type[Task]:
     """Register a benchmark under its name."""
-    if cls.name in TASKS:
-        raise ValueError(f"two tasks are called {cls.name}: {TASKS[cls.name].__module__}, {cls.__module__}")
-    TASKS[cls.name] = cls
+    register(TASKS, cls, "task")
     return cls
 
 
 def all_tasks() -> dict[str, type[Task]]:
     """Every benchmark by name, in the order of their files' names."""
-    package = importlib.import_module("owl2.eval.tasks")
-    for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
-        importlib.import_module(f"owl2.eval.tasks.{module}")
+    import_modules("owl2.eval.tasks")
     return dict(TASKS)
 
 
