@@ -11,13 +11,25 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+BASE_STYLE = """
+:root { color-scheme: light dark; --ground: #faf9f6; --card: #ffffff; --ink: #22262e; --soft: #6b7280;
+  --accent: #0f766e; --second: #b45309; --right: #15803d; --wrong: #b91c1c; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14161a; --card: #1c1f25; --ink: #e6e4df;
+  --soft: #9aa1ad; --accent: #2dd4bf; --second: #f5a94b; --right: #4ade80; --wrong: #f87171; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Inter, Roboto, "Helvetica Neue", sans-serif; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
+"""
+"""Colours, type and boxes of every page; a page's own style follows and says what `--line` is."""
+
 
 def document(title: str, style: str, body: str) -> str:
-    """The whole document."""
+    """The whole document; `style` is the page's own, behind `BASE_STYLE`."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{BASE_STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
         f"{body}\n</main>\n</body>\n</html>\n"
     )
 

@@ -14,22 +14,16 @@ from owl2.data.inspect import Inspection, Piece, Shown
 from owl2.page import document, image
 
 STYLE = """
-:root { color-scheme: light dark; --ground: #faf9f6; --card: #fff; --ink: #22262e; --soft: #6b7280;
-  --line: #e5e3dd; --accent: #0f766e; --learned: #c9ece4; --edge: #8fcfc1; --chip: #efede8;
-  --wrong: #b91c1c; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14161a; --card: #1c1f25; --ink: #e6e4df;
-  --soft: #9aa1ad; --line: #2f333b; --accent: #2dd4bf; --learned: #134e48; --edge: #2b7f74; --chip: #2a2e36;
-  --wrong: #f87171; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Inter, Roboto, "Helvetica Neue", sans-serif; }
+:root { --line: #e5e3dd; --learned: #c9ece4; --edge: #8fcfc1; --chip: #efede8; }
+@media (prefers-color-scheme: dark) { :root { --line: #2f333b; --learned: #134e48; --edge: #2b7f74;
+  --chip: #2a2e36; } }
 main { max-width: 1080px; margin: 0 auto; padding: 48px 24px 96px; }
 h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 20px; }
 h2 { font-size: 20px; margin: 52px 0 4px; } h2 + p { color: var(--soft); margin: 0 0 16px; max-width: 48em; }
 .facts { display: flex; flex-wrap: wrap; gap: 14px 40px; }
 .facts b { display: block; font-size: 22px; letter-spacing: -0.01em; line-height: 1.3; }
 .facts span { color: var(--soft); font-size: 14px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px 22px; }
+.card { padding: 18px 22px; }
 .plot { padding: 22px 22px 12px; } .bars { display: flex; align-items: flex-end; gap: 3px; height: 150px; }
 .bars i { flex: 1; background: var(--accent); border-radius: 3px 3px 0 0; min-height: 1px; }
 .axis { display: flex; justify-content: space-between; color: var(--soft); font-size: 13px;

@@ -15,15 +15,9 @@ from owl2.page import image as embedded
 MIME = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 
 STYLE = """
-:root { color-scheme: light dark; --ground: #faf9f6; --card: #ffffff; --ink: #22262e; --soft: #6b7280;
-  --line: #e5e3dd; --track: #efede8; --accent: #0f766e; --second: #b45309; --grey: #b9b5ab; --pale: #d6d3cb;
-  --right: #15803d; --wrong: #b91c1c; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14161a; --card: #1c1f25; --ink: #e6e4df;
-  --soft: #9aa1ad; --line: #2f333b; --track: #262a31; --accent: #2dd4bf; --second: #f5a94b; --grey: #6f747e;
-  --pale: #474c55; --right: #4ade80; --wrong: #f87171; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Inter, Roboto, "Helvetica Neue", sans-serif; }
+:root { --line: #e5e3dd; --track: #efede8; --grey: #b9b5ab; --pale: #d6d3cb; }
+@media (prefers-color-scheme: dark) { :root { --line: #2f333b; --track: #262a31; --grey: #6f747e;
+  --pale: #474c55; } }
 main { max-width: 1040px; margin: 0 auto; padding: 56px 24px 96px; }
 header p { font-size: 19px; max-width: 46em; }
 h1 { font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 12px; }
@@ -33,7 +27,7 @@ section > p { color: var(--soft); margin: 0 0 20px; max-width: 46em; }
 .facts div { line-height: 1.3; } .facts b { display: block; font-size: 24px; letter-spacing: -0.01em; }
 .facts span, small, .note { color: var(--soft); font-size: 14px; font-weight: 400; }
 small { display: block; line-height: 1.45; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 20px 24px; }
+.card { padding: 20px 24px; }
 .grid { display: grid; gap: 18px; grid-template-columns: repeat(auto-fill, minmax(var(--least), 1fr)); }
 .shot { padding: 0; overflow: hidden; } .shot img { display: block; width: 100%; aspect-ratio: 1; }
 .shot div { padding: 10px 14px 12px; font-size: 14.5px; line-height: 1.45; }

@@ -1,15 +1,9 @@
 """The look of the evaluation report, for light and dark screens and for small ones."""
 
 STYLE = """
-:root { color-scheme: light dark; --ground: #faf9f6; --card: #ffffff; --ink: #22262e; --soft: #6b7280;
-  --line: #dedbd3; --accent: #0f766e; --second: #b45309; --third: #6d28d9;
-  --right: #15803d; --wrong: #b91c1c; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14161a; --card: #1c1f25; --ink: #e6e4df;
-  --soft: #9aa1ad; --line: #363b44; --accent: #2dd4bf; --second: #f5a94b; --third: #b794f6;
-  --right: #4ade80; --wrong: #f87171; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Inter, Roboto, "Helvetica Neue", sans-serif; }
+:root { --line: #dedbd3; --third: #6d28d9; }
+@media (prefers-color-scheme: dark) { :root { --line: #363b44; --third: #b794f6; } }
+body { line-height: 1.55; }
 main { max-width: 1180px; margin: 0 auto; padding: 48px 24px 96px; }
 h1 { font-size: 34px; letter-spacing: -0.02em; margin: 0 0 6px; line-height: 1.2; }
 h2 { font-size: 22px; letter-spacing: -0.01em; margin: 52px 0 6px; }
@@ -18,7 +12,7 @@ small { color: var(--soft); font-size: 13px; font-weight: 400; }
 .facts { display: flex; flex-wrap: wrap; gap: 14px 44px; margin-top: 24px; }
 .facts div { line-height: 1.3; } .facts b { display: block; font-size: 24px; }
 .facts span { color: var(--soft); font-size: 14px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px 18px; }
+.card { padding: 16px 18px; }
 .radar svg { display: block; width: 100%; max-width: 760px; height: auto; margin: 0 auto; }
 .radar text { font-family: inherit !important; }
 .legend { display: flex; flex-wrap: wrap; gap: 6px 26px; justify-content: center; font-size: 14px; }
