@@ -135,6 +135,16 @@ def set_last_micro_batch(objective: Objective, is_last: bool) -> None:
         objective.set_requires_all_reduce(is_last)
 
 
+def reshard(objective: Objective) -> None:
+    """Share out again what a forward pass without a backward pass left whole on every rank.
+
+    Until then the root's parameters are other tensors than those that the optimizer knows.
+    """
+    for module in objective.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def check_tensor_parallel(config: Owl2Config, size: int) -> None:
     """Raise TrainConfigError where `size` ranks cannot split the layers of a model."""
     parts = {

@@ -18,7 +18,7 @@ from owl2.data.sources import open_source
 from owl2.processor import Processor
 from owl2.train.config import TrainConfig
 from owl2.train.meters import drop_steps_from
-from owl2.train.parallel import Objective, with_picture
+from owl2.train.parallel import Objective, reshard, with_picture
 from owl2.train.ranks import Ranks, local_device
 
 
@@ -76,6 +76,7 @@ class Validation:
             row[f"loss/{name}"] = loss / targets
             if bad:
                 self.console.print(f"validation: {bad:.0f} samples of {name} could not be used")
+        reshard(objective)
         if self.ranks.is_first:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

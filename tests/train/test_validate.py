@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from owl2.checkpoint import load_model
 from owl2.data.loader import Collate
@@ -41,6 +42,21 @@ def test_held_out_sources_are_measured_at_intervals_and_at_the_end(
     all_returned(pool.run(2, train_on_rank, many))
     for ours, theirs in zip(rows(many.run), rows(config.run), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_state_saved_after_a_measurement_has_the_moments_of_every_parameter(
+    checkpoint: Path, corpora: Path, tmp_path: Path, pool: Pool
+) -> None:
+    config = dataclasses.replace(validated(tmp_path, checkpoint, corpora), save_every=2)
+    all_returned(pool.run(2, train_on_rank, split(config, tmp_path, 2)))
+    names: set[str] = set()
+    for file in (tmp_path / "state/step-0000002").glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            names |= set(tensors.keys())
+    parameters = {name.removeprefix("model.") for name in names if name.startswith("model.")}
+    moments = {name.removeprefix("optimizer.") for name in names if name.endswith(".exp_avg")}
+    assert len(parameters) > 100
+    assert moments == {f"{name}.exp_avg" for name in parameters}
 
 
 def direct(config: TrainConfig) -> float:
