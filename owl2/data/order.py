@@ -3,8 +3,8 @@
 Nothing is shuffled in memory and no iterator has a state: draw n of a run is (source, index, seed), computed
 from n. Each block of draws holds every source's exact quota in shuffled places; each pass over a source is a
 fresh keyed permutation of its indices (a Feistel network with cycle walking), so nothing repeats within a
-pass (counted at the ends of blocks; inside one, passes mingle). A run therefore resumes anywhere at once, and
-the batch of a step is the same for any number of ranks and workers.
+pass. A run therefore resumes anywhere at once, and the batch of a step is the same for any number of ranks
+and workers.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ import numpy as np
 
 from owl2.data.sample import DataError
 
-BLOCK = 1000
-"""Draws in which the quotas are exact."""
+BLOCK = 10_000
+"""Draws in which the quotas are exact; of Table 14's smallest source they are then 0.24 % off its share."""
 
 _MASK64 = (1 << 64) - 1
 
@@ -54,15 +54,13 @@ class Mixture:
                 f"weights {never} of {sum(weights):g} in all are less than one draw in {BLOCK}: they would "
                 f"never be drawn; raise them or leave those sources out"
             )
-        self._sources = np.repeat(np.arange(len(sizes)), self.quotas)
-        self._ranks = np.concatenate([np.arange(quota) for quota in self.quotas])
 
     def __getitem__(self, n: int) -> Draw:
         block, place = divmod(n, BLOCK)
-        slot = int(_shuffled_block(self.seed, block)[place])
-        source = int(self._sources[slot])
-        # The n-th draw of this source over the whole run: full blocks before, plus its rank in this one.
-        nth = block * self.quotas[source] + int(self._ranks[slot])
+        sources, before = _shuffled_block(self.seed, block, tuple(self.quotas))
+        source = int(sources[place])
+        # The n-th draw of this source over the whole run: full blocks before, plus those before in this one.
+        nth = block * self.quotas[source] + int(before[place])
         epoch, i = divmod(nth, self.sizes[source])
         permutation = _permutation(self.sizes[source], self.seed, source, epoch)
         return Draw(source, permutation(i), _hash(self.seed, n) & 0xFFFFFFFF)
@@ -114,8 +112,13 @@ class StepSampler:
 
 
 @lru_cache(maxsize=4)
-def _shuffled_block(seed: int, block: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, block])).permutation(BLOCK)
+def _shuffled_block(seed: int, block: int, quotas: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The source of each draw of a block, and how many draws of that source come before it in the block."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, block]))
+    sources = rng.permutation(np.repeat(np.arange(len(quotas)), quotas))
+    before = np.empty_like(sources)
+    before[np.argsort(sources, kind="stable")] = np.concatenate([np.arange(quota) for quota in quotas])
+    return sources, before
 
 
 @lru_cache(maxsize=256)
