@@ -7,10 +7,13 @@ A stage of the paper is one file in `configs/`. Fields are documented here and n
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from owl2.data.augment import AUGMENTATIONS
 from owl2.train.rules import Rule
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 
 
 class TrainConfigError(ValueError):
@@ -171,6 +174,8 @@ class TrainConfig:
     keep_every: int | None = None
     """States after a multiple of so many steps are kept for good, besides the last."""
     log_every: int = 10
+    trackers: list[TrackerName] = field(default_factory=list)
+    """Where figures go beside `metrics.jsonl`; each needs its package (train/trackers.py)."""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation and of the result; parameters, moments and sums of gradients are float32."""
@@ -188,6 +193,9 @@ class TrainConfig:
             raise TrainConfigError(
                 f"keep_every {self.keep_every} must be a multiple of save_every {self.save_every}"
             )
+        unknown = [name for name in self.trackers if name not in TRACKERS]
+        if unknown or len(set(self.trackers)) != len(self.trackers):
+            raise TrainConfigError(f"trackers {self.trackers} must be different ones of {', '.join(TRACKERS)}")
         self.parallel.check(ranks)
         data_ranks = self.parallel.data_ranks(ranks)
         product = self.micro_batch_size * self.accumulation * data_ranks

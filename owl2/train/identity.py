@@ -25,6 +25,7 @@ FREE = (
     "save_every",
     "keep_*",
     "log_every",
+    "trackers",
     "validation*",
     "device",
     "dtype",

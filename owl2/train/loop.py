@@ -20,9 +20,10 @@ from owl2.data.loader import Batch, Batches, Draws
 from owl2.processor import Processor
 from owl2.train import lora
 from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.facts import Facts
 from owl2.train.flops import StepCost, Work, peak_memory
 from owl2.train.identity import changes, keep_config
-from owl2.train.meters import Meters, Tally, rules_table, sources_table
+from owl2.train.meters import Meters, Tally
 from owl2.train.optim import lr_at, make_optimizer, set_lr
 from owl2.train.parallel import (
     Objective,
@@ -37,6 +38,7 @@ from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.shards import save_sharded
 from owl2.train.signals import Interrupted, stop_requests
 from owl2.train.state import resume, save_state
+from owl2.train.trackers import check_installed
 from owl2.train.validate import Validation
 
 
@@ -57,6 +59,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
             written; the newest state stands.
     """
     config.check(started())
+    check_installed(config.trackers)
     alone = started() == 1 and config.dtype == "float32"
     device = local_device(config.device)
     with start_ranks(device, config.parallel.tensor, config.parallel.timeout_s, alone=alone) as ranks:
@@ -96,10 +99,13 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     run = Run(config, ranks, console, objective, cost, processor, optimizer, draws)
     start = _begin(run)
     batches = make_batches(config, draws, start, ranks)
-    console.print(rules_table(model, config.rules, assignments, config.optim.lr))
+    facts = Facts.of(model, config.rules, assignments, config.optim.lr, draws, ranks)
+    ranks.on_first(lambda: facts.write(config.run))
+    groups, corpora = facts.tables()
+    console.print(groups)
     if config.lora is not None:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
-    console.print(sources_table(draws.sources, draws.mixture.quotas))
+    console.print(corpora)
     _take_steps(run, batches, start)
     if config.lora is not None:
         lora.finish(model, config, ranks)
@@ -113,14 +119,12 @@ def _take_steps(run: Run, batches: Batches, start: int) -> None:
     validation = Validation(config, run.processor, start, ranks, run.console) if config.validation else None
     with (
         stop_requests(second_kills=ranks.store is None) as stop_requested,
-        Meters(
-            config.run, start, config.steps, config.log_every, run.console, writes=ranks.is_first
-        ) as meters,
+        Meters(config, start, run.console, ranks) as meters,
     ):
         for step in range(start, config.steps):
             meters.update({"step": step + 1, **take_step(run, micro_batches, step)})
             if validation is not None and validation.is_due(step + 1):
-                validation.measure(run.objective, step + 1)
+                meters.update_validation(validation.measure(run.objective, step + 1))
             stop = ranks.any(stop_requested())
             if stop or (step + 1) % config.save_every == 0:
                 _save(run, step + 1)

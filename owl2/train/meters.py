@@ -1,26 +1,26 @@
-"""What a run says of itself: metrics.jsonl, two tables at the start, a bar or a line while it runs."""
+"""What a run says of itself while it runs: one object a step in `metrics.jsonl`, and one line on the console.
+
+Counts and seconds are recorded, rates follow from them. A loss stays on its device until the step's end, so
+measuring makes nobody wait.
+"""
 
 import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from owl2.data.loader import Batch
-from owl2.data.order import BLOCK
-from owl2.data.sources import Source
 from owl2.files import write_file
-from owl2.model import Owl2Model
+from owl2.train.config import TrainConfig
 from owl2.train.objectives import sample_of_targets
 from owl2.train.ranks import Ranks
-from owl2.train.rules import Assignment, Rule
+from owl2.train.trackers import Trackers
 
 
 class Tally:
@@ -81,63 +81,109 @@ class Tally:
 
 
 class Meters:
-    """Writes one object a step and shows the last one. Use as a context manager.
+    """Records every step and shows the last one. Use as a context manager, on every rank.
 
-    `writes` is False on all ranks but the first: they keep silent.
+    Only the first rank writes and prints; `console` is silent on the others.
+
+    Raises:
+        TrainConfigError: on every rank, if a tracker does not start.
     """
 
-    def __init__(
-        self, run: Path, start: int, steps: int, log_every: int, console: Console, *, writes: bool = True
-    ):
-        stage = run.name
-        self.writes = writes
-        self.path = run / "metrics.jsonl"
+    def __init__(self, config: TrainConfig, start: int, console: Console, ranks: Ranks):
+        self.config = config
         self.console = console
-        self.log_every = log_every
-        self.steps = steps
-        self.stage = stage
+        self.ranks = ranks
+        self.path = config.run / "metrics.jsonl"
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[line]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[eta]}"),
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task(stage, total=steps, completed=start, line="")
+        self.task = self.bar.add_task(config.run.name, total=config.steps, completed=start, line="", eta="")
         self.began = time.perf_counter()
-        self.first_step = start
-        if writes:
-            drop_steps_from(self.path, start)
+        self.start = start
 
     def __enter__(self) -> "Meters":
-        self.file = (self.path if self.writes else Path(os.devnull)).open("a", encoding="utf-8")
+        self.ranks.on_first(self._open)
         self.bar.start()
         return self
 
+    def _open(self) -> None:
+        before = read_metrics(self.config.run)
+        last_step = int(before[-1]["step"]) if before else 0
+        drop_steps_from(self.path, self.start)
+        self.trackers = Trackers(self.config, self.start, last_step, self.console)
+        self.file = self.path.open("a", encoding="utf-8")
+
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
-        self.file.close()
+        if self.ranks.is_first:
+            self.file.close()
+            self.trackers.close()
 
     def update(self, row: dict[str, float]) -> None:
         """Record a finished step; `row` has at least step, loss, lr, grad_norm, tokens, images, seconds."""
+        if not self.ranks.is_first:
+            return
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
-        line = (
-            f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  norm {row['grad_norm']:.2f}  "
-            f"{row['images'] / row['seconds']:.0f} img/s  {row['tokens'] / row['seconds']:,.0f} tok/s"
-        )
         step = int(row["step"])
-        self.bar.update(self.task, completed=step, line=line)
-        if not self.console.is_terminal and (step % self.log_every == 0 or step == self.steps):
-            done = step - self.first_step
-            minutes, seconds = divmod((time.perf_counter() - self.began) / done * (self.steps - step), 60)
-            self.console.print(
-                f"{self.stage}  step {step:>5}/{self.steps}  {line}  eta {minutes:.0f}m{int(seconds):02d}s",
-                highlight=False,
-                soft_wrap=True,
-            )
+        self.trackers.log(step, {**{key: row[key] for key in row if key != "step"}, **rates(row)})
+        seconds = (time.perf_counter() - self.began) / (step - self.start) * (self.config.steps - step)
+        line, eta = console_line(row), f"eta {duration(seconds)}"
+        self.bar.update(self.task, completed=step, line=line, eta=eta)
+        is_shown = step % self.config.log_every == 0 or step == self.config.steps
+        if not self.console.is_terminal and is_shown:
+            place = f"{self.config.run.name}  step {step:>5}/{self.config.steps}"
+            self.console.print(f"{place}  {line}  {eta}", highlight=False, soft_wrap=True)
+
+    def update_validation(self, row: dict[str, float]) -> None:
+        """Hand on what was measured on held-out sources; `row` is that of `validation.jsonl`."""
+        if self.ranks.is_first:
+            losses = {key.replace("loss/", "validation/"): row[key] for key in row if key != "step"}
+            self.trackers.log(int(row["step"]), losses)
+
+
+def rates(row: Mapping[str, float]) -> dict[str, float]:
+    """How fast a step was: tokens and images a second, and the share of it that waited for data."""
+    seconds = row["seconds"]
+    return {
+        "tokens_per_second": row["tokens"] / seconds,
+        "images_per_second": row["images"] / seconds,
+        "data_wait_share": row["data_wait"] / seconds,
+    }
+
+
+def console_line(row: Mapping[str, float]) -> str:
+    """A step in one line; the utilisation only where the device's peak is known."""
+    rate = rates(row)
+    parts = [
+        f"loss {row['loss']:.3f}",
+        f"lr {row['lr']:.1e}",
+        f"norm {row['grad_norm']:.2f}",
+        f"{rate['images_per_second']:.3g} img/s",
+        f"{rate['tokens_per_second']:,.0f} tok/s",
+        *([f"mfu {row['mfu']:.0%}"] if "mfu" in row else []),
+        f"wait {rate['data_wait_share']:.0%}",
+        f"{row['peak_memory'] / 1e9:.2f} GB",
+    ]
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: 42s, 3m05s, 7h12m, 2d04h."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -150,44 +196,6 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
-
-
-def rules_table(
-    model: Owl2Model, rules: Sequence[Rule], assignments: Sequence[Assignment], lr: float
-) -> Table:
-    """One row a rule, in the order in which they decide: how many parameters, how fast they learn."""
-    table = Table(title="parameters", title_justify="left")
-    for column in ("rule", "tensors", "parameters", "learning rate", "weight decay"):
-        table.add_column(column, justify="left" if column == "rule" else "right")
-    for rule in rules:
-        members = [a for a in assignments if a.rule is rule]
-        count = sum(model.get_parameter(a.name).numel() for a in members)
-        rates = sorted({a.lr * lr for a in members})
-        decays = sorted({a.weight_decay for a in members})
-        table.add_row(
-            rule.match,
-            f"{len(members):,}",
-            f"{count:,}",
-            "frozen" if rule.frozen else _span(rates),
-            "" if rule.frozen else _span(decays),
-        )
-    return table
-
-
-def sources_table(sources: Sequence[Source], quotas: Sequence[int]) -> Table:
-    """One row a corpus: how large it is, how much of it is drawn, how much is there but can never be."""
-    table = Table(title="data", title_justify="left")
-    for column in ("source", "samples", "share of draws", "incomplete"):
-        table.add_column(column, justify="left" if column == "source" else "right")
-    for source, quota in zip(sources, quotas, strict=True):
-        share = f"{quota / BLOCK:.1%}"
-        table.add_row(source.name, f"{len(source):,}", share, f"{source.num_incomplete:,}")
-    return table
-
-
-def _span(values: Sequence[float]) -> str:
-    low, high = values[0], values[-1]
-    return f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def drop_steps_from(path: Path, start: int) -> None:
