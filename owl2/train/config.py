@@ -162,6 +162,9 @@ class TrainConfig:
     """Samples a step; must equal micro_batch_size x accumulation x processes / parallel.tensor."""
     micro_batch_size: int = 1
     accumulation: int = 1
+    skip_nonfinite: int = 0
+    """Steps, of the whole run, that may have a loss or gradient that is not finite and then change nothing;
+    one more stops the run."""
     image_size: int | None = None
     """Side in pixels; if it differs from the checkpoint's, positions are interpolated once at the start."""
     copy_text_to_vision: bool = False
@@ -170,6 +173,9 @@ class TrainConfig:
     """The paper's loss, or the abstractor's warm start for low budgets (train/objectives.py)."""
     validation: ValidationConfig | None = None
     save_every: int = 500
+    save_in_background: bool = True
+    """Train on while a copy in memory is written; costs as much memory of the host as a rank's part of a
+    state."""
     keep_last: int = 2
     keep_every: int | None = None
     """States after a multiple of so many steps are kept for good, besides the last."""

@@ -3,14 +3,13 @@
 A run is a folder; the same call again continues it. The gradient of an optimizer step is the sum over all
 micro-batches of all ranks divided by the number of target tokens of the whole step, so neither accumulation
 nor the number of ranks changes it. Micro-batches are read one at a time and let go. A loss or gradient that
-is not finite stops every rank before the update, with the samples on disk.
+is not finite stops every rank before the update, or skips it if that is allowed, with the samples on disk.
 """
 
 import io
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,8 +21,8 @@ from owl2.train import lora
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.facts import Facts
 from owl2.train.flops import StepCost, Work, peak_memory
-from owl2.train.identity import changes, keep_config
-from owl2.train.meters import Meters, Tally
+from owl2.train.identity import changes, fingerprints, keep_config
+from owl2.train.meters import Meters, Tally, append_row, drop_steps_from
 from owl2.train.optim import lr_at, make_optimizer, set_lr
 from owl2.train.parallel import (
     Objective,
@@ -32,14 +31,18 @@ from owl2.train.parallel import (
     set_last_micro_batch,
     with_picture,
 )
-from owl2.train.prepare import load_stage, make_batches, open_draws, order_of
+from owl2.train.prepare import load_stage, make_batches, open_draws, order_of, seen_of
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
+from owl2.train.saver import Saver
 from owl2.train.shards import save_sharded
 from owl2.train.signals import Interrupted, stop_requests
-from owl2.train.state import resume, save_state
+from owl2.train.state import Record, resume, tensors_of
 from owl2.train.trackers import check_installed
 from owl2.train.validate import Validation
+
+BAD_STEPS = "bad_steps.jsonl"
+"""In a run's folder: each step that was not finite, with its samples."""
 
 
 class NotFiniteError(RuntimeError):
@@ -52,7 +55,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
     Under `torchrun` every process calls this; the first one prints and writes for all.
 
     Raises:
-        NotFiniteError: see `bad_step.json` in the run's folder.
+        NotFiniteError: see `bad_steps.jsonl` in the run's folder.
         Interrupted: on SIGTERM, SIGINT or SIGUSR1 to any rank, after saving.
         RankError: another rank is gone or hangs; the newest state stands.
         TrainConfigError, RuleError, DataError, CheckpointError: what cannot be trained, used, read or
@@ -79,6 +82,8 @@ class Run:
     processor: Processor
     optimizer: torch.optim.Optimizer
     draws: Draws
+    record: Record
+    """Of step 0: the order of samples and the frozen weights, which stay."""
 
 
 def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
@@ -96,9 +101,10 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     optimizer = make_optimizer(model, assignments, config.optim)
     draws = open_draws(config, processor)
     cost = StepCost(model, ranks.size)
-    run = Run(config, ranks, console, objective, cost, processor, optimizer, draws)
-    start = _begin(run)
-    batches = make_batches(config, draws, start, ranks)
+    record = Record(order=order_of(config, draws), frozen=fingerprints(model, ranks))
+    run = Run(config, ranks, console, objective, cost, processor, optimizer, draws, record)
+    begun = _begin(run)
+    batches = make_batches(config, draws, begun.step, ranks, begun.seen)
     facts = Facts.of(model, config.rules, assignments, config.optim.lr, draws, ranks)
     ranks.on_first(lambda: facts.write(config.run))
     groups, corpora = facts.tables()
@@ -106,39 +112,50 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     if config.lora is not None:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
     console.print(corpora)
-    _take_steps(run, batches, start)
+    _take_steps(run, batches, begun)
     if config.lora is not None:
         lora.finish(model, config, ranks)
     save_sharded(model, checkpoint, processor, config.dtype, ranks)
     return checkpoint
 
 
-def _take_steps(run: Run, batches: Batches, start: int) -> None:
-    config, ranks = run.config, run.ranks
+def _take_steps(run: Run, batches: Batches, begun: Record) -> None:
+    config, ranks, start, skipped = run.config, run.ranks, begun.step, begun.skipped
     micro_batches = iter(batches)
     validation = Validation(config, run.processor, start, ranks, run.console) if config.validation else None
     with (
         stop_requests(second_kills=ranks.store is None) as stop_requested,
         Meters(config, start, run.console, ranks) as meters,
+        Saver(config, ranks, run.console) as saver,
     ):
         for step in range(start, config.steps):
-            meters.update({"step": step + 1, **take_step(run, micro_batches, step)})
+            saver.check()
+            row = take_step(run, micro_batches, step, skips_left=config.skip_nonfinite - skipped)
+            skipped += int(row.get("skipped", 0))
+            meters.update({"step": step + 1, **row})
             if validation is not None and validation.is_due(step + 1):
                 meters.update_validation(validation.measure(run.objective, step + 1))
             stop = ranks.any(stop_requested())
             if stop or (step + 1) % config.save_every == 0:
-                _save(run, step + 1)
+                seen = seen_of(batches, ranks)
+                record = replace(run.record, step=step + 1, skipped=skipped, seen=seen)
+                saver.save(record, tensors_of(run.objective.model, run.optimizer))
             if stop:
+                saver.wait()
                 raise Interrupted(
                     f"stopped after step {step + 1} of {config.steps}; the same command continues it"
                 )
 
 
-def take_step(run: Run, micro_batches: Iterator[Batch | None], step: int) -> dict[str, float]:
+def take_step(
+    run: Run, micro_batches: Iterator[Batch | None], step: int, skips_left: int = 0
+) -> dict[str, float]:
     """Update the parameters once, with step `step` from 0, and return what was measured.
 
+    A step that is not finite changes nothing; it has `skipped` in what is returned.
+
     Raises:
-        NotFiniteError: on every rank, before the update.
+        NotFiniteError: on every rank, before the update, if none may be skipped any more.
     """
     model, optim = run.objective.model, run.config.optim
     tally = Tally([source.name for source in run.config.data.sources])
@@ -147,10 +164,13 @@ def take_step(run: Run, micro_batches: Iterator[Batch | None], step: int) -> dic
     if not row["images"]:
         drop_blank_gradients(model)
     row["grad_norm"] = finish_gradients(model.parameters(), row["targets"], optim.max_grad_norm, run.ranks)
-    _stop_if_not_finite(run, step, row, tally.keys)
+    is_finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+    if not is_finite:
+        _record_bad_step(run, step, row, tally.keys, skips_left)
+        row["skipped"] = 1
     row["lr"] = lr_at(step, run.config.steps, optim)
     set_lr(run.optimizer, row["lr"])
-    if row["targets"]:
+    if row["targets"] and is_finite:
         run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     times = tally.times()
@@ -183,45 +203,33 @@ def accumulate(run: Run, micro_batches: Iterator[Batch | None], tally: Tally, st
         tally.add_losses(batch, losses.detach())
 
 
-def _save(run: Run, step: int) -> None:
-    config = run.config
-    run.ranks.report(f"saving after step {step}")
-    save_state(
-        config.run,
-        step,
-        run.objective.model,
-        run.optimizer,
-        keep_last=config.keep_last,
-        keep_every=config.keep_every,
-        order=order_of(config, run.draws),
-        ranks=run.ranks,
-    )
-
-
-def _begin(run: Run) -> int:
-    """Restore the newest state, or begin the run's folder; return the number of finished steps."""
+def _begin(run: Run) -> Record:
+    """Restore the newest state, or begin the run's folder; return the record of what is finished."""
     config, ranks, console = run.config, run.ranks, run.console
     ranks.on_first(lambda: config.run.mkdir(parents=True, exist_ok=True))
-    order = order_of(config, run.draws)
-    start = resume(config.run, run.objective.model, run.optimizer, order, ranks, console)
+    begun = resume(config.run, run.objective.model, run.optimizer, run.record, ranks, console)
+    start = begun.step
     if start > config.steps:
         raise TrainConfigError(f"steps {config.steps}, but {config.run} has finished {start} already")
     ranks.on_first(lambda: keep_config(config.run, config, start, console))
+    ranks.on_first(lambda: drop_steps_from(config.run / BAD_STEPS, start))
     if start:
         console.print(f"{config.run}: continuing after step {start} of {config.steps}", soft_wrap=True)
-    return start
+    return begun
 
 
-def _stop_if_not_finite(run: Run, step: int, row: dict[str, float], keys: list[str]) -> None:
-    loss, norm = row["loss"], row["grad_norm"]
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    path = run.config.run / "bad_step.json"
+def _record_bad_step(run: Run, step: int, row: dict[str, float], keys: list[str], skips_left: int) -> None:
+    """Write down the samples of a step that is not finite, and stop if it may not be skipped."""
+    path, allowed = run.config.run / BAD_STEPS, run.config.skip_nonfinite
     # Ranks that computed the same samples name them once; the order is that of the ranks.
     samples = list(dict.fromkeys(key for rank in run.ranks.gather(keys) for key in rank))
-    record = {"step": step + 1, "loss": repr(loss), "grad_norm": repr(norm), "samples": samples}
-    run.ranks.on_first(lambda: path.write_text(json.dumps(record, indent=1)))
-    raise NotFiniteError(
-        f"step {step + 1}: loss {loss}, gradient norm {norm}; nothing was updated. The {len(samples)} "
-        f"samples are in {path}"
+    record = {"step": step + 1, "loss": repr(row["loss"]), "grad_norm": repr(row["grad_norm"])}
+    run.ranks.on_first(lambda: append_row(path, {**record, "samples": samples}))
+    said = (
+        f"step {step + 1}: loss {row['loss']}, gradient norm {row['grad_norm']}; nothing was updated. The "
+        f"{len(samples)} samples are in {path}"
     )
+    if skips_left < 1:
+        hint = f"after {allowed} steps that were skipped" if allowed else "skip_nonfinite would allow some"
+        raise NotFiniteError(f"{said} ({hint})")
+    run.console.print(f"[bold red]{said}[/]; skipped {allowed - skips_left + 1} of {allowed}", soft_wrap=True)

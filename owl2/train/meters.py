@@ -5,10 +5,12 @@ measuring makes nobody wait.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -117,20 +119,17 @@ class Meters:
         last_step = int(before[-1]["step"]) if before else 0
         drop_steps_from(self.path, self.start)
         self.trackers = Trackers(self.config, self.start, last_step, self.console)
-        self.file = self.path.open("a", encoding="utf-8")
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
         if self.ranks.is_first:
-            self.file.close()
             self.trackers.close()
 
     def update(self, row: dict[str, float]) -> None:
         """Record a finished step; `row` has at least step, loss, lr, grad_norm, tokens, images, seconds."""
         if not self.ranks.is_first:
             return
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        append_row(self.path, row)
         step = int(row["step"])
         self.trackers.log(step, {**{key: row[key] for key in row if key != "step"}, **rates(row)})
         seconds = (time.perf_counter() - self.began) / (step - self.start) * (self.config.steps - step)
@@ -195,7 +194,20 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    rows = [json.loads(line) for line in lines[:-1]]
+    return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add an object to a file of one a line, which may lack."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(row))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """JSON has no word for what is not finite: that is null, and NaN again when it is read."""
+    known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(known, allow_nan=False) + "\n"
 
 
 def drop_steps_from(path: Path, start: int) -> None:
@@ -203,4 +215,4 @@ def drop_steps_from(path: Path, start: int) -> None:
     if not path.exists():
         return
     kept = [row for row in _read_rows(path) if row["step"] <= start]
-    write_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    write_file(path, "".join(_line(row) for row in kept).encode())

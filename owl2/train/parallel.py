@@ -275,7 +275,7 @@ def finish_gradients(
     held: dict[int, list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
-            copies = ranks.size // _num_shards(parameter.grad)
+            copies = ranks.size // num_shards(parameter.grad)
             held.setdefault(copies, []).append(local_part(parameter.grad))
     square = sum(torch.nn.utils.get_total_norm(parts).double().item() ** 2 / n for n, parts in held.items())
     norm = ranks.sum([square])[0] ** 0.5 / max(1, num_targets)
@@ -290,7 +290,7 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _num_shards(tensor: Tensor) -> int:
+def num_shards(tensor: Tensor) -> int:
     """Into how many different parts a tensor is split."""
     if not isinstance(tensor, DTensor):
         return 1

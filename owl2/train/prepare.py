@@ -1,5 +1,8 @@
 """What a stage starts from: its model on the ranks, its corpora, and the micro-batches of each rank."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from owl2.checkpoint import load_model
 from owl2.checkpoint.tensors import dtype_of
 from owl2.data.loader import Batches, Draws
@@ -12,7 +15,7 @@ from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
 from owl2.train.shards import load_sharded
-from owl2.train.state import Order
+from owl2.train.state import Order, Seen
 
 
 def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Processor]:
@@ -74,8 +77,13 @@ def order_of(config: TrainConfig, draws: Draws) -> Order:
     }
 
 
-def make_batches(config: TrainConfig, draws: Draws, start_step: int, ranks: Ranks = ALONE) -> Batches:
-    """The micro-batches of this rank from `start_step` on; ranks of one sample read the same."""
+def make_batches(
+    config: TrainConfig, draws: Draws, start_step: int, ranks: Ranks = ALONE, seen: Sequence[Seen] = ()
+) -> Batches:
+    """The micro-batches of this rank from `start_step` on; ranks of one sample read the same.
+
+    `seen` is what the ranks drew before: unusable samples count from the run's beginning.
+    """
     sampler = StepSampler(
         micro_batch_size=config.micro_batch_size,
         accumulation=config.accumulation,
@@ -85,10 +93,31 @@ def make_batches(config: TrainConfig, draws: Draws, start_step: int, ranks: Rank
         steps=config.steps,
     )
     name = "bad_samples.jsonl" if ranks.is_first else f"bad_samples-{ranks.rank}.jsonl"
-    return Batches(
+    batches = Batches(
         draws,
         sampler,
         num_workers=config.data.num_workers,
         bad_samples=config.run / name,
         max_bad_fraction=config.data.max_bad_fraction,
     )
+    before = share_of_seen(seen, ranks)
+    batches.num_drawn = before.drawn
+    batches.num_bad.update(before.bad)
+    return batches
+
+
+def seen_of(batches: Batches, ranks: Ranks) -> list[Seen]:
+    """What each rank that reads other samples has drawn since the run began; called by every rank."""
+    return ranks.gather(Seen(batches.num_drawn, dict(batches.num_bad)))[:: ranks.tensor]
+
+
+def share_of_seen(seen: Sequence[Seen], ranks: Ranks) -> Seen:
+    """What this rank drew before; if there were more or fewer ranks, its part of what all of them drew."""
+    if len(seen) == ranks.data_size:
+        return seen[ranks.data_rank]
+
+    def part(total: int) -> int:
+        return total // ranks.data_size + (ranks.data_rank < total % ranks.data_size)
+
+    bad = sum((Counter(one.bad) for one in seen), Counter[str]())
+    return Seen(part(sum(one.drawn for one in seen)), {name: part(count) for name, count in bad.items()})

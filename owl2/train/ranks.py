@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -36,6 +36,15 @@ class Ranks:
     """Neighbouring ranks that compute one sample together."""
     store: dist.Store | None = None
     """None: the process is alone and there is no process group."""
+    group: dist.ProcessGroup | None = None
+    """Through which they speak, if not the default one."""
+
+    def apart(self, timeout_s: int) -> "Ranks":
+        """The same ranks with a line of their own, for a thread beside the one that trains."""
+        if self.store is None:
+            return self
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        return replace(self, group=group)
 
     @property
     def is_first(self) -> bool:
@@ -56,7 +65,7 @@ class Ranks:
         if self.store is None:
             return values
         total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total.tolist()
 
     def sum_samples(self, values: list[float]) -> list[float]:
@@ -67,7 +76,7 @@ class Ranks:
         """Whether the flag is up on any rank; the same answer everywhere."""
         up = torch.tensor(int(flag))
         if self.store is not None:
-            dist.all_reduce(up, dist.ReduceOp.MAX)
+            dist.all_reduce(up, dist.ReduceOp.MAX, group=self.group)
         return bool(up)
 
     def gather(self, value: Any) -> list[Any]:
@@ -75,7 +84,7 @@ class Ranks:
         values = [value]
         if self.store is not None:
             values = [None] * self.size
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def on_first(self, action: Callable[[], object]) -> None:
@@ -93,7 +102,7 @@ class Ranks:
     def wait_for_all(self) -> None:
         """Return once every rank has come here."""
         if self.store is not None:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
     def report(self, place: str) -> None:
         """Tell the others where this rank is."""

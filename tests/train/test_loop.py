@@ -167,7 +167,7 @@ def assert_stopped_before_step_2(config: TrainConfig, model: Owl2Model) -> None:
     assert newest.name == "step-0000001"
     kept = weights(newest)
     assert all(torch.equal(kept[name], parameter) for name, parameter in model.named_parameters())
-    record = json.loads((config.run / "bad_step.json").read_text())
+    record = json.loads((config.run / "bad_steps.jsonl").read_text())
     assert record["step"] == 2
     assert set(record["samples"]) == sample_keys(config, range(4, 8))
     assert len(losses(config.run)) == 1

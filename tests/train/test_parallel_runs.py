@@ -101,7 +101,7 @@ def test_a_step_that_is_not_finite_stops_every_rank_with_the_samples_of_all(
     config = dataclasses.replace(split(reference("stage 2"), tmp_path, 2), optim=huge)
     results = pool.run(2, train_on_rank, config)
     assert all("NotFiniteError: step 2: loss nan" in result.args[0] for result in results)
-    assert len(json.loads((tmp_path / "bad_step.json").read_text())["samples"]) == 4
+    assert len(json.loads((tmp_path / "bad_steps.jsonl").read_text())["samples"]) == 4
     assert len(read_metrics(tmp_path)) == 1
 
 

@@ -98,7 +98,10 @@ def test_a_run_killed_between_two_saves_goes_on_bit_for_bit(
     config = dataclasses.replace(whole, run=tmp_path, save_every=2)
     code, _ = run_in_child(config, corpora, 5, "KILL", workers=0)
     assert code == -signal.SIGKILL
-    assert saved_states(tmp_path)[-1].name == "step-0000004"
+    assert saved_states(tmp_path)[-1].name in (
+        "step-0000002",
+        "step-0000004",
+    )  # whole, however far the last was
     assert len(losses(tmp_path)) == 5
     run_whole(config)
     assert_same_run(config, whole)
