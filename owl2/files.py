@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; what every package that writes one calls."""
+"""Files that appear whole or not at all, as every package writes its own; and the folder to keep some in."""
 
 import os
 from pathlib import Path
@@ -12,3 +12,8 @@ def write_file(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """`$OWL2_CACHE`, by default `~/.cache/owl2`: what can be made or fetched again."""
+    return Path(os.environ.get("OWL2_CACHE", Path.home() / ".cache" / "owl2"))

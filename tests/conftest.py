@@ -5,6 +5,8 @@ every visual position has its own `image_token_id`, and a text-only row has no i
 """
 
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from owl2.files import cache_folder
 from owl2.model import Owl2Config, Owl2Model, build
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "golden_with(*names): golden cases with one of these tensors")
+    assets = cache_folder() / "assets"
+    assets.mkdir(parents=True, exist_ok=True)
+    own = tempfile.TemporaryDirectory()  # indices of shards that are gone after the test
+    (Path(own.name) / "assets").symlink_to(assets.resolve())
+    os.environ["OWL2_CACHE"] = own.name
+    config.add_cleanup(own.cleanup)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from owl2.cli.arguments import run_function
@@ -97,10 +97,10 @@ def convert(recipe: str, *, source: Path, out: Path, workers: int = os.cpu_count
 
 
 def inspect(
-    path: Path,
+    path: str,
     *,
     model: str | None = None,
-    image_root: Path | None = None,
+    image_root: str | None = None,
     template: str | None = None,
     augment: Literal["none", "crop", "flip", "crop_flip"] = "none",
     max_tokens: int = 2048,
@@ -110,7 +110,7 @@ def inspect(
     """Count, measure and show the samples of a source: a .jsonl file or a folder of .tar shards.
 
     Args:
-        path: what training would read.
+        path: what training would read, local or a URL.
         model: checkpoint folder whose tokenizer, template and picture size are used.
         image_root: where a .jsonl file's image paths begin; default: its folder.
         template: mplug_owl2 or vicuna_v1; default: the checkpoint's own.
@@ -124,13 +124,14 @@ def inspect(
     from owl2.data.inspect_page import render_page
     from owl2.data.sample import DataError
     from owl2.data.sources import open_source
+    from owl2.data.storage import StorageError
     from owl2.files import write_file
     from owl2.model import ConfigError
     from owl2.processor import ImageError, TemplateError, TokenizerError
 
     try:
         found = inspect_source(
-            open_source(path.stem, path, image_root),
+            open_source(PurePosixPath(path).stem, path, image_root, "samples"),
             None if model is None else _processor(model),
             template=template,
             augmentation=augment,
@@ -143,6 +144,7 @@ def inspect(
         ConfigError,
         DataError,
         ImageError,
+        StorageError,
         TemplateError,
         TokenizerError,
         OSError,

@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the configuration and train."""
     from owl2.checkpoint import CheckpointError
     from owl2.data.sample import DataError
+    from owl2.data.storage import StorageError
     from owl2.model import ConfigError
     from owl2.processor import ImageError, TokenizerError
     from owl2.train.config import TrainConfigError
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         NotFiniteError,
         RankError,
         RuleError,
+        StorageError,
         TokenizerError,
         TrainConfigError,
     ) as error:

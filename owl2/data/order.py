@@ -19,6 +19,11 @@ from owl2.data.sample import DataError
 BLOCK = 10_000
 """Draws in which the quotas are exact; of Table 14's smallest source they are then 0.24 % off its share."""
 
+SLICE = 100
+"""Neighbouring samples that storage is asked for in one request, where a source is drawn in slices."""
+WINDOW = 64
+"""Slices that are mixed with one another: 6,400 samples, what others hold in a buffer to shuffle."""
+
 _MASK64 = (1 << 64) - 1
 
 
@@ -39,12 +44,21 @@ class Mixture:
         DataError: an empty source, a negative weight, or one too small to be drawn at all (0 is off).
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int):
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        seed: int,
+        in_slices: Sequence[bool] | None = None,
+    ):
+        """`in_slices`: which sources are drawn as `Slices` are; none by default."""
         if len(sizes) != len(weights) or not sizes:
             raise DataError(f"{len(sizes)} sizes and {len(weights)} weights; expected one of each a source")
         if min(sizes) < 1 or min(weights) < 0 or sum(weights) <= 0:
             raise DataError(f"sizes {list(sizes)} and weights {list(weights)} must be positive")
         self.sizes = tuple(sizes)
+        self.weights = tuple(weights)
+        self.in_slices = tuple(in_slices or [False] * len(sizes))
         self.seed = seed
         self.quotas: list[int] = _quotas(np.asarray(weights, dtype=float)).tolist()
         """Draws of each source in a block."""
@@ -62,8 +76,16 @@ class Mixture:
         # The n-th draw of this source over the whole run: full blocks before, plus those before in this one.
         nth = block * self.quotas[source] + int(before[place])
         epoch, i = divmod(nth, self.sizes[source])
-        permutation = _permutation(self.sizes[source], self.seed, source, epoch)
+        permutation = _permutation(self.sizes[source], self.seed, source, epoch, self.in_slices[source])
         return Draw(source, permutation(i), _hash(self.seed, n) & 0xFFFFFFFF)
+
+    def counts(self, num_draws: int) -> list[int]:
+        """How many of the first draws are of each source."""
+        blocks, rest = divmod(num_draws, BLOCK)
+        sources, _ = _shuffled_block(self.seed, blocks, tuple(self.quotas))
+        begun = np.bincount(sources[:rest], minlength=len(self.sizes))
+        counts: list[int] = (blocks * np.asarray(self.quotas) + begun).tolist()
+        return counts
 
 
 class Permutation:
@@ -87,6 +109,30 @@ class Permutation:
                 return i
 
 
+class Slices:
+    """A keyed permutation of range(n) in O(1) memory that keeps neighbours near one another.
+
+    Slices of neighbours come in an order by lot, WINDOW of them at a time, and their samples are mixed. To
+    storage that is WINDOW requests for SLICE samples each, in place of as many requests as samples.
+    """
+
+    def __init__(self, n: int, key: int):
+        self.n = n
+        self.key = key
+        self.num_slices = -(-n // SLICE)
+        self.slices = Permutation(self.num_slices, key)
+
+    def __call__(self, i: int) -> int:
+        while True:  # cycle walking, as in Permutation: the last slice may be short
+            window, place = divmod(i, WINDOW * SLICE)
+            first = window * WINDOW
+            num_slices = min(WINDOW, self.num_slices - first)
+            number, within = divmod(_window(num_slices, self.key, window)(place), SLICE)
+            i = self.slices(first + number) * SLICE + within
+            if i < self.n:
+                return i
+
+
 class StepSampler:
     """The draws of each micro-batch of one rank, from `start_step` on, as a DataLoader's batch sampler."""
 
@@ -104,11 +150,17 @@ class StepSampler:
         return max(0, self.steps - self.start_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        per_step = self.micro_batch_size * self.accumulation * self.ranks
         for step in range(self.start_step, self.steps):
-            mine = range(step * per_step + self.rank, (step + 1) * per_step, self.ranks)
-            for begin in range(0, len(mine), self.micro_batch_size):
-                yield list(mine[begin : begin + self.micro_batch_size])
+            yield from self.micro_batches(step)
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """The draws of each micro-batch of this rank in a step."""
+        per_step = self.micro_batch_size * self.accumulation * self.ranks
+        mine = range(step * per_step + self.rank, (step + 1) * per_step, self.ranks)
+        return [
+            list(mine[begin : begin + self.micro_batch_size])
+            for begin in range(0, len(mine), self.micro_batch_size)
+        ]
 
 
 @lru_cache(maxsize=4)
@@ -122,8 +174,14 @@ def _shuffled_block(seed: int, block: int, quotas: tuple[int, ...]) -> tuple[np.
 
 
 @lru_cache(maxsize=256)
-def _permutation(size: int, seed: int, source: int, epoch: int) -> Permutation:
-    return Permutation(size, _hash(seed, source, epoch))
+def _permutation(size: int, seed: int, source: int, epoch: int, in_slices: bool) -> Permutation | Slices:
+    key = _hash(seed, source, epoch)
+    return Slices(size, key) if in_slices else Permutation(size, key)
+
+
+@lru_cache(maxsize=256)
+def _window(num_slices: int, key: int, window: int) -> Permutation:
+    return Permutation(num_slices * SLICE, _hash(key, "window", window))
 
 
 def _quotas(weights: np.ndarray) -> np.ndarray:
@@ -142,6 +200,6 @@ def _mix(x: int) -> int:
     return x ^ (x >> 32)
 
 
-def _hash(*values: int) -> int:
+def _hash(*values: int | str) -> int:
     digest = hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

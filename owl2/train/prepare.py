@@ -60,8 +60,9 @@ def open_draws(config: TrainConfig, processor: Processor) -> Draws:
         raise TrainConfigError(
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
         )
-    sources = [open_source(s.name, s.path, s.image_root) for s in data.sources]
-    mixture = Mixture([len(s) for s in sources], [s.weight for s in data.sources], data.seed)
+    sources = [open_source(s.name, s.path, s.image_root, s.shuffle) for s in data.sources]
+    weights = [s.weight for s in data.sources]
+    mixture = Mixture([len(s) for s in sources], weights, data.seed, [s.in_slices for s in sources])
     processor = processor.replace(template=data.template)  # no limit: the loader cuts to data.max_tokens
     augmentations = [s.augment for s in data.sources]
     return Draws(sources, augmentations, mixture, processor, data.max_tokens, data.targets)
@@ -69,12 +70,14 @@ def open_draws(config: TrainConfig, processor: Processor) -> Draws:
 
 def order_of(config: TrainConfig, draws: Draws) -> Order:
     """What the samples of each step depend on."""
-    return {
+    order = {
         "samples": {source.name: len(source) for source in draws.sources},
         "quotas": list(draws.mixture.quotas),
         "seed": config.data.seed,
         "global_batch_size": config.global_batch_size,
+        "in_slices": [source.name for source in draws.sources if source.in_slices],
     }
+    return order if order["in_slices"] else {k: v for k, v in order.items() if k != "in_slices"}
 
 
 def make_batches(

@@ -44,7 +44,7 @@ class Validation:
         data = config.data
         self.draws = {}
         for s in config.validation.sources:
-            source = open_source(s.name, s.path, s.image_root)
+            source = open_source(s.name, s.path, s.image_root, s.shuffle)
             mixture, said = FirstSamples(len(source)), processor.replace(template=data.template)
             self.draws[s.name] = Draws([source], ["none"], mixture, said, data.max_tokens, data.targets)
         if ranks.is_first:

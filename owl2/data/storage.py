@@ -1,0 +1,199 @@
+"""Bytes from wherever a corpus lies: a local folder, or a URL that fsspec opens (`s3://`, `https://`, ...).
+
+Local files are opened directly: fsspec costs 88 us a read there, the operating system 12. A request to a URL
+that fails is repeated a few times, and each time is said. After the last one the run stops: to go on without
+samples because a network was down would change what is learned from. Only "there is no such file" is an
+answer; it is raised at once, as `FileNotFoundError`, and belongs to the sample.
+"""
+
+import io
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import fsspec
+
+WAITS_S = (1.0, 2.0, 4.0, 8.0)
+"""Before each repetition of a request."""
+BLOCK_BYTES = 8 << 20
+"""Of a file at a URL that is read from one end to the other."""
+THREADS = 8
+"""Requests at a time where many files are looked at."""
+_STAMPS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "updated")
+_FINAL_STATUS = range(400, 500)
+_PASSING_STATUS = (408, 429)
+
+Location = str | Path
+"""A local path, or a URL as a string."""
+T = TypeVar("T")
+
+
+class StorageError(RuntimeError):
+    """Storage that does not answer, or refuses; the message names the file and what was tried."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file as it was when it was looked at."""
+
+    path: str
+    size: int
+    stamp: str
+    """What changes with the content: an ETag or the time of the last change; empty where neither is known."""
+
+
+def is_url(location: Location) -> bool:
+    return "://" in str(location)
+
+
+def join(folder: Location, name: str) -> str:
+    """Return the place of `name` below `folder`; a URL or an absolute path stands for itself."""
+    if is_url(name):
+        return name
+    return f"{str(folder).rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
+
+
+def look_at(location: Location) -> Stored:
+    """Return size and stamp of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: the storage does not answer.
+    """
+    path = str(location)
+    if not is_url(path):
+        status = os.stat(path)
+        return Stored(path, status.st_size, str(status.st_mtime_ns))
+    return _stored(path, _ask(path, "asked for", lambda fs: fs.info(path)))
+
+
+def list_files(folder: Location, suffix: str) -> list[Stored]:
+    """Return the files directly in a folder whose names end in `suffix`, sorted by name.
+
+    An HTTP server must show the folder as a page of links.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        StorageError: the storage does not answer.
+    """
+    if not is_url(folder):
+        return [look_at(path) for path in sorted(Path(folder).glob(f"*{suffix}"))]
+    url = str(folder).rstrip("/") + "/"
+    protocol = url.partition("://")[0]
+    rows = _ask(url, "listed", lambda fs: fs.ls(url, detail=True))
+    found = {
+        name if is_url(name) else f"{protocol}://{name}": row
+        for row in rows
+        if (name := str(row["name"])).endswith(suffix)
+    }
+    with ThreadPoolExecutor(THREADS) as pool:  # HTTP lists names alone
+        return list(
+            pool.map(
+                lambda path: look_at(path) if found[path].get("size") is None else _stored(path, found[path]),
+                sorted(found),
+            )
+        )
+
+
+def read_bytes(location: Location, offset: int = 0, size: int | None = None) -> bytes:
+    """Return `size` bytes from `offset` on, fewer where the file ends; by default all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: the storage does not answer, or does not serve parts of files.
+    """
+    path = str(location)
+    if not is_url(path):
+        with open(path, "rb", buffering=0) as file:
+            if offset:
+                file.seek(offset)
+            return file.read(-1 if size is None else size)
+    if size is None:
+        return _ask(path, "read", lambda fs: fs.cat_file(path))
+    data = _ask(path, "read", lambda fs: fs.cat_file(path, start=offset, end=offset + size))
+    if len(data) > size:
+        raise StorageError(
+            f"{path}: {len(data):,} bytes came where {size:,} from {offset:,} on were asked for; the server "
+            f"must honour Range requests"
+        )
+    return data
+
+
+def open_file(stored: Stored) -> BinaryIO:
+    """Open a file for reading with seeks; one at a URL in requests of BLOCK_BYTES."""
+    if not is_url(stored.path):
+        return open(stored.path, "rb")
+    return io.BufferedReader(_Ranges(stored), BLOCK_BYTES)
+
+
+class _Ranges(io.RawIOBase):
+    """A file at a URL: each `readinto` is a request."""
+
+    def __init__(self, stored: Stored):
+        self.stored = stored
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.stored.size}[whence]
+        self.position = base + offset
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), max(0, self.stored.size - self.position))
+        data = read_bytes(self.stored.path, self.position, size) if size else b""
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+def _ask(path: str, done: str, request: Callable[[Any], T]) -> T:
+    """Return what the file system of a URL answers; `done` says in an error what could not be.
+
+    The instance comes from fsspec's own cache in each call: one from before a fork may not be used after it.
+    """
+    protocol = path.partition("://")[0]
+    try:
+        files = fsspec.filesystem(protocol, use_listings_cache=False)
+    except ImportError as error:
+        raise StorageError(
+            f"{path}: {error}; `pip install 'owl2[s3]'` or 'owl2[http]', or what it names"
+        ) from error
+    except ValueError as error:
+        raise StorageError(f"{path}: fsspec knows no storage {protocol}://") from error
+    for attempt, wait_s in enumerate((*WAITS_S, None), start=1):
+        try:
+            return request(files)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise
+        except Exception as error:  # each storage has its own: botocore's, aiohttp's, OSError, TimeoutError
+            reason = f"{path} could not be {done}: {type(error).__name__}: {error}"
+            if wait_s is None or _is_final(error):
+                raise StorageError(f"{reason} (attempt {attempt} of {len(WAITS_S) + 1})") from error
+            print(f"{reason}; attempt {attempt + 1} in {wait_s:g} s", file=sys.stderr, flush=True)
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether to ask again is of no use."""
+    status = getattr(error, "status", None)
+    refused = status in _FINAL_STATUS and status not in _PASSING_STATUS
+    return refused or isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError"
+
+
+def _stored(path: str, info: dict[str, Any]) -> Stored:
+    if info.get("size") is None:
+        raise StorageError(f"{path}: the server does not say how large the file is")
+    stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
+    return Stored(path, int(info["size"]), stamp)
