@@ -1,10 +1,12 @@
 """Augmentation of stage 1: random resized crop and horizontal flip, as BLIP-2 (DESIGN section 5).
 
-Chosen by source and off by default: a flip makes "left" wrong and a crop may cut what the caption names.
-Everything random comes from the draw's seed, so a resumed or re-sharded run sees the same pictures.
+Chosen by source and off by default: a flip mirrors writing, and a crop may cut what the caption names. No
+source is flipped where its text says left or right. Everything random comes from the draw's seed, so a
+resumed or re-sharded run sees the same pictures.
 """
 
 import random
+import re
 
 from PIL import Image
 
@@ -12,6 +14,15 @@ AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
 CROP_SCALE = (0.5, 1.0)
 """Share of the area that a crop keeps, BLIP-2's range; of a very long picture it may keep less."""
 CROP_RATIO = (3 / 4, 4 / 3)
+SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+"""Also leftmost, right-hand, and a few words too many (rights): a flip less costs nothing."""
+
+
+def augmentation_for(text: str, kind: str) -> str:
+    """Return what of `kind` keeps `text` true: no flip where it tells left from right."""
+    if "flip" in kind and SIDES.search(text):
+        return "crop" if "crop" in kind else "none"
+    return kind
 
 
 def augment(image: Image.Image, kind: str, seed: int) -> Image.Image:

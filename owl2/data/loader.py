@@ -1,8 +1,9 @@
 """From a step to its batches: draw, open, tokenise, lay end to end.
 
-A plain `DataLoader` runs the pure order of `order.py`; its only state is the step it begins at. A sample that
-cannot be used leaves a hole in its batch (never a substitute), is written to `bad_samples.jsonl` with its
-reason, and stops the run when too many have been seen. A micro-batch of holes alone is None.
+A plain `DataLoader` runs the pure order of `order.py`, as it is or packed (`packing.py`); its only state is
+the step it begins at. Of W workers each makes every W-th micro-batch. A sample that cannot be used leaves a
+hole in its batch (never a substitute), is written to `bad_samples.jsonl` with its reason, and stops the run
+when too many have been seen. A micro-batch of holes alone is None.
 """
 
 import atexit
@@ -18,18 +19,20 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from owl2.data.augment import augment
-from owl2.data.order import Mixture, StepSampler
-from owl2.data.sample import DataError, Picture, Sample
+from owl2.data.media import open_media, stand_in
+from owl2.data.order import Mixture
+from owl2.data.packing import NOTHING, Size
+from owl2.data.sample import DataError
 from owl2.data.sources import Source
 from owl2.model.layout import IGNORE, Layout, Targets, packed_layout, targets_of
 from owl2.processor import Encoding, ImageError, Processor, TemplateError
+from owl2.processor.video import VideoError
 
 MIN_BAD_SAMPLES = 10
 """A run is never stopped for so few, whatever their share."""
@@ -61,7 +64,11 @@ class Batch:
         )
 
 
-class Draws(Dataset[tuple[str, Encoding | Bad]]):
+UNUSABLE = (DataError, ImageError, TemplateError, VideoError, OSError)
+"""What may be wrong with a sample; anything else is a fault of ours and stops the run."""
+
+
+class Draws:
     """Draw number -> tokens and pictures, or the reason why not."""
 
     def __init__(
@@ -72,6 +79,7 @@ class Draws(Dataset[tuple[str, Encoding | Bad]]):
         processor: Processor,
         max_tokens: int,
         targets: str = "answers",
+        num_frames: int = 8,
     ):
         self.sources = sources
         self.augmentations = augmentations
@@ -79,6 +87,7 @@ class Draws(Dataset[tuple[str, Encoding | Bad]]):
         self.processor = processor
         self.max_tokens = max_tokens
         self.targets = targets
+        self.num_frames = num_frames
 
     def __getitem__(self, n: int) -> tuple[str, Encoding | Bad]:
         draw = self.mixture[n]
@@ -87,17 +96,70 @@ class Draws(Dataset[tuple[str, Encoding | Bad]]):
         try:
             sample = source[draw.index]
             key = f"{source.name}:{sample.key}"
-            messages = _open_pictures(sample, self.augmentations[draw.source], draw.seed)
-            encoding = self.processor.encode(messages)
-            if self.targets == "all":
-                encoding = target_all_text(encoding, self.processor.image_token_id)
-            return key, truncate(encoding, self.max_tokens, self.processor.image_token_id)
-        except (DataError, ImageError, TemplateError, OSError) as error:
+            return key, self._encode(
+                open_media(sample, self.augmentations[draw.source], draw.seed, self.num_frames)
+            )
+        except UNUSABLE as error:
             reason = f"{type(error).__name__}: {error}"
             return key, {"source": source.name, "key": key, "kind": _kind(error), "reason": reason}
         except Exception as error:
             error.add_note(f"This happened in draw {n}, sample {key}")
             raise
+
+    def size(self, n: int) -> Size:
+        """What a draw costs, exactly, without opening its pictures; `NOTHING` if its text is unusable."""
+        draw = self.mixture[n]
+        try:
+            encoding = self._encode(stand_in(self.sources[draw.source][draw.index], self.num_frames))
+        except UNUSABLE:  # recorded by the rank that gets it
+            return NOTHING
+        return Size(len(encoding.ids), len(encoding.images))
+
+    def _encode(self, messages: list[dict[str, Any]]) -> Encoding:
+        encoding = self.processor.encode(messages)
+        if self.targets == "all":
+            encoding = target_all_text(encoding, self.processor.image_token_id)
+        return truncate(encoding, self.max_tokens, self.processor.image_token_id)
+
+
+class Sampler(Protocol):
+    """Which draws each micro-batch of a rank has: `StepSampler` or `PackSampler`."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def start_step(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def micro_batches(self, step: int) -> list[list[int]]: ...
+
+
+MicroBatch = tuple["Batch | None", list[Bad], bool]
+"""What can be used, what cannot, and whether it is the last of its step."""
+
+
+class Stream(IterableDataset[MicroBatch]):
+    """The micro-batches of a rank; in a worker process, those that are its."""
+
+    def __init__(self, draws: Draws, sampler: Sampler):
+        self.draws = draws
+        self.sampler = sampler
+        self.collate = Collate(draws.processor)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        worker = get_worker_info()
+        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = 0
+        for step in range(self.sampler.start_step, self.sampler.steps):
+            micro_batches = self.sampler.micro_batches(step)
+            for place, draws in enumerate(micro_batches, start=1):
+                if number % workers == mine:
+                    batch, bad = self.collate([self.draws[n] for n in draws])
+                    yield batch, bad, place == len(micro_batches)
+                number += 1
 
 
 class Batches:
@@ -110,7 +172,7 @@ class Batches:
     def __init__(
         self,
         draws: Draws,
-        sampler: StepSampler,
+        sampler: Sampler,
         *,
         num_workers: int,
         bad_samples: Path,
@@ -119,10 +181,10 @@ class Batches:
         self.draws = draws
         self.is_over = RawValue(c_bool, False)
         self.loader = DataLoader(
-            draws,
-            batch_sampler=sampler,
+            Stream(draws, sampler),
+            batch_size=None,  # micro-batches are made in the stream
             num_workers=num_workers,
-            collate_fn=Collate(draws.processor),
+            collate_fn=_as_it_is,
             worker_init_fn=partial(_leave_signals_to_the_loop, self.is_over),
             prefetch_factor=4 if num_workers else None,
         )
@@ -141,15 +203,20 @@ class Batches:
         """Shards left out whole: recorded once a run."""
 
     def __iter__(self) -> Iterator[Batch | None]:
+        for batch, _ in self.micro_batches():
+            yield batch
+
+    def micro_batches(self) -> Iterator[tuple[Batch | None, bool]]:
+        """Each micro-batch, and whether it is the last of its step; packed steps have different numbers."""
         atexit.register(self._end)  # where nobody closes this iterator, the interpreter ends the workers
         try:
             self._write(self.damaged)
-            for batch, bad in self.loader:
+            for batch, bad, is_last in self.loader:
                 self.num_drawn += len(bad) + (len(batch.keys) if batch else 0)
                 if bad:
                     self._record(bad)
                 # A tensor from a worker holds a file open, and a step may hold hundreds of micro-batches.
-                yield copy.deepcopy(batch) if self.loader.num_workers else batch
+                yield copy.deepcopy(batch) if self.loader.num_workers else batch, is_last
         finally:
             self._end()
 
@@ -233,7 +300,13 @@ def _kind(error: Exception) -> str:
         return error.kind
     if isinstance(error, FileNotFoundError):
         return "picture is missing"
+    if isinstance(error, VideoError):
+        return "video cannot be read"
     return "unusable conversation" if isinstance(error, TemplateError) else "picture cannot be read"
+
+
+def _as_it_is(micro_batch: MicroBatch) -> MicroBatch:
+    return micro_batch
 
 
 def _leave_signals_to_the_loop(is_over: Any, worker: int) -> None:
@@ -248,19 +321,3 @@ def _leave_signals_to_the_loop(is_over: Any, worker: int) -> None:
 
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _open_pictures(sample: Sample, augmentation: str, seed: int) -> list[dict[str, Any]]:
-    """The sample's messages with every `Picture` decoded."""
-    messages = []
-    for message in sample.messages:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = [
-                {"type": "image", "image": augment(part["image"].open(), augmentation, seed + number)}
-                if isinstance(part.get("image"), Picture)
-                else part
-                for number, part in enumerate(content)
-            ]
-        messages.append({**message, "content": content})
-    return messages

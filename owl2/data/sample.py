@@ -4,17 +4,21 @@ Every corpus, whatever its files look like, becomes this; opening pictures and t
 the loader's workers, so that drawing a sample costs nothing.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from owl2.processor.images import ImageError, load_image
+from owl2.processor.video import VideoError, sample_frames
 
 IMAGE_MARKS = ("<|image|>", "<image>")
 """The released code's mark and LLaVA's; both stand for the next picture of the sample."""
+VIDEO_MARKS = ("<|video|>", "<video>")
+"""The next clip, in a row that has any: elsewhere these are words of HTML. In a row of clips alone image
+marks mean them too, as in LLaVA-Video's files."""
 
 
 class DataError(ValueError):
@@ -44,28 +48,55 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A video or GIF that is read when it is needed."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    def sample(self, num_frames: int) -> list[Image.Image]:
+        """Decode so many frames, evenly spaced, to RGB; raises `VideoError` with the clip's name."""
+        try:
+            return sample_frames(self.read(), num_frames)
+        except VideoError as error:
+            raise VideoError(f"{self.name}: {error}") from error
+
+
+@dataclass(frozen=True)
 class Sample:
-    """A conversation in the processor's message form, with `Picture`s in place of images."""
+    """A conversation in the processor's message form, with `Picture`s in place of images.
+
+    A part may also be `{"type": "video", "video": Clip}`, which becomes several images.
+    """
 
     source: str
     key: str
     messages: list[dict[str, Any]]
+
+    @property
+    def text(self) -> str:
+        """All that is said, by both sides."""
+        contents = [message["content"] for message in self.messages]
+        parts = [[{"text": content}] if isinstance(content, str) else content for content in contents]
+        return "\n".join(part.get("text", "") for content in parts for part in content)
 
 
 def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[str], Picture]) -> Sample:
     """Turn a row of the LLaVA format into a sample.
 
     Raises:
-        DataError: wrong roles, or marks and images that do not match in number.
+        DataError: wrong roles, or marks and images or clips that do not match in number.
     """
     key = str(row.get("id", row.get("question_id", "?")))
-    images = row.get("image") or []  # null in exported corpora
-    names = [images] if isinstance(images, str) else list(images)
-    marks = sum(turn["value"].count(mark) for turn in row["conversations"] for mark in IMAGE_MARKS)
-    if marks != len(names):
-        message = f"{source}: sample {key} has {marks} image mark(s) and {len(names)} image(s)"
+    images, videos = _names(row, "image"), _names(row, "video")
+    media = Media.of(images, videos, picture)
+    marks = [mark for turn in row["conversations"] for mark in media.pattern.findall(turn["value"])]
+    num_videos = sum(mark in VIDEO_MARKS or not images for mark in marks) if videos else 0
+    num_images = len(marks) - num_videos
+    if num_images != len(images) or num_videos != len(videos):
+        message = f"{source}: sample {key} has {num_images} image mark(s) and {len(images)} image(s)"
+        message += f", {num_videos} video mark(s) and {len(videos)} video(s)" if videos else ""
         raise DataError(message, "image marks and pictures differ")
-    pictures = iter([picture(name) for name in names])
     roles = {"human": "user", "gpt": "assistant"}
     messages = []
     for number, turn in enumerate(row["conversations"]):
@@ -76,7 +107,7 @@ def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[str],
                 f"expected {expected!r}",
                 "turns do not alternate",
             )
-        messages.append({"role": roles[expected], "content": _parts(turn["value"], pictures)})
+        messages.append({"role": roles[expected], "content": _parts(turn["value"], media)})
     return Sample(source, key, messages)
 
 
@@ -93,19 +124,42 @@ def sample_from_caption(source: str, key: str, caption: str, picture: Picture) -
     return Sample(source, key, [question, {"role": "assistant", "content": caption}])
 
 
-def jsonl_picture(root: Path, name: str) -> Picture:
-    """A picture in a file below `root`."""
-    return Picture(name, (root / name).read_bytes)
+@dataclass(frozen=True)
+class Media:
+    """The pictures and clips of a row, in the order of their marks."""
+
+    images: Iterator[str]
+    videos: Iterator[str]
+    picture: Callable[[str], Picture]
+    pattern: re.Pattern[str]
+    """What marks one of them."""
+
+    @classmethod
+    def of(cls, images: Sequence[str], videos: Sequence[str], picture: Callable[[str], Picture]) -> "Media":
+        """The media of these names."""
+        marks = IMAGE_MARKS + (VIDEO_MARKS if videos else ())
+        return cls(iter(images), iter(videos), picture, re.compile("|".join(map(re.escape, marks))))
+
+    def part(self, mark: str) -> dict[str, Any]:
+        """What stands at the next mark."""
+        image = None if mark in VIDEO_MARKS else next(self.images, None)
+        if image is not None:
+            return {"type": "image", "image": self.picture(image)}
+        file = self.picture(next(self.videos))
+        return {"type": "video", "video": Clip(file.name, file.read)}
 
 
-def _parts(text: str, pictures: Iterator[Picture]) -> list[dict[str, Any]]:
+def _names(row: dict[str, Any], field: str) -> list[str]:
+    names = row.get(field) or []  # null in exported corpora
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _parts(text: str, media: Media) -> list[dict[str, Any]]:
     text.encode()  # half a surrogate pair, which JSON can spell, fails here instead of in the tokenizer
-    for mark in IMAGE_MARKS[1:]:
-        text = text.replace(mark, IMAGE_MARKS[0])
     parts: list[dict[str, Any]] = []
-    for number, piece in enumerate(text.split(IMAGE_MARKS[0])):
-        if number:
-            parts.append({"type": "image", "image": next(pictures)})
-        if piece:
-            parts.append({"type": "text", "text": piece})
-    return parts
+    begin = 0
+    for mark in media.pattern.finditer(text):
+        parts += [{"type": "text", "text": text[begin : mark.start()]}, media.part(mark.group())]
+        begin = mark.end()
+    parts.append({"type": "text", "text": text[begin:]})
+    return [part for part in parts if part.get("text", True)]

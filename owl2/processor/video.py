@@ -2,10 +2,11 @@
 
 The released model was trained on no video; its authors' answer is one picture a frame. Middles of equal parts
 are what SEED-Bench samples. Frames are counted by decoding, not taken from the file's header, which may be
-wrong or absent; only the chosen ones are kept, so memory does not grow with the clip. GIFs
+wrong or absent; only the chosen ones are kept, so memory does not grow with the clip's length. GIFs
 are read by Pillow, everything else by PyAV.
 """
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ _GIF_FRAME_S = 0.1
 """What players show a GIF frame without a duration for."""
 
 
+Clip = Path | bytes
+"""A file, or what is in one."""
+
+
 class VideoError(ValueError):
     """A clip that cannot be read; the message names the file and the reason."""
 
 
 def sample_frames(
-    path: Path | str, num_frames: int, segment: tuple[float, float] | None = None
+    clip: Path | str | bytes, num_frames: int, segment: tuple[float, float] | None = None
 ) -> list[Image.Image]:
     """Return `num_frames` RGB frames, those in the middles of as many equal parts of the clip.
 
@@ -30,28 +35,29 @@ def sample_frames(
     repeatedly.
 
     Args:
-        path: a video or GIF, told apart by content.
+        clip: a video or GIF, told apart by content; a path, or the bytes of a file.
         segment: begin and end in seconds of the part to sample from; frames with begin <= time < end.
 
     Raises:
         VideoError: no such file, no video in it, broken, no frames (in the segment), or no PyAV.
     """
-    path = Path(path)
+    clip = Path(clip) if isinstance(clip, str) else clip
+    name = _name_of(clip)
     if num_frames < 1:
-        raise VideoError(f"{path}: {num_frames} frames are wanted, expected at least 1")
+        raise VideoError(f"{name}: {num_frames} frames are wanted, expected at least 1")
     if segment and not 0 <= segment[0] < segment[1]:
         raise VideoError(
-            f"{path}: the segment {segment[0]:g} to {segment[1]:g} s is empty or begins before 0"
+            f"{name}: the segment {segment[0]:g} to {segment[1]:g} s is empty or begins before 0"
         )
-    guess = _announced_frames(path) if segment is None else 0
-    count, frames = _pick(path, segment, _middles(guess, num_frames))
+    guess = _announced_frames(clip) if segment is None else 0
+    count, frames = _pick(clip, segment, _middles(guess, num_frames))
     if count == 0:
         where = f" from {segment[0]:g} to {segment[1]:g} s" if segment else ""
-        raise VideoError(f"{path}: no frames{where}; {_length(path)}")
+        raise VideoError(f"{name}: no frames{where}; {_length(clip)}")
     if count < guess / 2:
-        raise VideoError(f"{path}: only {count:,} of its {guess:,} frames can be decoded; is it cut short?")
+        raise VideoError(f"{name}: only {count:,} of its {guess:,} frames can be decoded; is it cut short?")
     if count != guess:
-        _, frames = _pick(path, segment, _middles(count, num_frames))
+        _, frames = _pick(clip, segment, _middles(count, num_frames))
     return [frames[index] for index in _middles(count, num_frames)]
 
 
@@ -61,11 +67,11 @@ def _middles(count: int, parts: int) -> list[int]:
 
 
 def _pick(
-    path: Path, segment: tuple[float, float] | None, wanted: list[int]
+    clip: Clip, segment: tuple[float, float] | None, wanted: list[int]
 ) -> tuple[int, dict[int, Image.Image]]:
     """How many frames (of the segment) there are, and the wanted ones by number."""
     count, picked = 0, {}
-    for time, frame in _gif_frames(path) if _is_gif(path) else _video_frames(path, segment):
+    for time, frame in _gif_frames(clip) if _is_gif(clip) else _video_frames(clip, segment):
         if segment and time >= segment[1]:
             break
         if segment and time < segment[0]:
@@ -76,34 +82,46 @@ def _pick(
     return count, picked
 
 
-def _is_gif(path: Path) -> bool:
+def _name_of(clip: Clip) -> str:
+    return f"video data of {len(clip):,} bytes" if isinstance(clip, bytes) else str(clip)
+
+
+def _file_of(clip: Clip) -> str | io.BytesIO:
+    return io.BytesIO(clip) if isinstance(clip, bytes) else str(clip)
+
+
+def _is_gif(clip: Clip) -> bool:
+    if isinstance(clip, bytes):
+        return clip[:6] in _GIF_MAGIC
     try:
-        with path.open("rb") as file:
+        with clip.open("rb") as file:
             return file.read(6) in _GIF_MAGIC
     except OSError as error:
-        raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
+        raise VideoError(f"{_name_of(clip)}: cannot be read ({error.strerror})") from error
 
 
-def _gif_frames(path: Path) -> Iterator[tuple[float, Any]]:
+def _gif_frames(clip: Clip) -> Iterator[tuple[float, Any]]:
     """Each frame with its time in seconds."""
     try:
-        with Image.open(path) as gif:
+        with Image.open(_file_of(clip)) as gif:
             time = 0.0
             for frame in ImageSequence.Iterator(gif):
                 frame.load()
                 yield time, frame
                 time += frame.info.get("duration", 0) / 1000 or _GIF_FRAME_S
     except (OSError, EOFError, SyntaxError, UnidentifiedImageError) as error:
-        raise VideoError(f"{path}: damaged or truncated ({type(error).__name__}: {error})") from error
+        raise VideoError(
+            f"{_name_of(clip)}: damaged or truncated ({type(error).__name__}: {error})"
+        ) from error
 
 
-def _video_frames(path: Path, segment: tuple[float, float] | None) -> Iterator[tuple[float, Any]]:
+def _video_frames(clip: Clip, segment: tuple[float, float] | None) -> Iterator[tuple[float, Any]]:
     """Each frame with its time in seconds, from the key frame before the segment on."""
-    av = _av(path)
+    av = _av(clip)
     try:
-        with av.open(str(path)) as container:
+        with av.open(_file_of(clip)) as container:
             if not container.streams.video:
-                raise VideoError(f"{path}: there is no video in it, only {_kinds(container)}")
+                raise VideoError(f"{_name_of(clip)}: there is no video in it, only {_kinds(container)}")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             start = stream.start_time or 0
@@ -111,22 +129,24 @@ def _video_frames(path: Path, segment: tuple[float, float] | None) -> Iterator[t
                 container.seek(start + int(segment[0] / stream.time_base), stream=stream)
             for frame in container.decode(stream):
                 if segment and frame.time is None:
-                    raise VideoError(f"{path}: its frames have no times, so no segment can be cut out")
+                    raise VideoError(
+                        f"{_name_of(clip)}: its frames have no times, so no segment can be cut out"
+                    )
                 yield (frame.time or 0.0) - float(start * stream.time_base), frame
     except av.FFmpegError as error:
-        raise VideoError(f"{path}: damaged or not a video ({error})") from error
+        raise VideoError(f"{_name_of(clip)}: damaged or not a video ({error})") from error
 
 
-def _announced_frames(path: Path) -> int:
+def _announced_frames(clip: Clip) -> int:
     """Number of frames in the header, which saves a second decoding if it is right; 0 if there is none."""
-    if _is_gif(path):
+    if _is_gif(clip):
         return 0
-    av = _av(path)
+    av = _av(clip)
     try:
-        with av.open(str(path)) as container:
+        with av.open(_file_of(clip)) as container:
             return container.streams.video[0].frames if container.streams.video else 0
     except av.FFmpegError as error:
-        raise VideoError(f"{path}: damaged or not a video ({error})") from error
+        raise VideoError(f"{_name_of(clip)}: damaged or not a video ({error})") from error
 
 
 def _picture(frame: Any) -> Image.Image:
@@ -136,8 +156,8 @@ def _picture(frame: Any) -> Image.Image:
     return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
 
 
-def _length(path: Path) -> str:
-    times = [time for time, _ in (_gif_frames(path) if _is_gif(path) else _video_frames(path, None))]
+def _length(clip: Clip) -> str:
+    times = [time for time, _ in (_gif_frames(clip) if _is_gif(clip) else _video_frames(clip, None))]
     return f"its last frame is at {times[-1]:.2f} s" if times else "the file has none at all"
 
 
@@ -145,9 +165,11 @@ def _kinds(container: Any) -> str:
     return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
 
 
-def _av(path: Path) -> Any:
+def _av(clip: Clip) -> Any:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise VideoError(f"{path}: reading videos needs the package av: pip install 'owl2[video]'") from error
+        raise VideoError(
+            f"{_name_of(clip)}: reading videos needs the package av: pip install 'owl2[video]'"
+        ) from error
     return av

@@ -1,0 +1,112 @@
+"""The samples of a step as packs of at most so many tokens, spread evenly over packs and ranks.
+
+A step's samples are those of the plain order (order.py), whatever packs and ranks do: packing decides only
+who computes what beside what, so it changes neither the loss, which is divided by the targets of the whole
+step, nor where a run resumes. Packs are a pure function of the step. How long a sample is, its visual
+tokens included, is known from its text and the number of its pictures, before any picture is opened.
+
+Largest first into the emptiest (Graham, 1969), in two dimensions: decoder work goes by tokens, that of the
+vision encoder by pictures.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Size(NamedTuple):
+    """What a sample costs."""
+
+    tokens: int
+    """Visual ones included."""
+    images: int
+
+
+NOTHING = Size(0, 0)
+"""A sample that cannot be used: it leaves a hole wherever it lies."""
+
+
+@dataclass(frozen=True)
+class PackSampler:
+    """The draws of each pack of one rank, from `start_step` on.
+
+    Every rank works the packs of the whole step out for itself: that costs tokenising the step's text.
+    """
+
+    size_of: Callable[[int], Size]
+    """Draw number to the sample's size."""
+    global_batch_size: int
+    pack_tokens: int
+    """Most tokens of a pack; no sample may have more."""
+    ranks: int
+    rank: int
+    start_step: int
+    steps: int
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """The draws of each pack of this rank; as many packs on every rank."""
+        first = step * self.global_batch_size
+        sizes = [self.size_of(n) for n in range(first, first + self.global_batch_size)]
+        packs = deal(sizes, pack(sizes, self.pack_tokens, self.ranks), self.ranks)[self.rank]
+        return [[first + position for position in sorted(members)] for members in packs]
+
+
+def pack(sizes: Sequence[Size], capacity: int, multiple: int = 1) -> list[list[int]]:
+    """Put samples into the fewest packs found that hold them, a multiple of `multiple`; some may be empty.
+
+    Returns:
+        The positions in `sizes` of each pack's members.
+
+    Raises:
+        ValueError: a sample that no pack holds.
+    """
+    longest = max(size.tokens for size in sizes)
+    if longest > capacity:
+        raise ValueError(f"a sample of {longest:,} tokens does not fit into a pack of {capacity:,}")
+    rounds = max(1, math.ceil(sum(size.tokens for size in sizes) / (capacity * multiple)))
+    while (packs := _spread(sizes, rounds * multiple, capacity)) is None:
+        rounds += 1
+    return packs
+
+
+def deal(sizes: Sequence[Size], packs: Sequence[list[int]], ranks: int) -> list[list[list[int]]]:
+    """Give each rank its packs, such that packs computed at the same time hold about as many pictures.
+
+    Rows of `ranks` packs, those with most pictures first, are dealt back and forth.
+    """
+
+    def load(members: list[int]) -> Size:
+        return Size(sum(sizes[i].tokens for i in members), sum(sizes[i].images for i in members))
+
+    ordered = sorted(packs, key=lambda members: load(members)[::-1], reverse=True)
+    dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
+    for begin in range(0, len(ordered), ranks):
+        row = ordered[begin : begin + ranks]
+        for rank, members in enumerate(row if begin // ranks % 2 == 0 else reversed(row)):
+            dealt[rank].append(members)
+    return dealt
+
+
+def _spread(sizes: Sequence[Size], num_packs: int, capacity: int) -> list[list[int]] | None:
+    """Put each sample where the larger of both loads, as shares of their means, stays the least.
+
+    None if one finds no place.
+    """
+    means = np.maximum(np.sum(sizes, axis=0), 1) / num_packs
+    shares = np.asarray(sizes) / means  # (samples, 2)
+    loads = np.zeros((num_packs, 2))
+    free = np.full(num_packs, capacity)
+    packs: list[list[int]] = [[] for _ in range(num_packs)]
+    for sample in np.argsort(-shares.max(axis=1), kind="stable").tolist():
+        tokens = sizes[sample].tokens
+        after = np.where(free >= tokens, (loads + shares[sample]).max(axis=1), np.inf)
+        chosen = int(after.argmin())
+        if free[chosen] < tokens:
+            return None
+        packs[chosen].append(sample)
+        loads[chosen] += shares[sample]
+        free[chosen] -= tokens
+    return packs
