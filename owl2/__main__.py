@@ -14,6 +14,7 @@ COMMANDS = {
     "data": "make corpora trainable, and look at samples as the model sees them",
     "train": "run or continue a training stage",
     "plan": "memory, traffic and days of a stage on GPUs that are not there yet",
+    "report": "curves and facts of a training run as one page, at any time",
     "eval": "benchmarks beside the paper's numbers: run, score, report, compare",
     "init": "make a new model of a vision encoder and a language model",
     "convert": "write a released checkpoint as safetensors, bit for bit",

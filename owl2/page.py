@@ -1,13 +1,14 @@
 """What all our HTML pages share: one document without scripts or outside files, for light and dark screens.
 
 A page brings its own style and body. Pictures travel inside it, and so do matplotlib's drawings, whose
-stand-in colours become the page's variables. All text is escaped by whoever makes the body.
+stand-in colours become the page's variables. The pieces here escape all text on its way in; `content` is
+HTML already.
 """
 
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -22,6 +23,33 @@ body { margin: 0; background: var(--ground); color: var(--ink);
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
 """
 """Colours, type and boxes of every page; a page's own style follows and says what `--line` is."""
+
+PIECES_STYLE = """
+:root { --line: #e5e3dd; --track: #efede8; }
+@media (prefers-color-scheme: dark) { :root { --line: #2f333b; --track: #262a31; } }
+main { max-width: 1040px; margin: 0 auto; padding: 56px 24px 96px; }
+header p { font-size: 19px; max-width: 46em; }
+h1 { font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 12px; }
+h2 { font-size: 22px; letter-spacing: -0.01em; margin: 64px 0 6px; }
+section > p { color: var(--soft); margin: 0 0 20px; max-width: 46em; }
+.facts { display: flex; flex-wrap: wrap; gap: 14px 44px; margin: 28px 0 0; }
+.facts div { line-height: 1.3; } .facts b { display: block; font-size: 24px; letter-spacing: -0.01em; }
+.facts span, small, .note { color: var(--soft); font-size: 14px; font-weight: 400; }
+small { display: block; line-height: 1.45; }
+.card { padding: 20px 24px; }
+.grid { display: grid; gap: 18px; grid-template-columns: repeat(auto-fill, minmax(var(--least), 1fr)); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 15px; }
+th { font-weight: 500; color: var(--soft); text-align: left; font-size: 14px; vertical-align: bottom; }
+th, td { padding: 8px 14px 8px 0; border-bottom: 1px solid var(--line); } tr:last-child td { border: 0; }
+th.n, td.n { text-align: right; padding-right: 18px; font-variant-numeric: tabular-nums; }
+td.n { white-space: nowrap; } td.n:last-child, th.n:last-child { padding-right: 0; }
+.curve h3 { margin: 0 0 2px; font-size: 16px; }
+.curve svg { display: block; width: 100%; height: auto; margin-top: auto; }
+.curve text { font-family: inherit !important; } .curve { padding: 16px 18px 10px;
+  display: flex; flex-direction: column; gap: 10px; }
+@media (max-width: 640px) { main { padding-top: 32px; } }
+"""
+"""What the pieces below look like."""
 
 
 def document(title: str, style: str, body: str) -> str:
@@ -48,3 +76,38 @@ def drawing(figure: Any, colours: Mapping[str, str]) -> str:
     # matplotlib gives the groups of every drawing the same ids, which a page may have once only.
     svg = re.sub(r'<g id="[^"]*"', "<g", drawn[drawn.index("<svg") :])
     return re.sub("|".join(colours), lambda found: colours[found[0]], svg)
+
+
+def section(title: str, explanation: str, *content: str) -> str:
+    """A heading, one or two sentences, and what they speak of."""
+    return f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(explanation)}</p>\n" + "\n".join(
+        [*content, "</section>"]
+    )
+
+
+def facts(shown: Mapping[str, str]) -> str:
+    """A row of figures, each with what it is of; the key is the figure's name."""
+    parts = (f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in shown.items())
+    return f'<div class="facts">{"".join(parts)}</div>'
+
+
+def card(*content: str, kind: str = "") -> str:
+    """A box; `kind` adds CSS classes."""
+    return f'<div class="card {kind}">' + "\n".join(content) + "</div>"
+
+
+def grid(cards: Sequence[str], least: int) -> str:
+    """Cards side by side, each at least `least` pixels wide."""
+    return f'<div class="grid" style="--least: {least}px">' + "\n".join(cards) + "</div>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table whose first `left` columns are text and whose others are numbers."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        kinds = ("" if column < left else ' class="n"' for column in range(len(cells)))
+        inner = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return f"<tr>{''.join(inner)}</tr>"
+
+    body = [line("th", head), *(line("td", row) for row in rows)]
+    return f'<div class="wide"><table>{"".join(body)}</table></div>'

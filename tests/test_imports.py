@@ -24,6 +24,7 @@ RANKS = {
     "model": 0,
     "files": 0,
     "page": 0,
+    "curves": 0,
     "registry": 0,
     "processor": 1,
     "checkpoint": 1,

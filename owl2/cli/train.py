@@ -10,6 +10,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -33,8 +34,10 @@ def main(arguments: Sequence[str]) -> None:
     from owl2.train.rules import RuleError
 
     try:
-        checkpoint = train(read_config(arguments))
+        config = read_config(arguments)
+        checkpoint = train(config)
         if is_first_started():
+            _report(config.run)
             print(checkpoint)
     except Interrupted as stop:
         if is_first_started():
@@ -54,6 +57,19 @@ def main(arguments: Sequence[str]) -> None:
     ) as error:
         print(f"owl2 train: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _report(run: Path) -> None:
+    """Leave `report.html` in the folder of a finished run; without matplotlib, say how to get it."""
+    from owl2.train.report import write_report
+
+    page = run / "report.html"
+    if page.exists() and page.stat().st_mtime >= (run / "checkpoint").stat().st_mtime:
+        return  # the run was finished before
+    try:
+        write_report(run)
+    except ImportError as error:
+        print(f"owl2 train: no report.html: {error}, then owl2 report {run}", file=sys.stderr)
 
 
 def read_config(arguments: Sequence[str]) -> TrainConfig:
@@ -106,6 +122,7 @@ def _keys() -> Iterator[str]:
     """Every key of a stage configuration, dotted as on the command line, and alone as in lists."""
     from owl2.train.config import (
         DataConfig,
+        EmaConfig,
         LoraConfig,
         OptimConfig,
         ParallelConfig,
@@ -118,6 +135,7 @@ def _keys() -> Iterator[str]:
     dotted: dict[str, type] = {
         "": TrainConfig,
         "data.": DataConfig,
+        "ema.": EmaConfig,
         "lora.": LoraConfig,
         "optim.": OptimConfig,
         "parallel.": ParallelConfig,

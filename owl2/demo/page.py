@@ -1,6 +1,6 @@
 """The look of the demo's report: one HTML page without scripts or outside files, for light and dark screens.
 
-Everything that is shown is built from a few pieces here: sections, tables, cards with a picture, bars on a
+What is shown is built from the pieces of `owl2/page.py` and a few more: cards with a picture, bars on a
 scale of 0 to 100. All text is escaped on its way in; pictures travel inside the page.
 """
 
@@ -9,36 +9,19 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import PurePath
 
-from owl2.page import document
+from owl2.page import PIECES_STYLE, document
 from owl2.page import image as embedded
 
 MIME = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 
 STYLE = """
-:root { --line: #e5e3dd; --track: #efede8; --grey: #b9b5ab; --pale: #d6d3cb; }
-@media (prefers-color-scheme: dark) { :root { --line: #2f333b; --track: #262a31; --grey: #6f747e;
-  --pale: #474c55; } }
-main { max-width: 1040px; margin: 0 auto; padding: 56px 24px 96px; }
-header p { font-size: 19px; max-width: 46em; }
-h1 { font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 12px; }
-h2 { font-size: 22px; letter-spacing: -0.01em; margin: 64px 0 6px; }
-section > p { color: var(--soft); margin: 0 0 20px; max-width: 46em; }
-.facts { display: flex; flex-wrap: wrap; gap: 14px 44px; margin: 28px 0 0; }
-.facts div { line-height: 1.3; } .facts b { display: block; font-size: 24px; letter-spacing: -0.01em; }
-.facts span, small, .note { color: var(--soft); font-size: 14px; font-weight: 400; }
-small { display: block; line-height: 1.45; }
-.card { padding: 20px 24px; }
-.grid { display: grid; gap: 18px; grid-template-columns: repeat(auto-fill, minmax(var(--least), 1fr)); }
+:root { --grey: #b9b5ab; --pale: #d6d3cb; }
+@media (prefers-color-scheme: dark) { :root { --grey: #6f747e; --pale: #474c55; } }
 .shot { padding: 0; overflow: hidden; } .shot img { display: block; width: 100%; aspect-ratio: 1; }
 .shot div { padding: 10px 14px 12px; font-size: 14.5px; line-height: 1.45; }
 .shot p { margin: 0; } .big div { padding: 16px 20px 18px; font-size: 17px; }
 .said { font-weight: 650; } .big .said { font-size: 24px; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 15px; }
-th { font-weight: 500; color: var(--soft); text-align: left; font-size: 14px; vertical-align: bottom; }
-th, td { padding: 8px 14px 8px 0; border-bottom: 1px solid var(--line); } tr:last-child td { border: 0; }
-th.n, td.n { text-align: right; padding-right: 18px; font-variant-numeric: tabular-nums; }
-td.n { white-space: nowrap; } td.n:last-child, th.n:last-child { padding-right: 0; }
 .group { display: grid; grid-template-columns: 116px 1fr; gap: 6px 16px; padding: 14px 0; }
 .group + .group { border-top: 1px solid var(--line); } .group h3 { margin: 0; font-size: 16px; }
 .bar { display: grid; grid-template-columns: 130px 1fr 44px; gap: 12px; align-items: center;
@@ -53,13 +36,9 @@ td.n { white-space: nowrap; } td.n:last-child, th.n:last-child { padding-right: 
 .stack { display: flex; gap: 2px; height: 22px; border-radius: 6px; overflow: hidden; margin-bottom: 14px; }
 .stack i { display: block; } .dot { display: inline-block; width: 11px; height: 11px; border-radius: 3px;
   margin-right: 9px; }
-.curve h3 { margin: 0 0 2px; font-size: 16px; }
-.curve svg { display: block; width: 100%; height: auto; margin-top: auto; }
-.curve text { font-family: inherit !important; } .curve { padding: 16px 18px 10px;
-  display: flex; flex-direction: column; gap: 10px; }
 dl { margin: 0; font-size: 14.5px; line-height: 1.5; } dt { color: var(--soft); }
 dd { margin: 0 0 6px; font-weight: 600; white-space: pre-line; } dt { white-space: pre-line; }
-@media (max-width: 640px) { main { padding-top: 32px; } .group { grid-template-columns: 1fr; }
+@media (max-width: 640px) { .group { grid-template-columns: 1fr; }
   .bar { grid-template-columns: 116px 1fr 40px; } }
 """
 
@@ -76,41 +55,12 @@ class Bar:
 
 def page(title: str, parts: Sequence[str]) -> str:
     """The whole document."""
-    return document(title, STYLE, "\n".join(parts))
-
-
-def section(title: str, explanation: str, *content: str) -> str:
-    """A heading, one or two sentences, and what they speak of."""
-    return f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(explanation)}</p>\n" + "\n".join(
-        [*content, "</section>"]
-    )
-
-
-def card(*content: str, kind: str = "") -> str:
-    """A box; `kind` adds CSS classes."""
-    return f'<div class="card {kind}">' + "\n".join(content) + "</div>"
-
-
-def grid(cards: Sequence[str], least: int) -> str:
-    """Cards side by side, each at least `least` pixels wide."""
-    return f'<div class="grid" style="--least: {least}px">' + "\n".join(cards) + "</div>"
+    return document(title, PIECES_STYLE + STYLE, "\n".join(parts))
 
 
 def image(data: bytes, name: str, alt: str) -> str:
     """A picture inside the page; `name` tells its format by its suffix."""
     return embedded(data, alt, MIME[PurePath(name).suffix.lower()])
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table whose first `left` columns are text and whose others are numbers."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        kinds = ("" if column < left else ' class="n"' for column in range(len(cells)))
-        inner = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
-        return f"<tr>{''.join(inner)}</tr>"
-
-    body = [line("th", head), *(line("td", row) for row in rows)]
-    return f'<div class="wide"><table>{"".join(body)}</table></div>'
 
 
 def bars(name: str, note: str, group: Sequence[Bar]) -> str:

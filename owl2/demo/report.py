@@ -15,12 +15,13 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from owl2.checkpoint import read_config
+from owl2.curves import loss_curve
 from owl2.demo.assets import licences
-from owl2.demo.curves import loss_curve
-from owl2.demo.page import Bar, bars, card, grid, image, page, section, stack, table
+from owl2.demo.page import Bar, bars, image, page, stack
 from owl2.demo.presets import PRESETS, packages
 from owl2.demo.writers import IMAGE_MARK, write_atomically
 from owl2.model import build
+from owl2.page import card, facts, grid, section, table
 from owl2.train.meters import read_metrics
 
 TITLE = "mPLUG-Owl2, trained on this computer"
@@ -167,18 +168,15 @@ def _header(run: Run) -> str:
     )
     reached = sum(run.is_reached(kind) for kind in run.results)
     verdict = "" if run.preset == "smoke" else f" It reaches {reached} of its {len(run.results)} goals."
-    facts = {
-        f"{sum(run.seconds.values()) / 60:.0f} min": "in all, on this computer",
-        _millions(sum(run.parameters.values())): "parameters",
-        _millions(sum(run.total(stage, "tokens") for stage in run.metrics)): "tokens seen",
-        f"{sum(row['n'] for row in run.results.values()):,}": "held-out questions",
+    shown = {
+        "in all, on this computer": f"{sum(run.seconds.values()) / 60:.0f} min",
+        "parameters": _millions(sum(run.parameters.values())),
+        "tokens seen": _millions(sum(run.total(stage, "tokens") for stage in run.metrics)),
+        "held-out questions": f"{sum(row['n'] for row in run.results.values()):,}",
     }
-    shown = "".join(
-        f"<div><b>{escape(fact)}</b><span>{escape(what)}</span></div>" for fact, what in facts.items()
-    )
     return (
         f"<header><h1>{escape(TITLE)}</h1>\n<p>{escape(told + verdict)}</p>\n"
-        f'<p class="note">{escape(PURPOSES[run.preset])}</p>\n<div class="facts">{shown}</div></header>'
+        f'<p class="note">{escape(PURPOSES[run.preset])}</p>\n{facts(shown)}</header>'
     )
 
 

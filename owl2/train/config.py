@@ -150,6 +150,21 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """An exponential moving average of what learns; not in the paper."""
+
+    decay: float
+    """Share of the average that a step leaves as it is: 0.999 looks back about 1,000 steps."""
+    checkpoint: Literal["average", "last"] = "average"
+    """Which weights `RUN/checkpoint` (and `RUN/adapter`) has; states have both."""
+
+    def check(self) -> None:
+        """Raise TrainConfigError where the decay is no share."""
+        if not 0 < self.decay < 1:
+            raise TrainConfigError(f"ema.decay {self.decay} must be between 0 and 1, as 0.999")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A stage."""
 
@@ -190,6 +205,7 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation and of the result; parameters, moments and sums of gradients are float32."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    ema: EmaConfig | None = None
     lora: LoraConfig | None = None
     """Train adapters; the result is merged, and the adapters alone are in `RUN/adapter`."""
 
@@ -225,6 +241,8 @@ class TrainConfig:
             raise TrainConfigError(
                 f"optim.max_grad_norm {self.optim.max_grad_norm} would leave no gradient; .inf does not clip"
             )
+        if self.ema is not None:
+            self.ema.check()
         if self.lora is not None:
             self.lora.check()
             self._check_lora()

@@ -32,6 +32,7 @@ FREE = (
     "keep_*",
     "log_every",
     "trackers",
+    "ema.checkpoint",
     "validation*",
     "device",
     "dtype",

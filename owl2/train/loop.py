@@ -19,6 +19,7 @@ from owl2.data.loader import Batch, Batches, Draws
 from owl2.processor import Processor
 from owl2.train import lora
 from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.ema import MovingAverage
 from owl2.train.facts import Facts
 from owl2.train.flops import StepCost, Work, peak_memory
 from owl2.train.identity import changes, fingerprints, keep_config
@@ -84,6 +85,7 @@ class Run:
     draws: Draws
     record: Record
     """Of step 0: the order of samples and the frozen weights, which stay."""
+    average: MovingAverage | None
 
 
 def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
@@ -102,7 +104,8 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     draws = open_draws(config, processor)
     cost = StepCost(model, ranks.size)
     record = Record(order=order_of(config, draws), frozen=fingerprints(model, ranks))
-    run = Run(config, ranks, console, objective, cost, processor, optimizer, draws, record)
+    average = MovingAverage(model, config.ema.decay) if config.ema is not None else None
+    run = Run(config, ranks, console, objective, cost, processor, optimizer, draws, record, average)
     begun = _begin(run)
     batches = make_batches(config, draws, begun.step, ranks, begun.seen)
     facts = Facts.of(model, config.rules, assignments, config.optim.lr, draws, ranks)
@@ -113,6 +116,8 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
     console.print(corpora)
     _take_steps(run, batches, begun)
+    if average is not None and config.ema is not None and config.ema.checkpoint == "average":
+        average.take_the_place_of_the_weights()
     if config.lora is not None:
         lora.finish(model, config, ranks)
     save_sharded(model, checkpoint, processor, config.dtype, ranks)
@@ -139,7 +144,8 @@ def _take_steps(run: Run, batches: Batches, begun: Record) -> None:
             if stop or (step + 1) % config.save_every == 0:
                 seen = seen_of(batches, ranks)
                 record = replace(run.record, step=step + 1, skipped=skipped, seen=seen)
-                saver.save(record, tensors_of(run.objective.model, run.optimizer))
+                also = run.average.state if run.average is not None else None
+                saver.save(record, tensors_of(run.objective.model, run.optimizer, also))
             if stop:
                 saver.wait()
                 raise Interrupted(
@@ -172,6 +178,8 @@ def take_step(
     set_lr(run.optimizer, row["lr"])
     if row["targets"] and is_finite:
         run.optimizer.step()
+        if run.average is not None:
+            run.average.update()
     run.optimizer.zero_grad(set_to_none=True)
     times = tally.times()
     rates = run.cost.rates(
@@ -207,7 +215,8 @@ def _begin(run: Run) -> Record:
     """Restore the newest state, or begin the run's folder; return the record of what is finished."""
     config, ranks, console = run.config, run.ranks, run.console
     ranks.on_first(lambda: config.run.mkdir(parents=True, exist_ok=True))
-    begun = resume(config.run, run.objective.model, run.optimizer, run.record, ranks, console)
+    also = run.average.state if run.average is not None else None
+    begun = resume(config.run, run.objective.model, run.optimizer, run.record, ranks, console, also)
     start = begun.step
     if start > config.steps:
         raise TrainConfigError(f"steps {config.steps}, but {config.run} has finished {start} already")

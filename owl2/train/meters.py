@@ -187,10 +187,11 @@ def duration(seconds: float) -> str:
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The rows of `metrics.jsonl`; a torn last line is left out."""
-    return _read_rows(run / "metrics.jsonl")
+    return read_rows(run / "metrics.jsonl")
 
 
-def _read_rows(path: Path) -> list[dict[str, float]]:
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of such a file; a torn last line is left out."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -214,5 +215,5 @@ def drop_steps_from(path: Path, start: int) -> None:
     """Forget what was measured after the state that a run resumes from."""
     if not path.exists():
         return
-    kept = [row for row in _read_rows(path) if row["step"] <= start]
+    kept = [row for row in read_rows(path) if row["step"] <= start]
     write_file(path, "".join(_line(row) for row in kept).encode())

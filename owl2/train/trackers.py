@@ -69,7 +69,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the project that WANDB_PROJECT names, else `owl2`; WANDB_MODE=offline keeps it on this disk."""
+    """A run of the project that WANDB_PROJECT names, else `owl2`; with WANDB_MODE=offline in `RUN/wandb`."""
 
     forgets = False
 

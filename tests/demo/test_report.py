@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from owl2.curves import smooth
 from owl2.demo.corpus import WorldSizes, write_world
-from owl2.demo.curves import smooth
 from owl2.demo.report import count_parameters, interval, spread, write_report
 from owl2.model import build
 from owl2.model.config import preset
@@ -178,7 +178,7 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install 'owl2\[demo\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'owl2\[train\]'"):
         write_report(run, "tiny")
 
 
