@@ -28,15 +28,17 @@ class SourceConfig:
     name: str
     path: str | Path
     """A `.jsonl` file in the LLaVA format, or a folder of WebDataset `.tar` shards; local, or a URL."""
-    weight: float = 1.0
-    """Share of the draws, relative to the other sources; 0 switches the source off."""
+    weight: float | Literal["size"] = 1.0
+    """Share of the draws, relative to the other sources: a number, or `size` for as many as it has samples; 0
+    switches the source off."""
     image_root: str | Path | None = None
     """Where a `.jsonl` file's image paths begin; default: its folder."""
     shuffle: Shuffle | None = None
     """`samples` by lot, or `slices` of neighbours by lot, mixed within a window of 64; default: `slices` for
     shards at a URL, so that storage sees few large requests, `samples` for all else."""
     augment: str = "none"
-    """`none`, `crop`, `flip` or `crop_flip` (stage 1 of the paper)."""
+    """`none`, `crop`, `flip` or `crop_flip` (stage 1 of the paper). `crop` alone where writing matters, which
+    a flip mirrors; samples whose text says left or right are never flipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,13 @@ class DataConfig:
     """`mplug_owl2` (what inference uses) or `vicuna_v1` (what the released scripts train with)."""
     max_tokens: int = 2048
     """Longest sample, visual tokens included; longer ones are cut."""
+    pack_tokens: int | None = None
+    """Most tokens of a micro-batch. A step's samples are then packed into as few micro-batches as hold them,
+    spread evenly over the ranks, in place of `micro_batch_size` samples each. It changes neither what is
+    learned nor where a run resumes. Every rank reads the text of the whole step: for conversations, whose
+    lengths differ, not for captions at a URL."""
+    num_frames: int = 8
+    """Images that a video becomes, evenly spaced."""
     targets: Literal["answers", "all"] = "answers"
     """What is to be predicted: the answers and their end tokens, or all text, as in a language model's own
     pre-training."""
@@ -178,7 +187,8 @@ class TrainConfig:
     steps: int
     optim: OptimConfig = field(default_factory=OptimConfig)
     global_batch_size: int = 256
-    """Samples a step; must equal micro_batch_size x accumulation x processes / parallel.tensor."""
+    """Samples a step; must equal micro_batch_size x accumulation x processes / parallel.tensor, where
+    data.pack_tokens does not decide what a micro-batch is."""
     micro_batch_size: int = 1
     accumulation: int = 1
     skip_nonfinite: int = 0
@@ -224,10 +234,12 @@ class TrainConfig:
             raise TrainConfigError(
                 f"trackers {self.trackers} must be different ones of {', '.join(TRACKERS)}"
             )
+        if self.skip_nonfinite < 0:
+            raise TrainConfigError(f"skip_nonfinite {self.skip_nonfinite} must not be negative")
         self.parallel.check(ranks)
         data_ranks = self.parallel.data_ranks(ranks)
         product = self.micro_batch_size * self.accumulation * data_ranks
-        if product != self.global_batch_size:
+        if self.data.pack_tokens is None and product != self.global_batch_size:
             tensor = f" ({ranks} / parallel.tensor {self.parallel.tensor})" if data_ranks != ranks else ""
             raise TrainConfigError(
                 f"micro_batch_size {self.micro_batch_size} x accumulation {self.accumulation} x {data_ranks} "
@@ -273,6 +285,10 @@ class TrainConfig:
                 f"validation.every {self.validation.every} and max_samples {self.validation.max_samples} "
                 f"must be at least 1"
             )
+        if self.data.num_frames < 1:
+            raise TrainConfigError(f"data.num_frames {self.data.num_frames} must be at least 1")
+        if self.data.pack_tokens is not None:
+            self._check_packing(self.data.pack_tokens)
         if self.data.seed < 0:
             raise TrainConfigError(f"data.seed {self.data.seed} must not be negative")
         for source in self.data.sources:
@@ -280,6 +296,17 @@ class TrainConfig:
                 raise TrainConfigError(
                     f"augment {source.augment!r} of {source.name} is not one of {', '.join(AUGMENTATIONS)}"
                 )
+
+    def _check_packing(self, pack_tokens: int) -> None:
+        if pack_tokens < self.data.max_tokens:
+            raise TrainConfigError(
+                f"data.pack_tokens {pack_tokens} must be at least data.max_tokens {self.data.max_tokens}"
+            )
+        if self.micro_batch_size != 1 or self.accumulation != 1:
+            raise TrainConfigError(
+                f"with data.pack_tokens the samples of a step decide how many micro-batches there are: leave "
+                f"micro_batch_size {self.micro_batch_size} and accumulation {self.accumulation} at 1"
+            )
 
 
 def config_to_dict(value: Any) -> Any:

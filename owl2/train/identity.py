@@ -38,6 +38,7 @@ FREE = (
     "dtype",
     "parallel.*",
     "data.num_workers",
+    "data.pack_tokens",
     "data.max_bad_fraction",
     "data.sources.*.path",
     "data.sources.*.image_root",

@@ -126,7 +126,7 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
 
 def _take_steps(run: Run, batches: Batches, begun: Record) -> None:
     config, ranks, start, skipped = run.config, run.ranks, begun.step, begun.skipped
-    micro_batches = iter(batches)
+    micro_batches = batches.micro_batches()
     validation = Validation(config, run.processor, start, ranks, run.console) if config.validation else None
     with (
         stop_requests(second_kills=ranks.store is None) as stop_requested,
@@ -154,7 +154,7 @@ def _take_steps(run: Run, batches: Batches, begun: Record) -> None:
 
 
 def take_step(
-    run: Run, micro_batches: Iterator[Batch | None], step: int, skips_left: int = 0
+    run: Run, micro_batches: Iterator[tuple[Batch | None, bool]], step: int, skips_left: int = 0
 ) -> dict[str, float]:
     """Update the parameters once, with step `step` from 0, and return what was measured.
 
@@ -189,13 +189,15 @@ def take_step(
     return {**row, **times, **rates, **memory}
 
 
-def accumulate(run: Run, micro_batches: Iterator[Batch | None], tally: Tally, step: int) -> None:
+def accumulate(run: Run, micro_batches: Iterator[tuple[Batch | None, bool]], tally: Tally, step: int) -> None:
     """Add the gradients of one step's micro-batches up, one after the other."""
     config, ranks, objective = run.config, run.ranks, run.objective
-    for number in range(1, config.accumulation + 1):
+    number, is_last = 0, False
+    while not is_last:  # packed steps have as many micro-batches as they need, the same on every rank
+        number += 1
         ranks.report(f"reading micro-batch {number} of step {step + 1}")
         with tally.waiting():
-            batch = next(micro_batches)
+            batch, is_last = next(micro_batches)
         if batch is not None:
             tally.add(batch)
         if ranks.store is not None:
@@ -203,7 +205,7 @@ def accumulate(run: Run, micro_batches: Iterator[Batch | None], tally: Tally, st
         if batch is None:  # no sample of it could be used
             continue
         ranks.report(f"computing micro-batch {number} of step {step + 1}")
-        set_last_micro_batch(objective, number == config.accumulation)
+        set_last_micro_batch(objective, is_last)
         batch = batch.to(local_device(config.device))
         losses = objective(batch)
         if losses.requires_grad:  # text alone reaches no parameter that stage 1 trains

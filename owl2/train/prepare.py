@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from owl2.checkpoint import load_model
 from owl2.checkpoint.tensors import dtype_of
-from owl2.data.loader import Batches, Draws
+from owl2.data.loader import Batches, Draws, Sampler
 from owl2.data.order import Mixture, StepSampler
+from owl2.data.packing import PackSampler
 from owl2.data.sources import open_source
 from owl2.processor import Processor
 from owl2.train.config import TrainConfig, TrainConfigError
@@ -61,11 +62,14 @@ def open_draws(config: TrainConfig, processor: Processor) -> Draws:
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
         )
     sources = [open_source(s.name, s.path, s.image_root, s.shuffle) for s in data.sources]
-    weights = [s.weight for s in data.sources]
+    weights = [
+        len(source) if s.weight == "size" else s.weight
+        for s, source in zip(data.sources, sources, strict=True)
+    ]
     mixture = Mixture([len(s) for s in sources], weights, data.seed, [s.in_slices for s in sources])
     processor = processor.replace(template=data.template)  # no limit: the loader cuts to data.max_tokens
     augmentations = [s.augment for s in data.sources]
-    return Draws(sources, augmentations, mixture, processor, data.max_tokens, data.targets)
+    return Draws(sources, augmentations, mixture, processor, data.max_tokens, data.targets, data.num_frames)
 
 
 def order_of(config: TrainConfig, draws: Draws) -> Order:
@@ -87,14 +91,7 @@ def make_batches(
 
     `seen` is what the ranks drew before: unusable samples count from the run's beginning.
     """
-    sampler = StepSampler(
-        micro_batch_size=config.micro_batch_size,
-        accumulation=config.accumulation,
-        ranks=ranks.data_size,
-        rank=ranks.data_rank,
-        start_step=start_step,
-        steps=config.steps,
-    )
+    sampler = sampler_of(config, draws, start_step, ranks)
     name = "bad_samples.jsonl" if ranks.is_first else f"bad_samples-{ranks.rank}.jsonl"
     batches = Batches(
         draws,
@@ -107,6 +104,19 @@ def make_batches(
     batches.num_drawn = before.drawn
     batches.num_bad.update(before.bad)
     return batches
+
+
+def sampler_of(config: TrainConfig, draws: Draws, start_step: int, ranks: Ranks) -> Sampler:
+    """Micro-batches of so many samples each, or packs of at most so many tokens."""
+    span = {
+        "ranks": ranks.data_size,
+        "rank": ranks.data_rank,
+        "start_step": start_step,
+        "steps": config.steps,
+    }
+    if config.data.pack_tokens is not None:
+        return PackSampler(draws.size, config.global_batch_size, config.data.pack_tokens, **span)
+    return StepSampler(micro_batch_size=config.micro_batch_size, accumulation=config.accumulation, **span)
 
 
 def seen_of(batches: Batches, ranks: Ranks) -> list[Seen]:

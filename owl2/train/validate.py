@@ -46,7 +46,9 @@ class Validation:
         for s in config.validation.sources:
             source = open_source(s.name, s.path, s.image_root, s.shuffle)
             mixture, said = FirstSamples(len(source)), processor.replace(template=data.template)
-            self.draws[s.name] = Draws([source], ["none"], mixture, said, data.max_tokens, data.targets)
+            self.draws[s.name] = Draws(
+                [source], ["none"], mixture, said, data.max_tokens, data.targets, data.num_frames
+            )
         if ranks.is_first:
             drop_steps_from(self.path, start)
 
