@@ -7,21 +7,18 @@ first, with a byte-level BPE learned from that text.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
 
 from owl2.checkpoint import assemble, save_checkpoint
 from owl2.checkpoint.dinov2 import read_dinov2_onnx
 from owl2.demo.assets import LANGUAGE_ASSET, fetch
+from owl2.demo.draw import draw_decoder
 from owl2.demo.presets import DemoPreset
 from owl2.model import Owl2Config, Owl2Model, build
-from owl2.model.decoder import DecoderLayer
-from owl2.model.mam import TEXT, Multiway
 from owl2.processor import JsonTokenizer, Processor
 from owl2.processor.images import ImageTransform
 
@@ -74,32 +71,6 @@ def _end_vision(model: Owl2Model, preset: DemoPreset) -> None:
     # The last norm belongs behind the layers that are gone: start it as an identity.
     model.model.vision_model.post_layernorm.reset_parameters()
     model.set_image_size(preset.image_sizes[0])
-
-
-@torch.no_grad()
-def draw_decoder(model: Owl2Model, alignment: float = 0.7, output_scale: float = 0.3) -> None:
-    """Draw the decoder so that a few minutes suffice to learn to look things up in what was said before.
-
-    Words stand out (unit embeddings, quiet blocks), keys resemble queries and outputs undo values, so a head
-    begins by attending to its own word and repeating it: mimetic initialisation (Trockman and Kolter, 2023)
-    with the sign that copies. Drawn as usual, a decoder of this size needs ten times the text for that.
-    """
-    config = model.config.decoder
-    model.model.embed_tokens.weight.normal_()
-    model.model.norm.weight.fill_(config.hidden_size**-0.5)  # logits of about 1 in spite of the embeddings
-    rest = (1 - alignment**2) ** 0.5
-    for layer in cast(Iterable[DecoderLayer], model.model.layers):
-        attention = layer.self_attn
-        key, value = (_text_way(projection) for projection in (attention.k_proj, attention.v_proj))
-        key.copy_(alignment * attention.q_proj.weight + rest * key)
-        out = attention.o_proj.weight
-        out.copy_(output_scale * (alignment * value.T + rest * out))
-        layer.mlp.down_proj.weight.zero_()
-    model.copy_text_to_vision()
-
-
-def _text_way(projection: nn.Module) -> Tensor:
-    return cast(nn.Linear, cast(Multiway, projection).multiway[TEXT]).weight
 
 
 def find_dinov2() -> Path:

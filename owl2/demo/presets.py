@@ -78,7 +78,7 @@ PRESETS: dict[str, DemoPreset] = {
         vision_layers=6,
         frozen_vision_layers=5,
         image_sizes=(84, 98),
-        language=StageSize(steps=1500, batch=16, lr=6e-3),
+        language=StageSize(steps=900, batch=16, lr=2e-3),
         warm=StageSize(steps=300, batch=64, lr=3e-3),
         pretrain=StageSize(steps=60, batch=32, lr=1e-3),
         instruct=StageSize(steps=450, batch=24, lr=8e-4),
@@ -102,7 +102,7 @@ PRESETS: dict[str, DemoPreset] = {
         vision_layers=3,
         frozen_vision_layers=1,
         image_sizes=(56, 84),
-        language=StageSize(steps=30, batch=32, lr=3e-3),
+        language=StageSize(steps=30, batch=32, lr=2e-3),
         warm=StageSize(steps=5, batch=16, lr=1e-3),
         pretrain=StageSize(steps=10, batch=16, lr=1e-3),
         instruct=StageSize(steps=10, batch=16, lr=1e-3),
@@ -113,8 +113,6 @@ PRESETS: dict[str, DemoPreset] = {
 FINAL = 1e-2
 """Learning rate at the end, as a share of the peak: Table 15 has 1e-2 and 5e-3."""
 VISION_LAYER_DECAY = 0.9
-EMBEDDING_LR = 5.0
-"""Multiple for word embeddings in the language stage: they are drawn 50 times larger than in LLaMA."""
 
 
 def packages(preset: DemoPreset) -> tuple[str, ...]:
@@ -129,7 +127,7 @@ def language_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> Tr
         Rule(match="model.vision_model.*", frozen=True),
         Rule(match="model.visual_abstractor.*", frozen=True),
         Rule(match="*.multiway.1.*", frozen=True),
-        Rule(match="*embed_tokens*", lr=EMBEDDING_LR, weight_decay=0.0),
+        Rule(match="*embed_tokens*", weight_decay=0.0),
         Rule(match="*"),
     ]
     sources = [SourceConfig(name="talk", path=world / "lm/train.jsonl")]
