@@ -20,7 +20,7 @@ from owl2.train.trace import (
     fake_ranks,
     full_batch,
     shard_without_storage,
-    trace_activations,
+    shorten,
     trace_micro_batch,
     without_storage,
 )
@@ -175,12 +175,14 @@ def plan_exactly(config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, av
         TrainConfigError, RuleError: what cannot be trained like this.
     """
     config.check(gpus)
+    whole = without_storage(config, model)
+    cost = StepCost(whole, gpus)
+    counts = [(p.numel(), p.requires_grad) for p in whole.parameters()]
+    batch = full_batch(model, config.micro_batch_size, config.data.max_tokens, averages.most_images)
     with fake_ranks(config, gpus) as ranks:
-        objective = shard_without_storage(config, model, ranks)
-        cost = StepCost(objective.model, gpus)
-        batch = full_batch(model, config.micro_batch_size, config.data.max_tokens, averages.most_images)
-        trace = trace_micro_batch(objective, config, batch)
-        counts = [(p.numel(), p.requires_grad) for p in objective.parameters()]
+        times = shorten(whole)
+        objective = shard_without_storage(config, whole, ranks)
+        trace = trace_micro_batch(objective, config, batch, times)
     samples = config.global_batch_size
     work = Work(
         images=samples * averages.images,
@@ -237,39 +239,19 @@ def _largest_that_fits(
 ) -> Plan:
     """The plan with the first of these sizes that fits; with the last if none does.
 
-    A plan takes a while, so sizes that an estimate rules out are not tried.
+    A plan takes seconds, so sizes are not tried that the one before rules out: what a forward pass leaves for
+    each sample does not shrink with their number.
     """
     share = config.global_batch_size // config.parallel.data_ranks(gpus)
     remaining = list(sizes)
-    if len(remaining) > 1:
-        fixed, kept = _estimate(config, model, gpus, averages, remaining[0])
-        slope = kept / remaining[0]
-        remaining = [n for n in remaining if fixed + slope * n <= gpu.usable] or remaining[-1:]
     while True:
         size = remaining.pop(0)
         sized = replace(config, micro_batch_size=size, accumulation=share // size)
         plan = plan_exactly(sized, model, gpus, gpu, averages)
         if plan.fits or not remaining:
             return plan
-
-
-def _estimate(
-    config: TrainConfig, model: Owl2Config, gpus: int, averages: Averages, samples: int
-) -> tuple[float, float]:
-    """Bytes that a GPU holds between steps, and those that a forward pass leaves there.
-
-    Two layers of each part stand for all of them; what the backward pass needs besides is left out.
-    """
-    depths = {part: getattr(model, part).num_hidden_layers for part in ("vision", "abstractor", "decoder")}
-    changes = {p: replace(getattr(model, p), num_hidden_layers=min(2, depth)) for p, depth in depths.items()}
-    shallow = model.replace(**changes)
-    with fake_ranks(config, gpus) as ranks:
-        objective = shard_without_storage(config, shallow, ranks)
-        batch = full_batch(shallow, samples, config.data.max_tokens, averages.most_images)
-        kept, by_part = trace_activations(objective, config, batch)
-    kept += sum(by_part[part] * max(0, depth - 2) for part, depth in depths.items())
-    held = sum(p.nbytes * (1 + 3 * p.requires_grad) for p in without_storage(config, model).parameters())
-    return held / (gpus / config.parallel.replicate), kept
+        fixed, kept = plan.trace.parameters + plan.trace.optimizer, plan.trace.activations / size
+        remaining = [n for n in remaining if fixed + kept * n <= gpu.usable] or remaining[-1:]
 
 
 def _remedies(config: TrainConfig, model: Owl2Config, gpus: int) -> Iterator[TrainConfig]:

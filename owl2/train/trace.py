@@ -2,38 +2,37 @@
 
 Model, sharding and layers are those of a run (parallel.py). The process group is fake, so exchanges return at
 once, and so are the tensors: shapes without contents (`FakeTensorMode`). Every allocation, every release and
-every exchange that a real step would make still happens, and is counted.
+every exchange that a real step would make still happens, and is counted (counts.py). Of many layers that are
+alike four are run, of which one stands for all that are left out.
 
 On a GPU, RMSNorm is one kernel that keeps its input; this process would compute it in parts and keep them
 all. So its allocations there are given by hand.
 """
 
-import weakref
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from owl2.checkpoint.tensors import dtype_of
 from owl2.data.loader import Batch
 from owl2.model import Owl2Config, Owl2Model, Targets, build, packed_layout
 from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.counts import COPIES, GATHER, SCATTER, TENSOR, Counts
 from owl2.train.lora import add_adapters, check_rules
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import (
     Objective,
     Sharding,
+    blocks,
     local_part,
     rewrite_layers,
     set_last_micro_batch,
@@ -43,12 +42,8 @@ from owl2.train.parallel import (
 from owl2.train.ranks import ALONE, Ranks
 from owl2.train.rules import apply_freeze, assign_rules
 
-GATHER = torch.ops.c10d._allgather_base_.default
-SCATTER = torch.ops.c10d._reduce_scatter_base_.default
-COPIES = torch.ops.c10d.allreduce_.default
-TENSOR = torch.ops._c10d_functional.all_reduce.default
-WAIT = torch.ops._c10d_functional.wait_tensor.default
-DEVICE = torch.ops.prim.device.default
+Times = Mapping[nn.Module, int]
+"""How many layers of the model each layer that is left stands for."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +106,42 @@ def without_storage(config: TrainConfig, model_config: Owl2Config) -> Owl2Model:
     return model
 
 
-def shard_without_storage(config: TrainConfig, model_config: Owl2Config, ranks: Ranks) -> Objective:
-    """Arrange the model over the ranks as `prepare.load_stage` does, with nothing in it.
+def shorten(model: Owl2Model) -> Times:
+    """Leave four of every row of layers that are alike in it: the first three and the last.
+
+    The third stands for those left out. It is the first whose turn is that of those behind it: before its own
+    backward pass ends, FSDP gathers the layer two below.
+    """
+    backbone = model.model
+    times: dict[nn.Module, int] = {}
+    for stack in (
+        backbone.vision_model.encoder.layers,
+        backbone.visual_abstractor.encoder.layers,
+        backbone.layers,
+    ):
+        kept: list[nn.Module] = []
+        for _, alike in groupby(stack, _kind):
+            layers = list(alike)
+            left_out = len(layers) - 4
+            if left_out > 0:
+                layers = [*layers[:3], layers[-1]]
+                times[layers[2]] = 1 + left_out
+            kept += layers
+        del stack[:]
+        stack.extend(kept)
+    return times
+
+
+def _kind(layer: nn.Module) -> Hashable:
+    return tuple((name, p.shape, p.requires_grad) for name, p in layer.named_parameters())
+
+
+def shard_without_storage(config: TrainConfig, model: Owl2Model, ranks: Ranks) -> Objective:
+    """Arrange a model over the ranks as `prepare.load_stage` does, with nothing in it.
 
     Raises:
         TrainConfigError: the ranks cannot split it.
-        RuleError, TrainConfigError: rules or adapters that do not fit it.
     """
-    model = without_storage(config, model_config)
     is_static = bool(config.parallel.compile)
     sharding = None
     if ranks.store is not None:
@@ -156,24 +179,32 @@ def full_batch(config: Owl2Config, samples: int, tokens: int, images: int) -> Ba
     )
 
 
-def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch) -> Trace:
-    """Run the last micro-batch of a step that is not the first and count."""
-    with _counted(objective, config, batch) as (counts, empty):
+def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch, times: Times) -> Trace:
+    """Run the last micro-batch of a step that is not the first, and count.
+
+    Args:
+        objective: has no storage; see `shard_without_storage`.
+        config: the stage.
+        batch: see `full_batch`.
+        times: see `shorten`; without it every layer stands for itself.
+    """
+    with _counted(objective, config, batch, times) as (counts, empty):
         before = counts.live
         losses = objective(empty)
         activations = counts.live - before
         if losses.requires_grad:
             losses.sum().backward()
-    held = [local_part(p) for p in objective.parameters()]
-    learns = [local_part(p) for p in objective.parameters() if p.requires_grad]
-    parameters, learnt = _bytes(held), _bytes(learns)
-    optimizer = 2 * learnt + 4 * len(learns)  # two moments, and a count of steps
+    alike = {id(p): n for layer, n in times.items() for p in layer.parameters()}
+    held = [(local_part(p).nbytes, alike.get(id(p), 1), p.requires_grad) for p in objective.parameters()]
+    parameters = sum(size * n for size, n, _ in held)
+    gradients = sum(size * n for size, n, learns in held if learns)
+    optimizer = 2 * gradients + sum(4 * n for _, n, learns in held if learns)  # two moments, a count of steps
     return Trace(
         parameters=parameters,
-        gradients=learnt,
+        gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        peak=max(counts.peak, parameters + learnt) + optimizer,
+        peak=max(counts.peak, parameters + gradients) + optimizer,
         gathered=counts.received[GATHER],
         reduced=counts.received[SCATTER],
         copies=counts.received[COPIES] * _ring(config.parallel.replicate),
@@ -181,32 +212,25 @@ def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch) -
     )
 
 
-def trace_activations(objective: Objective, config: TrainConfig, batch: Batch) -> tuple[int, dict[str, int]]:
-    """Run a forward pass and return what it keeps: in all, and the last layer of each part."""
-    backbone, kept = objective.model.model, {}
-    last = {
-        "vision": backbone.vision_model.encoder.layers[-1],
-        "abstractor": backbone.visual_abstractor.encoder.layers[-1],
-        "decoder": backbone.layers[-1],
-    }
-    with _counted(objective, config, batch) as (counts, empty):
-        before = counts.live
+def _end_sections(model: Owl2Model, counts: Counts, times: Times) -> None:
+    """Make a section of the step of every layer's forward and of its backward pass."""
+    layers = list(blocks(model))
+    after = dict(pairwise(layers))
 
-        def begin(part: str, *_: object) -> None:
-            kept[part] = -counts.live
+    def end(layer: nn.Module, _: object, output: Tensor) -> None:
+        counts.end_section(times.get(layer, 1))
+        if output.requires_grad:  # its gradient is complete once the layer behind has gone backward
+            behind = times.get(after.get(layer, model), 1)
+            output.register_hook(lambda _: counts.end_section(behind))
 
-        def end(part: str, *_: object) -> None:
-            kept[part] += counts.live
-
-        for part, layer in last.items():  # outermost, so that the layer is not gathered at either
-            layer.register_forward_pre_hook(partial(begin, part), prepend=True)
-            layer.register_forward_hook(partial(end, part))
-        losses = objective(empty)
-        return counts.live - before - losses.nbytes, kept
+    for layer in layers:
+        layer.register_forward_hook(end)
 
 
 @contextmanager
-def _counted(objective: Objective, config: TrainConfig, batch: Batch) -> Iterator[tuple["Counts", Batch]]:
+def _counted(
+    objective: Objective, config: TrainConfig, batch: Batch, times: Times
+) -> Iterator[tuple[Counts, Batch]]:
     """Give model and micro-batch tensors without contents, and count what is done with them."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
@@ -219,83 +243,14 @@ def _counted(objective: Objective, config: TrainConfig, batch: Batch) -> Iterato
     gradients = [local_part(p.grad) for p in objective.parameters() if p.grad is not None]
     counts = Counts()
     counts.know([*held, *objective.buffers(), *gradients, *_tensors(batch)])
+    for layer, n in times.items():
+        tensors = [tensor for p in layer.parameters() for tensor in (p, p.grad) if tensor is not None]
+        counts.live += (n - 1) * sum(local_part(tensor).untyped_storage().nbytes() for tensor in tensors)
+    counts.end_section()
+    _end_sections(objective.model, counts, times)
     set_last_micro_batch(objective, True)
     with fake, counts, _fused_norm() if config.device.startswith("cuda") else nullcontext():
         yield counts, batch
-
-
-class Counts(TorchDispatchMode):
-    """Bytes held and received by the operations that run within, on tensors without contents."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        self.received: Counter[Any] = Counter()
-        self.storages: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
-
-    def know(self, tensors: Sequence[Tensor]) -> None:
-        """Count the storages of tensors, each once."""
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            key = storage._cdata
-            if key not in self.storages:
-                reference = weakref.ref(storage, partial(self._forget, key))
-                self._set(key, reference, storage.nbytes())
-
-    def __enter__(self) -> "Counts":
-        # FSDP takes and gives the memory of gathered parameters by this method, which is not an operation.
-        self.resize = torch.UntypedStorage.resize_
-
-        def resize_and_count(storage: torch.UntypedStorage, size: int) -> None:
-            self.resize(storage, size)
-            known = self.storages.get(storage._cdata)
-            if known is not None:
-                self._set(storage._cdata, known[0], storage.nbytes())
-
-        torch.UntypedStorage.resize_ = resize_and_count  # type: ignore[method-assign, assignment]
-        super().__enter__()
-        return self
-
-    def __exit__(self, *arguments: Any) -> None:
-        super().__exit__(*arguments)
-        torch.UntypedStorage.resize_ = self.resize  # type: ignore[method-assign]
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if any(kind is not FakeTensor for kind in types):
-            return NotImplemented  # a sharded tensor: what it does with its local part comes here by itself
-        if func is DEVICE:  # half of all calls
-            return args[0].fake_device
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.know([result])
-        elif isinstance(result, list | tuple):
-            self.know([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
-        if func.namespace in ("c10d", "_c10d_functional") and func is not WAIT:
-            self.received[func] += _received(func, args)
-        return result
-
-    def _set(self, key: int, reference: "weakref.ref[torch.UntypedStorage]", size: int) -> None:
-        before = self.storages[key][1] if key in self.storages else 0
-        self.storages[key] = (reference, size)
-        self.live += size - before
-        self.peak = max(self.peak, self.live)
-
-    def _forget(self, key: int, _: object) -> None:
-        self.live -= self.storages.pop(key)[1]
-
-
-def _received(func: Any, args: Sequence[Any]) -> int:
-    """Bytes that a rank receives, up to the factor of a ring for sums over all."""
-    if func in (GATHER, SCATTER):
-        return abs(args[0].nbytes - args[1].nbytes)
-    if func is COPIES:
-        return _bytes(args[0])
-    if func is TENSOR:
-        return args[0].nbytes
-    raise NotImplementedError(f"the plan does not know what {func} exchanges; add it to {__name__}")
 
 
 def _ring(ranks: int) -> float:
@@ -348,7 +303,3 @@ def _without_contents(batch: Batch, fake: FakeTensorMode) -> Batch:
 def _tensors(batch: Batch) -> list[Tensor]:
     layout = [tensor for tensor in vars(batch.layout).values() if isinstance(tensor, Tensor)]
     return [batch.input_ids, batch.pixel_values, batch.targets.rows, batch.targets.ids, *layout]
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)

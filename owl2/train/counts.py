@@ -1,0 +1,118 @@
+"""Bytes that a step holds, gives back and receives, counted operation by operation.
+
+Tensors are fake (`FakeTensorMode`): each has a storage of a size and nothing in it. A dispatch mode sees
+every operation, so a storage is counted once when it first appears, and taken off when the last tensor lets
+it go. FSDP grows and shrinks storages by a method that is no operation; it is wrapped. A section of the step
+may stand for several alike: what it added, gave back and received is counted so many times.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GATHER = torch.ops.c10d._allgather_base_.default
+SCATTER = torch.ops.c10d._reduce_scatter_base_.default
+COPIES = torch.ops.c10d.allreduce_.default
+TENSOR = torch.ops._c10d_functional.all_reduce.default
+WAIT = torch.ops._c10d_functional.wait_tensor.default
+DEVICE = torch.ops.prim.device.default
+
+
+class Counts(TorchDispatchMode):
+    """Bytes held and received by the operations that run within, on tensors without contents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self.received: Counter[Any] = Counter()
+        self.storages: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+        self._begin()
+
+    def end_section(self, times: int = 1) -> None:
+        """End a section of the step that stands for `times` alike in a row; the next one begins.
+
+        They all add the same, so the highest of them is the first or the last.
+        """
+        more = (times - 1) * (self.live - self.began)
+        self.peak = max(self.peak, self.highest, self.highest + more)
+        self.live += more
+        for operation, size in self.received.items():
+            self.received[operation] = size + (times - 1) * (size - self.before[operation])
+        self._begin()
+
+    def _begin(self) -> None:
+        self.began = self.highest = self.live
+        self.before = self.received.copy()
+
+    def know(self, tensors: Sequence[Tensor]) -> None:
+        """Count the storages of tensors, each once."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in self.storages:
+                reference = weakref.ref(storage, partial(self._forget, key))
+                self._set(key, reference, storage.nbytes())
+
+    def __enter__(self) -> "Counts":
+        # FSDP takes and gives the memory of gathered parameters by this method, which is not an operation.
+        self.resize = torch.UntypedStorage.resize_
+
+        def resize_and_count(storage: torch.UntypedStorage, size: int) -> None:
+            self.resize(storage, size)
+            known = self.storages.get(storage._cdata)
+            if known is not None:
+                self._set(storage._cdata, known[0], storage.nbytes())
+
+        torch.UntypedStorage.resize_ = resize_and_count  # type: ignore[method-assign, assignment]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *arguments: Any) -> None:
+        self.end_section()
+        super().__exit__(*arguments)
+        torch.UntypedStorage.resize_ = self.resize  # type: ignore[method-assign]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if any(kind is not FakeTensor for kind in types):
+            return NotImplemented  # a sharded tensor: what it does with its local part comes here by itself
+        if func is DEVICE:  # half of all calls
+            return args[0].fake_device
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.know([result])
+        elif isinstance(result, list | tuple):
+            self.know([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        if func.namespace in ("c10d", "_c10d_functional") and func is not WAIT:
+            self.received[func] += _received(func, args)
+        return result
+
+    def _set(self, key: int, reference: "weakref.ref[torch.UntypedStorage]", size: int) -> None:
+        before = self.storages[key][1] if key in self.storages else 0
+        self.storages[key] = (reference, size)
+        self.live += size - before
+        self.highest = max(self.highest, self.live)
+
+    def _forget(self, key: int, _: object) -> None:
+        self.live -= self.storages.pop(key)[1]
+
+
+def _received(func: Any, args: Sequence[Any]) -> int:
+    """Bytes that a rank receives, up to the factor of a ring for sums over all."""
+    if func in (GATHER, SCATTER):
+        return abs(args[0].nbytes - args[1].nbytes)
+    if func is COPIES:
+        return sum(tensor.nbytes for tensor in args[0])
+    if func is TENSOR:
+        return args[0].nbytes
+    raise NotImplementedError(f"the plan does not know what {func} exchanges; add it to {__name__}")
