@@ -148,6 +148,9 @@ class LoraConfig:
     """Adapters count alpha / rank times."""
     seed: int = 0
     """Of the draws the adapters start from."""
+    base_dtype: Literal["float32", "nf4"] = "float32"
+    """How the frozen matrices beside the adapters are kept: `nf4` has them in four bits (QLoRA,
+    arXiv:2305.14314), with `bitsandbytes`."""
 
     def check(self) -> None:
         """Raise TrainConfigError where a value is out of range."""
@@ -244,6 +247,7 @@ class TrainConfig:
             raise TrainConfigError(
                 f"micro_batch_size {self.micro_batch_size} x accumulation {self.accumulation} x {data_ranks} "
                 f"rank(s){tensor} = {product}, but global_batch_size is {self.global_batch_size}"
+                f"{self._nearest_batch(data_ranks)}"
             )
         if not 0 <= self.optim.warmup_steps < self.steps:
             raise TrainConfigError(
@@ -259,6 +263,14 @@ class TrainConfig:
             self.lora.check()
             self._check_lora()
         self._check_data()
+
+    def _nearest_batch(self, data_ranks: int) -> str:
+        """What would add up on so many ranks: this micro-batch, else the largest below it."""
+        share, rest = divmod(self.global_batch_size, data_ranks)
+        if rest or not share:
+            return ""
+        size = max(n for n in range(1, min(share, self.micro_batch_size) + 1) if share % n == 0)
+        return f"; take --micro_batch_size {size} --accumulation {share // size}"
 
     def _check_lora(self) -> None:
         if self.parallel.tensor > 1:

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 
 from owl2.model import Owl2Config, Owl2Model
+from owl2.train.qlora import coded_layers
 
 PEAK_TFLOPS = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165, "V100": 125}
 """Part of a device's name -> its dense bfloat16 peak (float16 for V100), from the vendor's data sheets."""
@@ -73,8 +74,9 @@ class StepCost:
         parts = [backbone.vision_model, backbone.visual_abstractor, backbone.layers]
         shares = []
         for part in parts:
-            counts = [(p.numel(), p.numel() * p.requires_grad) for p in part.parameters()]
-            shares.append(sum(learns for _, learns in counts) / sum(count for count, _ in counts))
+            learns = sum(p.numel() for p in part.parameters() if p.requires_grad)
+            coded = sum(layer.num_weights for layer in coded_layers(part))
+            shares.append(learns / (coded + sum(p.numel() for p in part.parameters())))
         self.factors = [2 + share if any(shares[: i + 1]) else 1 for i, share in enumerate(shares)]
         """Forward passes that a training step of vision encoder, abstractor and decoder is worth."""
         self.device = model.device

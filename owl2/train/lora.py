@@ -24,6 +24,7 @@ from owl2.checkpoint.write import new_folder
 from owl2.model import Owl2Model
 from owl2.train.config import LoraConfig, TrainConfig, TrainConfigError
 from owl2.train.parallel import gather_whole, set_parameter
+from owl2.train.qlora import FourBitLinear, coded_layers, import_bitsandbytes, quantize_bases
 from owl2.train.ranks import ALONE, Ranks
 from owl2.train.rules import VISION_PREFIX, Assignment, RuleError
 
@@ -44,6 +45,13 @@ def import_peft() -> Any:
     except ImportError as error:
         raise TrainConfigError(f"lora needs the package peft ({error}): pip install 'owl2[lora]'") from error
     return peft
+
+
+def check_installed(config: LoraConfig) -> None:
+    """Raise TrainConfigError if a package that the adapters need is missing."""
+    import_peft()
+    if config.base_dtype == "nf4":
+        import_bitsandbytes()
 
 
 # -- where adapters go -----------------------------------------------------------------------------------
@@ -90,8 +98,10 @@ def _of_ways(name: str) -> str:
 def add_adapters(model: Owl2Model, config: LoraConfig) -> None:
     """Put an adapter beside every target layer; on the device meta, without values.
 
+    A model with values then keeps the matrices under its adapters as `base_dtype` says.
+
     Raises:
-        TrainConfigError: `peft` is missing, or patterns do not fit the model.
+        TrainConfigError: a package is missing, or patterns do not fit the model.
     """
     peft, names = import_peft(), target_layers(model, config.targets)
     is_meta = model.device.type == "meta"
@@ -100,6 +110,8 @@ def add_adapters(model: Owl2Model, config: LoraConfig) -> None:
         for name, parameter in model.named_parameters():
             if is_adapter(name):
                 set_parameter(parameter, initial_adapter(name, parameter.shape, config.seed))
+        if config.base_dtype == "nf4":
+            quantize_bases(model)
 
 
 def _peft_config(config: LoraConfig, names: Sequence[str], base: Path | None = None) -> Any:
@@ -158,12 +170,13 @@ def check_rules(assignments: Sequence[Assignment]) -> None:
 def summary(model: nn.Module) -> str:
     """One sentence on how much of a model learns."""
     counts = [(p.numel(), p.requires_grad, is_adapter(name)) for name, p in model.named_parameters()]
-    total, learns = sum(n for n, *_ in counts), sum(n for n, trained, _ in counts if trained)
+    coded = sum(layer.num_weights for layer in coded_layers(model))
+    total, learns = coded + sum(n for n, *_ in counts), sum(n for n, trained, _ in counts if trained)
     adapters = sum(n for n, _, adapter in counts if adapter)
     layers = sum(".lora_A." in name for name, _ in model.named_parameters())
     return (
         f"LoRA: {learns:,} of {total:,} parameters learn ({learns / total:.2%}), {adapters:,} of them in the "
-        f"adapters of {layers} layers"
+        f"adapters of {layers} layers" + f"; {coded:,} frozen ones have four bits" * bool(coded)
     )
 
 
@@ -257,23 +270,28 @@ def finish(model: Owl2Model, config: TrainConfig, ranks: Ranks) -> None:
     assert config.lora is not None
     folder, dtype = config.run / "adapter", dtype_of(config.dtype)
     save_adapter(model, folder, config.lora, base=config.model, dtype=dtype, ranks=ranks)
-    merge_adapters(model)
+    merge_adapters(model, dtype, "cpu" if ranks.is_first else "meta")
 
 
 @torch.no_grad()
-def merge_adapters(model: Owl2Model) -> None:
+def merge_adapters(
+    model: Owl2Model, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> None:
     """Add every adapter to its matrix and take it out, so that the model is a plain one again.
 
-    The model may be sharded; each rank then holds one matrix whole at a time.
+    The model may be sharded; each rank then holds one matrix whole at a time. A matrix of four bits is
+    the one that its adapter was trained beside; there may be no room for it but on `device`, in `dtype`.
     """
     from peft.tuners.lora import LoraLayer
 
     layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
     for name, layer in layers.items():
         down, up = (gather_whole(part["default"].weight) for part in (layer.lora_A, layer.lora_B))
-        weight = layer.base_layer.weight
+        base, is_coded = layer.base_layer, isinstance(layer.base_layer, FourBitLinear)
+        linear = base.restored() if is_coded else base
+        weight = linear.weight
         # In float64, so that a merged matrix is rounded once.
         change = layer.scaling["default"] * (up.double() @ down.double())
         set_parameter(weight, (gather_whole(weight).double() + change).to(weight.dtype))
-        model.set_submodule(name, layer.base_layer)
+        model.set_submodule(name, linear.to(device, dtype) if is_coded else linear)
     del model.peft_config

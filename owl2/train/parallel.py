@@ -44,6 +44,7 @@ KEPT = (
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable.default,
+    torch.ops.torch_attn._varlen_attn.default,  # of packed tokens on a GPU
 )
 """What selective checkpointing does not compute again."""
 

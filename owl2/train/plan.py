@@ -15,6 +15,7 @@ from owl2.model import Owl2Config, preset
 from owl2.model.config import PRESETS
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.flops import PEAK_TFLOPS, StepCost, Work
+from owl2.train.qlora import coded_layers
 from owl2.train.trace import (
     Trace,
     fake_ranks,
@@ -145,6 +146,12 @@ def plan_stage(
     averages = averages or Averages(tokens=config.data.max_tokens, images=1.0)
     config = replace(config, device="cuda")
     config.parallel.check(gpus)
+    if config.data.pack_tokens is not None:
+        samples = max(1, config.data.pack_tokens // config.data.max_tokens)
+        raise TrainConfigError(
+            f"a plan is for samples of data.max_tokens {config.data.max_tokens}, not for packs; plan with "
+            f"--data.pack_tokens null --micro_batch_size {samples}, which has as many tokens"
+        )
     plan = _largest_that_fits(config, model, gpus, gpu, averages, micro_batch_sizes(config, gpus))
     if plan.fits:
         return plan
@@ -178,6 +185,7 @@ def plan_exactly(config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, av
     whole = without_storage(config, model)
     cost = StepCost(whole, gpus)
     counts = [(p.numel(), p.requires_grad) for p in whole.parameters()]
+    counts += [(layer.num_weights, False) for layer in coded_layers(whole)]
     batch = full_batch(model, config.micro_batch_size, config.data.max_tokens, averages.most_images)
     with fake_ranks(config, gpus) as ranks:
         times = shorten(whole)

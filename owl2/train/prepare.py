@@ -11,7 +11,7 @@ from owl2.data.packing import PackSampler
 from owl2.data.sources import open_source
 from owl2.processor import Processor
 from owl2.train.config import TrainConfig, TrainConfigError
-from owl2.train.lora import add_adapters, import_peft
+from owl2.train.lora import add_adapters, check_installed
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
@@ -25,7 +25,7 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
     Returns the objective, whose `model` is whole in one float32 process and else shared out over the ranks.
     """
     if config.lora is not None:
-        import_peft()  # before minutes of loading
+        check_installed(config.lora)  # before minutes of loading
     device = local_device(config.device)
     sharding = None
     if ranks.store is None:

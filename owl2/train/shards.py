@@ -19,6 +19,7 @@ from owl2.processor import Processor
 from owl2.train.config import LoraConfig
 from owl2.train.lora import add_adapters, checkpoint_name, initial_adapter, is_adapter
 from owl2.train.parallel import Sharding, gather_whole, set_parameter, shard_blocks
+from owl2.train.qlora import quantize_bases
 from owl2.train.ranks import Ranks
 
 
@@ -53,6 +54,8 @@ def load_sharded(folder: Path, sharding: Sharding, device: str, lora: LoraConfig
                     set_parameter(tensor, files.read(full_name, dtype=torch.float32))
                 elif lora is not None and is_adapter(full_name):
                     set_parameter(tensor, initial_adapter(full_name, tensor.shape, lora.seed))
+        if lora is not None and lora.base_dtype == "nf4":
+            quantize_bases(part)
 
     shard_blocks(model, sharding, fill)
     return model.eval()

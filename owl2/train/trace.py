@@ -39,6 +39,7 @@ from owl2.train.parallel import (
     shard_blocks,
     shard_root,
 )
+from owl2.train.qlora import coded_layers, quantize_bases
 from owl2.train.ranks import ALONE, Ranks
 from owl2.train.rules import apply_freeze, assign_rules
 
@@ -99,6 +100,8 @@ def without_storage(config: TrainConfig, model_config: Owl2Config) -> Owl2Model:
     model = build(model_config, device="meta")
     if config.lora is not None:
         add_adapters(model, config.lora)
+        if config.lora.base_dtype == "nf4":
+            quantize_bases(model)
     assignments = assign_rules(model, config.rules, config.optim.weight_decay)
     if config.lora is not None:
         check_rules(assignments)
@@ -196,7 +199,7 @@ def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch, t
             losses.sum().backward()
     alike = {id(p): n for layer, n in times.items() for p in layer.parameters()}
     held = [(local_part(p).nbytes, alike.get(id(p), 1), p.requires_grad) for p in objective.parameters()]
-    parameters = sum(size * n for size, n, _ in held)
+    parameters = sum(size * n for size, n, _ in held) + _coded_bytes(objective.model, times)
     gradients = sum(size * n for size, n, learns in held if learns)
     optimizer = 2 * gradients + sum(4 * n for _, n, learns in held if learns)  # two moments, a count of steps
     return Trace(
@@ -210,6 +213,12 @@ def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch, t
         copies=counts.received[COPIES] * _ring(config.parallel.replicate),
         tensor=counts.received[TENSOR] * _ring(config.parallel.tensor),
     )
+
+
+def _coded_bytes(model: Owl2Model, times: Times) -> int:
+    """What matrices of four bits take; each rank holds all of them."""
+    left_out = sum((n - 1) * code.nbytes for layer, n in times.items() for code in coded_layers(layer))
+    return left_out + sum(code.nbytes for code in coded_layers(model))
 
 
 def _end_sections(model: Owl2Model, counts: Counts, times: Times) -> None:
@@ -246,6 +255,7 @@ def _counted(
     for layer, n in times.items():
         tensors = [tensor for p in layer.parameters() for tensor in (p, p.grad) if tensor is not None]
         counts.live += (n - 1) * sum(local_part(tensor).untyped_storage().nbytes() for tensor in tensors)
+    counts.live += _coded_bytes(objective.model, times)
     counts.end_section()
     _end_sections(objective.model, counts, times)
     set_last_micro_batch(objective, True)
