@@ -306,8 +306,8 @@ def _check_record(folder: Path, record: Record, expected: Record) -> None:
         raise StateError(
             f"{folder} is of another order of samples ({first_few(changed)} changed: "
             f"{ {key: record.order.get(key) for key in changed} } became "
-            f"{ {key: order.get(key) for key in changed} }), so the run would see some samples again and others "
-            f"never; restore the data, or choose another folder for this run"
+            f"{ {key: order.get(key) for key in changed} }), so the run would see some samples again and "
+            f"others never; restore the data, or choose another folder for this run"
         )
     other = [name for name, mark in record.frozen.items() if expected.frozen.get(name) != mark]
     if other:
