@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl2.data.augment import AUGMENTATIONS, CROP_SCALE, augment
+from owl2.data.augment import AUGMENTATIONS, CROP_SCALE, augment, augmentation_for
 
 SIZE = (80, 60)
 
@@ -31,6 +31,23 @@ def test_the_seed_alone_decides(picture: Image.Image, kind: str) -> None:
     results = {augment(picture, kind, seed).tobytes() for seed in range(50)}
     assert len(results) == {"none": 1, "flip": 2}.get(kind, len(results))
     assert len(results) > 45 or "crop" not in kind
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "allowed"),
+    [
+        ("a dog left of a cat", "crop_flip", "crop"),
+        ("a dog left of a cat", "flip", "none"),
+        ("The RIGHTMOST cup", "crop_flip", "crop"),
+        ("a right-handed player", "flip", "none"),
+        ("a bright copyright sign", "crop_flip", "crop_flip"),
+        ("a dog on a cat", "flip", "flip"),
+        ("a dog left of a cat", "crop", "crop"),
+        ("a dog left of a cat", "none", "none"),
+    ],
+)
+def test_nothing_is_flipped_whose_text_says_left_or_right(text: str, kind: str, allowed: str) -> None:
+    assert augmentation_for(text, kind) == allowed
 
 
 def test_a_flip_mirrors_half_of_the_pictures(picture: Image.Image) -> None:

@@ -1,0 +1,183 @@
+"""Pictures and clips of a sample: what becomes of them, in which order, and what is said of broken ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from owl2.data.loader import Batches, Draws
+from owl2.data.media import open_media
+from owl2.data.order import Mixture
+from owl2.data.packing import PackSampler
+from owl2.data.sample import Clip, DataError, Picture, sample_from_llava
+from owl2.data.sources import open_source
+from owl2.processor import Encoding, Processor, SentencePieceTokenizer
+from owl2.train.config import DataConfig, SourceConfig
+from owl2.train.meters import read_metrics
+from tests.data.small import jpeg, turns, write_jsonl, write_tar
+from tests.processor.test_video import write_clip, write_gif
+from tests.train.tiny import run_whole, stage, write_checkpoint
+
+FRAMES = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    clip = write_clip(folder / "a.mp4", 12)
+    write_gif(folder / "b.gif", [100] * 12)
+    (folder / "cut.mp4").write_bytes(clip.read_bytes()[:300])
+    (folder / "page.mp4").write_text("<html>404</html>")
+    (folder / "p.jpg").write_bytes(jpeg(1))
+    return folder
+
+
+GOOD: list[dict[str, Any]] = [
+    {"id": "video", "video": "a.mp4", "conversations": turns("<video>\nWhat happens?", "it brightens")},
+    {"id": "gif", "video": ["b.gif"], "conversations": turns("What happens? <|video|>", "it brightens")},
+    {
+        "id": "llava-video",
+        "video": "a.mp4",
+        "conversations": turns("<image>\nWhat?", "a clip", "two?", "red"),
+    },
+    {
+        "id": "both",
+        "image": "p.jpg",
+        "video": "a.mp4",
+        "conversations": turns("<image> or", "an owl", "<video>?", "a clip"),
+    },
+    {"id": "text", "conversations": turns("What does <video> mean in HTML?", "a clip")},
+]
+BROKEN: list[dict[str, Any]] = [
+    {"id": "cut", "video": "cut.mp4", "conversations": turns("<video>what?", "x")},
+    {"id": "page", "video": "page.mp4", "conversations": turns("<video>what?", "x")},
+    {"id": "gone", "video": "gone.mp4", "conversations": turns("<video>what?", "x")},
+    {"id": "marks", "video": "a.mp4", "conversations": turns("what?", "x")},
+    {"id": "twice", "video": "a.mp4", "conversations": turns("<video><video>what?", "x")},
+    {"id": "no-picture", "video": "a.mp4", "image": "p.jpg", "conversations": turns("<video>what?", "x")},
+]
+
+
+def open_draws(folder: Path, rows: list[dict[str, Any]], processor: Processor, kind: str = "none") -> Draws:
+    source = open_source("clips", write_jsonl(folder / f"{len(rows)}-{kind}.jsonl", rows))
+    mixture = Mixture([len(rows)], [1.0], seed=0)
+    return Draws([source], [kind], mixture, processor, max_tokens=512, num_frames=FRAMES)
+
+
+def by_key(draws: Draws) -> dict[str, Any]:
+    return {key.partition(":")[2]: item for key, item in (draws[n] for n in range(len(draws.sources[0])))}
+
+
+def greys(images: list[Image.Image]) -> list[int]:
+    return [round(float(np.asarray(image).mean())) for image in images]
+
+
+def test_a_clip_becomes_evenly_spaced_frames_in_its_place(folder: Path, processor: Processor) -> None:
+    found = by_key(open_draws(folder, GOOD, processor))
+    for key in ("video", "gif", "llava-video"):
+        assert isinstance(found[key], Encoding), found[key]
+        assert greys(found[key].images) == pytest.approx([20, 120, 200], abs=25)
+        assert found[key].ids.count(processor.image_token_id) == FRAMES * processor.tokens_per_image
+    assert len(found["both"].images) == 1 + FRAMES
+    assert greys(found["both"].images[1:]) == greys(found["video"].images)
+    assert not found["text"].images
+
+
+def test_the_length_of_a_clip_is_known_before_it_is_opened(folder: Path, processor: Processor) -> None:
+    draws = open_draws(folder, GOOD, processor)
+    for n in range(len(GOOD)):
+        _, item = draws[n]
+        assert draws.size(n) == (len(item.ids), len(item.images))  # type: ignore[union-attr]
+
+
+def test_frames_of_a_clip_are_cut_and_mirrored_alike_and_pictures_of_a_sample_each_in_their_own_way() -> None:
+    columns = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+    frame = Image.fromarray(np.stack([columns] * 3, axis=-1))
+
+    class Still(Clip):
+        def sample(self, num_frames: int) -> list[Image.Image]:
+            return [frame] * num_frames
+
+    class Shown(Picture):
+        def open(self) -> Image.Image:
+            return frame
+
+    row = {"id": "a", "image": ["p"] * 2, "video": "v", "conversations": turns("<image><image><video>", "x")}
+    sample = sample_from_llava("s", row, lambda name: Shown(name, bytes))
+    for part in sample.messages[0]["content"]:
+        if part["type"] == "video":
+            part["video"] = Still("v", bytes)
+    (question, _) = open_media(sample, "crop_flip", seed=1, num_frames=4)
+    one, two, *frames = [part["image"].tobytes() for part in question["content"]]
+    assert len(frames) == 4
+    assert len(set(frames)) == 1
+    assert len({one, two, frames[0]}) == 3
+
+
+def test_broken_clips_are_bad_samples_with_a_kind_and_a_reason(folder: Path, processor: Processor) -> None:
+    found = by_key(open_draws(folder, BROKEN, processor))
+    kinds = {key.lstrip("#"): item["kind"] for key, item in found.items()}
+    assert sorted(kinds.values()) == sorted(
+        ["video cannot be read"] * 2 + ["picture is missing"] + ["image marks and pictures differ"] * 3
+    )
+    assert "cut.mp4: " in found["cut"]["reason"]
+    with pytest.raises(DataError, match=r"sample twice has 0 image mark.*, 2 video mark.s. and 1 video"):
+        sample_from_llava("s", BROKEN[4], lambda name: Picture(name, bytes))
+
+
+def test_a_caption_that_says_left_is_not_mirrored(tmp_path: Path, processor: Processor) -> None:
+    columns = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+    picture = Image.fromarray(np.stack([columns] * 3, axis=-1))
+    picture.save(tmp_path / "ramp.png")
+    ramp = (tmp_path / "ramp.png").read_bytes()
+    members = {"0.png": ramp, "0.txt": b"an owl left of a cup", "1.png": ramp, "1.txt": b"an owl on a cup"}
+    write_tar(tmp_path / "0.tar", members)
+    mixture = Mixture([2], [1.0], seed=0)
+    draws = Draws([open_source("web", tmp_path)], ["flip"], mixture, processor, max_tokens=512)
+    mirrored: dict[str, set[bool]] = {"0": set(), "1": set()}
+    for n in range(40):
+        key, item = draws[n]
+        assert isinstance(item, Encoding)
+        pixels = np.asarray(item.images[0], int)[0, :, 0]
+        mirrored[key[-1]].add(bool(pixels[0] > pixels[-1]))
+    assert mirrored == {"0": {False}, "1": {False, True}}
+
+
+def test_training_on_clips_pictures_and_text_with_broken_ones_among_them(
+    folder: Path, sentencepiece_tokenizer: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    path = write_jsonl(folder / "all.jsonl", GOOD + BROKEN[:2])
+    sources = [SourceConfig(name="clips", path=path)]
+    data = DataConfig(
+        sources=sources, max_tokens=200, pack_tokens=200, num_frames=FRAMES, max_bad_fraction=1.0
+    )
+    checkpoint = write_checkpoint(tmp_path / "base", sentencepiece_tokenizer)
+    config = stage(
+        tmp_path / "run",
+        checkpoint,
+        folder,
+        data=data,
+        steps=10,
+        global_batch_size=7,
+        micro_batch_size=1,
+        accumulation=1,
+    )
+    run_whole(config)
+    rows = read_metrics(config.run)
+    assert {row["images"] for row in rows} == {4 * FRAMES + 1}, "every sample once a step"
+    bad = [json.loads(line) for line in (config.run / "bad_samples.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in bad] == ["video cannot be read"] * 20
+
+
+def test_packs_hold_the_frames_they_were_planned_with(
+    folder: Path, processor: Processor, tmp_path: Path
+) -> None:
+    draws = open_draws(folder, GOOD, processor)
+    sampler = PackSampler(draws.size, len(GOOD), 120, 1, 0, 0, 1)
+    batches = Batches(draws, sampler, num_workers=0, bad_samples=tmp_path / "bad", max_bad_fraction=0)
+    found = [batch for batch in batches if batch]
+    assert sum(len(batch.pixel_values) for batch in found) == 4 * FRAMES + 1
+    assert all(len(batch.input_ids) <= 120 for batch in found)
