@@ -7,6 +7,7 @@ Shapes: N packed tokens (layout.py), D width, H query heads, G key-value heads, 
 """
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,11 +74,34 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, width, bias=False)
         self.rotary_emb = RotaryEmbedding(config)
 
-    def forward(self, x: Tensor, layout: Layout, rotary: Rotary, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        rotary: Rotary,
+        cache: KVCache | None,
+        layer: int,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """(N, D) -> (N, D), or (L, D) if only `rows` (L,) are asked for."""
         q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # N H E
         k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in project(x, layout, self.k_proj, self.v_proj))
-        attended = attend(rotate(q, rotary), rotate(k, rotary), v, layout, cache, layer)
-        return self.o_proj(attended.flatten(1))
+        attended = attend(rotate(q, rotary), rotate(k, rotary), v, layout, cache, layer).flatten(1)
+        return self.o_proj(attended if rows is None else attended.index_select(0, rows))
+
+
+class SwiGLU(torch.autograd.Function):
+    """silu(gate) * up, of which the backward pass keeps gate and up, not silu(gate) as PyTorch would."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
 
 
 class MLP(nn.Module):
@@ -88,7 +112,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(cast(Tensor, SwiGLU.apply(self.gate_proj(x), self.up_proj(x))))
 
 
 class DecoderLayer(nn.Module):
@@ -99,9 +123,23 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = make_norm(config.hidden_size, config.rms_norm_eps, mam.norm)
         self.post_attention_layernorm = make_norm(config.hidden_size, config.rms_norm_eps, mam.norm)
 
-    def forward(self, x: Tensor, layout: Layout, rotary: Rotary, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x, layout), layout, rotary, cache, layer)
-        return x + self.mlp(self.post_attention_layernorm(x, layout))
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        rotary: Rotary,
+        cache: KVCache | None,
+        layer: int,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """(N, D) -> (N, D), or (L, D) if only `rows` (L,) are asked for: the others give keys and values."""
+        is_visual = None if layout.is_plain else layout.is_visual
+        attended = self.self_attn(self.input_layernorm(x, is_visual), layout, rotary, cache, layer, rows)
+        if rows is not None:
+            x = x.index_select(0, rows)
+            is_visual = None if is_visual is None else is_visual.index_select(0, rows)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x, is_visual))
 
 
 class Decoder(nn.Module):
@@ -120,8 +158,11 @@ class Decoder(nn.Module):
         layout: Layout,
         cache: KVCache | None = None,
         collect: list[Tensor] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Run the blocks on embeddings (N, D) -> (N, D) after the final norm.
+        """Run the blocks on embeddings (N, D) -> (N, D) after the final norm, or (L, D) of `rows` (L,).
+
+        No other row leaves the last block, so its output projection and FFN are spared.
 
         `collect`, if given, receives the embeddings, each block's output and, in place of the last block's,
         the normalised result: what `transformers` calls `hidden_states`.
@@ -132,7 +173,8 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             if collect is not None:
                 collect.append(x)
-            x = layer(x, layout, rotary, cache, index)
+            is_last = index == len(self.layers) - 1
+            x = layer(x, layout, rotary, cache, index, rows if is_last else None)
         x = self.norm(x)
         if collect is not None:
             collect.append(x)

@@ -42,6 +42,11 @@ class Layout:
     """Compute both ways and select: static shapes for compiled, tensor-parallel and sharded graphs."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the plain decoder's path serves: all tokens are text, and shapes need not be static."""
+        return self.num_visual == 0 and not self.is_static
+
+    @property
     def num_tokens(self) -> int:
         return sum(self.lengths)
 

@@ -9,7 +9,7 @@ writes it the other way round). Three ways to compute the same numbers:
 * static: both ways for all tokens and a `torch.where`, for graphs that need fixed shapes.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden_size))
         self.eps = eps
 
-    def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
+    def forward(self, x: Tensor, is_visual: Tensor | None = None) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -45,6 +45,34 @@ class Multiway(nn.Module):
         self.multiway[VISION].load_state_dict(self.multiway[TEXT].state_dict())
 
 
+class NormByModality(torch.autograd.Function):
+    """RMS norm with a gain a modality, of which the backward pass keeps the input alone.
+
+    PyTorch would keep the normalised tokens and each token's gain besides: two activations as large as x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, text: Tensor, vision: Tensor, is_visual: Tensor, eps: float) -> Tensor:
+        """x (N, D), gains (D,), is_visual (N, 1) -> (N, D)."""
+        ctx.save_for_backward(x, text, vision, is_visual)
+        ctx.eps = eps
+        return F.rms_norm(x, text.shape, None, eps) * torch.where(is_visual, vision, text)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, text, vision, is_visual = ctx.saved_tensors
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + ctx.eps)
+        normal = wide * scale
+        text_grad = vision_grad = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            ways = torch.cat((~is_visual, is_visual), dim=1).to(normal.dtype)  # N 2
+            text_grad, vision_grad = (ways.t() @ (normal * grad)).to(text.dtype)
+        grad = grad * torch.where(is_visual, vision, text)
+        inner = (grad * normal).mean(-1, keepdim=True)
+        return ((grad - normal * inner) * scale).to(x.dtype), text_grad, vision_grad, None, None
+
+
 class MultiwayRMSNorm(Multiway):
     """One RMS statistic for all tokens, the gain chosen by modality. Equation 4."""
 
@@ -52,12 +80,12 @@ class MultiwayRMSNorm(Multiway):
         super().__init__(RMSNorm(hidden_size, eps), RMSNorm(hidden_size, eps))
         self.eps = eps
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """(N, D) -> (N, D)."""
+    def forward(self, x: Tensor, is_visual: Tensor | None) -> Tensor:
+        """(N, D) -> (N, D). `is_visual` (N, 1), or None where all tokens are text."""
         text, vision = (cast(Tensor, way.weight) for way in self.multiway)
-        if layout.num_visual == 0 and not layout.is_static:
+        if is_visual is None:
             return F.rms_norm(x, text.shape, text, self.eps)
-        return F.rms_norm(x, text.shape, None, self.eps) * torch.where(layout.is_visual, vision, text)
+        return cast(Tensor, NormByModality.apply(x, text, vision, is_visual, self.eps))
 
 
 class MultiwayLinear(Multiway):

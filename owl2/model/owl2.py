@@ -78,7 +78,8 @@ class Owl2Model(nn.Module):
             ValueError: shapes that do not fit, or places for images that do not match their number.
         """
         layout = padded_layout(input_ids, attention_mask, self.config.image_token_id)
-        hidden = self.hidden(self.embed(input_ids, layout, pixel_values), layout)
+        embeddings = self.embed(input_ids, layout, pixel_values, image_of=image_of)
+        hidden = self.hidden(embeddings, layout)
         logits = self.logits(hidden)
         if layout.tokens is None:
             return logits.unflatten(0, input_ids.shape)
@@ -91,10 +92,12 @@ class Owl2Model(nn.Module):
         layout: Layout,
         pixel_values: Tensor | None = None,
         visual_tokens: Tensor | None = None,
+        image_of: Tensor | None = None,
     ) -> Tensor:
         """Embed the ids of `layout` -> (N, D), images in their places.
 
         `visual_tokens` (I, Q + 1, D) takes the place of `pixel_values` where images are encoded already.
+        `image_of` (P,) int64 says which image is in which of P places, where some are in several.
         """
         flat = input_ids.flatten()
         ids = flat if layout.tokens is None else flat.index_select(0, layout.tokens)
@@ -102,7 +105,7 @@ class Owl2Model(nn.Module):
             ids = ids.masked_fill(layout.is_visual[:, 0], 0)  # no row of the embedding; overwritten below
         x = self.model.embed_tokens(ids)
         images = pixel_values if visual_tokens is None else visual_tokens
-        num_images = 0 if images is None else len(images)
+        num_images = 0 if images is None else len(images) if image_of is None else len(image_of)
         if layout.num_visual != num_images * self.config.tokens_per_image:
             raise ValueError(
                 f"{layout.num_visual} visual positions in input_ids, but {num_images} image(s) fill "
@@ -113,6 +116,8 @@ class Owl2Model(nn.Module):
         if visual_tokens is None:
             assert pixel_values is not None
             visual_tokens = self.encode_images(pixel_values)
+        if image_of is not None:
+            visual_tokens = visual_tokens.index_select(0, image_of)
         return x.index_copy(0, layout.visual_rows, visual_tokens.flatten(0, 1).to(x.dtype))
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
@@ -128,33 +133,44 @@ class Owl2Model(nn.Module):
         layout: Layout,
         cache: KVCache | None = None,
         collect: list[Tensor] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Run the decoder on (N, D) -> (N, D) after the final norm."""
-        return self.model.decode(embeddings, layout, cache, collect)
+        """Run the decoder on (N, D) -> (N, D) after the final norm, or (L, D) of the `rows` asked for."""
+        return self.model.decode(embeddings, layout, cache, collect, rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Project (..., D) -> (..., V) float32."""
         return F.linear(hidden, self.head_weight).float()
 
     def loss(
-        self, input_ids: Tensor, layout: Layout, targets: Targets, pixel_values: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        layout: Layout,
+        targets: Targets,
+        pixel_values: Tensor | None = None,
+        image_of: Tensor | None = None,
     ) -> Tensor:
         """Return the sum (not the mean) of cross-entropies over the targets, float32.
 
         Divide by the number of targets of the optimizer step.
         """
-        return self.token_losses(input_ids, layout, targets, pixel_values).sum()
+        return self.token_losses(input_ids, layout, targets, pixel_values, image_of).sum()
 
     def token_losses(
-        self, input_ids: Tensor, layout: Layout, targets: Targets, pixel_values: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        layout: Layout,
+        targets: Targets,
+        pixel_values: Tensor | None = None,
+        image_of: Tensor | None = None,
     ) -> Tensor:
         """Return the cross-entropy of each target (L,), float32.
 
-        Only target rows reach the head, in chunks that are computed again in the backward pass, so logits
-        of a whole batch never exist at once.
+        Only target rows leave the last layer and reach the head, in chunks that are computed again in the
+        backward pass, so logits of a whole batch never exist at once.
         """
-        hidden = self.hidden(self.embed(input_ids, layout, pixel_values), layout)
-        hidden = hidden.index_select(0, targets.rows)
+        embeddings = self.embed(input_ids, layout, pixel_values, image_of=image_of)
+        hidden = self.hidden(embeddings, layout, rows=targets.rows)
         rows = max(1, LOSS_CHUNK_ELEMENTS // self.config.decoder.vocab_size)
         if len(hidden) <= rows:
             return self._cross_entropy(hidden, targets.ids)
