@@ -113,7 +113,8 @@ def _memory(plan: Plan) -> Table:
 
     trace = plan.trace
     table = _table(f"memory of a GPU; {plan.num_parameters:,} parameters, {plan.num_learning:,} learn")
-    table.add_row("parameters", gib(trace.parameters), "float32")
+    coded = plan.config.lora is not None and plan.config.lora.base_dtype == "nf4"
+    table.add_row("parameters", gib(trace.parameters), "float32" + ", and NF4 beside adapters" * coded)
     table.add_row("gradients", gib(trace.gradients), "float32")
     table.add_row("moments", gib(trace.optimizer), "float32, two of AdamW")
     table.add_row("activations", gib(trace.activations), "kept for the backward pass")

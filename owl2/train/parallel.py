@@ -217,11 +217,12 @@ def rewrite_layers(model: Owl2Model, config: ParallelConfig) -> None:
         if config.activation_checkpointing != "none":
             keep: dict[str, Any] = {}
             if config.activation_checkpointing == "selective":
-                keep = {"context_fn": partial(create_selective_checkpoint_contexts, _keep_products)}
+                keep = {"context_fn": partial(create_selective_checkpoint_contexts, keep_products)}
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, **keep)
 
 
-def _keep_products(_: object, operation: object, *__: object, **___: object) -> CheckpointPolicy:
+def keep_products(_: object, operation: object, *__: object, **___: object) -> CheckpointPolicy:
+    """What selective checkpointing does with the outcome of an operation."""
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
@@ -246,6 +247,7 @@ def with_picture(batch: Batch | None, config: Owl2Config) -> Batch:
         targets=Targets(rows=none, ids=none) if batch is None else batch.targets,
         pixel_values=torch.zeros(1, config.vision.num_channels, size, size),
         keys=() if batch is None else batch.keys,
+        num_samples=0 if batch is None else batch.num_samples,
     )
 
 

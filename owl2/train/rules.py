@@ -54,6 +54,8 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
         RuleError: a rule without parameters, a parameter without a rule, a setting without effect, or a
             table in which nothing learns.
     """
+    if not rules:
+        raise RuleError('rules is empty; the shortest table is [{match: "*"}]')
     _check_effect(rules)
     depth_decay = _vision_depths(model)
     unused = list(rules)
@@ -61,8 +63,10 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
     for name, parameter in model.named_parameters():
         rule = next((r for r in rules if fnmatchcase(name, r.match)), None)
         if rule is None:
+            near = difflib.get_close_matches(name, [r.match for r in rules], n=1, cutoff=0)
             raise RuleError(
-                f'no rule matches {name} {tuple(parameter.shape)}; end the table with {{match: "*", ...}}'
+                f"no rule matches {name} {tuple(parameter.shape)}; nearest rule: {near[0]!r}; end the table "
+                f'with {{match: "*", ...}}'
             )
         unused = [r for r in unused if r is not rule]
         if rule.layer_decay != 1.0 and name not in depth_decay:

@@ -59,9 +59,12 @@ def test_a_rule_that_decides_for_nothing_is_an_error_that_names_the_nearest_para
 
 def test_a_parameter_without_a_rule_is_an_error_that_names_it_with_its_shape(tiny: Owl2Model) -> None:
     with pytest.raises(
-        RuleError, match=r"no rule matches model.embed_tokens.weight \(128, 64\); end the table"
+        RuleError,
+        match=r"model.embed_tokens.weight \(128, 64\); nearest rule: 'model.embed_token'; end the table",
     ):
-        assign_rules(tiny, [Rule(match="model.vision_model.*")], 0.05)
+        assign_rules(tiny, [Rule(match="model.vision_model.*"), Rule(match="model.embed_token")], 0.05)
+    with pytest.raises(RuleError, match="rules is empty"):
+        assign_rules(tiny, [], 0.05)
 
 
 def test_layer_decay_outside_the_vision_encoder_is_an_error(tiny: Owl2Model) -> None:
