@@ -84,6 +84,7 @@ def make_batch(config: Owl2Config, rows: int, labelled: int) -> Batch:
         targets=targets_of(labels, layout),
         pixel_values=torch.randn(rows, config.vision.num_channels, size, size, generator=generator),
         keys=tuple(f"drawn:{row}" for row in range(rows)),
+        num_samples=rows,
     )
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from ctypes import c_bool
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from owl2.data.order import Mixture
 from owl2.data.packing import NOTHING, Size
 from owl2.data.sample import DataError
 from owl2.data.sources import Source
+from owl2.data.turns import join, set_apart
 from owl2.model.layout import IGNORE, Layout, Targets, packed_layout, targets_of
 from owl2.processor import Encoding, ImageError, Processor, TemplateError
 from owl2.processor.video import VideoError
@@ -52,15 +53,19 @@ class Batch:
     pixel_values: Tensor
     """(I, 3, H, W) float32."""
     keys: tuple[str, ...]
-    """`source:key` of each sample."""
+    """`source:key` of each row's sample; a sample is one row unless its turns stand apart."""
+    num_samples: int
+    image_of: Tensor | None = None
+    """(P,) int64: which image is in which of P places; None if each is in one, in this order."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(
+        return dataclasses.replace(
+            self,
             input_ids=self.input_ids.to(device),
             layout=self.layout.to(device),
             targets=self.targets.to(device),
             pixel_values=self.pixel_values.to(device),
-            keys=self.keys,
+            image_of=None if self.image_of is None else self.image_of.to(device),
         )
 
 
@@ -80,6 +85,7 @@ class Draws:
         max_tokens: int,
         targets: str = "answers",
         num_frames: int = 8,
+        turns_apart: Collection[str] = (),
     ):
         self.sources = sources
         self.augmentations = augmentations
@@ -88,6 +94,8 @@ class Draws:
         self.max_tokens = max_tokens
         self.targets = targets
         self.num_frames = num_frames
+        self.turns_apart = turns_apart
+        """Names of the sources whose questions do not see each other."""
 
     def __getitem__(self, n: int) -> tuple[str, Encoding | Bad]:
         draw = self.mixture[n]
@@ -96,9 +104,8 @@ class Draws:
         try:
             sample = source[draw.index]
             key = f"{source.name}:{sample.key}"
-            return key, self._encode(
-                open_media(sample, self.augmentations[draw.source], draw.seed, self.num_frames)
-            )
+            opened = open_media(sample, self.augmentations[draw.source], draw.seed, self.num_frames)
+            return key, self._encode(opened, source)
         except UNUSABLE as error:
             reason = f"{type(error).__name__}: {error}"
             return key, {"source": source.name, "key": key, "kind": _kind(error), "reason": reason}
@@ -110,12 +117,17 @@ class Draws:
         """What a draw costs, exactly, without opening its pictures; `NOTHING` if its text is unusable."""
         draw = self.mixture[n]
         try:
-            encoding = self._encode(stand_in(self.sources[draw.source][draw.index], self.num_frames))
+            source = self.sources[draw.source]
+            encoding = self._encode(stand_in(source[draw.index], self.num_frames), source)
         except UNUSABLE:  # recorded by the rank that gets it
             return NOTHING
         return Size(len(encoding.ids), len(encoding.images))
 
-    def _encode(self, messages: list[dict[str, Any]]) -> Encoding:
+    def _encode(self, messages: list[dict[str, Any]], source: Source) -> Encoding:
+        is_apart = source.name in self.turns_apart
+        return join([self._row(row) for row in (set_apart(messages) if is_apart else [messages])])
+
+    def _row(self, messages: list[dict[str, Any]]) -> Encoding:
         encoding = self.processor.encode(messages)
         if self.targets == "all":
             encoding = target_all_text(encoding, self.processor.image_token_id)
@@ -212,7 +224,7 @@ class Batches:
         try:
             self._write(self.damaged)
             for batch, bad, is_last in self.loader:
-                self.num_drawn += len(bad) + (len(batch.keys) if batch else 0)
+                self.num_drawn += len(bad) + (batch.num_samples if batch else 0)
                 if bad:
                     self._record(bad)
                 # A tensor from a worker holds a file open, and a step may hold hundreds of micro-batches.
@@ -254,15 +266,32 @@ class Collate:
             return None, bad
         ids = torch.tensor([i for _, encoding in good for i in encoding.ids], dtype=torch.int64)
         is_target = torch.tensor([t for _, encoding in good for t in encoding.is_target], dtype=torch.bool)
-        layout = packed_layout(ids, [len(e.ids) for _, e in good], self.processor.image_token_id)
+        rows = [encoding.rows or (len(encoding.ids),) for _, encoding in good]
+        layout = packed_layout(
+            ids, [length for sample in rows for length in sample], self.processor.image_token_id
+        )
         batch = Batch(
             input_ids=ids,
             layout=layout,
             targets=targets_of(ids.masked_fill(~is_target, IGNORE), layout),
             pixel_values=self.processor.pixels([image for _, encoding in good for image in encoding.images]),
-            keys=tuple(key for key, _ in good),
+            keys=tuple(key for (key, _), sample in zip(good, rows, strict=True) for _ in sample),
+            num_samples=len(good),
+            image_of=_image_of([encoding for _, encoding in good]),
         )
         return batch, bad
+
+
+def _image_of(encodings: Sequence[Encoding]) -> Tensor | None:
+    if all(encoding.rows is None for encoding in encodings):
+        return None
+    places: list[int] = []
+    first = 0
+    for encoding in encodings:
+        images = range(first, first + len(encoding.images))
+        places += [*images] * len(encoding.rows or (1,))
+        first = images.stop
+    return torch.tensor(places, dtype=torch.int64)
 
 
 def target_all_text(encoding: Encoding, image_token_id: int) -> Encoding:

@@ -78,8 +78,7 @@ class Owl2Model(nn.Module):
             ValueError: shapes that do not fit, or places for images that do not match their number.
         """
         layout = padded_layout(input_ids, attention_mask, self.config.image_token_id)
-        embeddings = self.embed(input_ids, layout, pixel_values, image_of=image_of)
-        hidden = self.hidden(embeddings, layout)
+        hidden = self.hidden(self.embed(input_ids, layout, pixel_values), layout)
         logits = self.logits(hidden)
         if layout.tokens is None:
             return logits.unflatten(0, input_ids.shape)

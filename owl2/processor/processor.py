@@ -43,6 +43,9 @@ class Encoding:
     """Which ids training predicts: each answer and its end token."""
     images: list[Image.Image] = field(default_factory=list)
     """RGB pictures in the order of their tokens."""
+    rows: tuple[int, ...] | None = None
+    """Where the sample is several rows that show the same `images` and see nothing of each other: the number
+    of ids of each."""
 
 
 class Processor:

@@ -39,6 +39,9 @@ class SourceConfig:
     augment: str = "none"
     """`none`, `crop`, `flip` or `crop_flip` (stage 1 of the paper). `crop` alone where writing matters, which
     a flip mirrors; samples whose text says left or right are never flipped."""
+    turns: Literal["together", "apart"] = "together"
+    """`apart`: no question of a conversation sees another, and all see its pictures, which are encoded once.
+    The paper has them together."""
 
 
 @dataclass(frozen=True, kw_only=True)

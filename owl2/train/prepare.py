@@ -8,9 +8,9 @@ from owl2.checkpoint.tensors import dtype_of
 from owl2.data.loader import Batches, Draws, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
-from owl2.data.sources import open_source
+from owl2.data.sources import Source, open_source
 from owl2.processor import Processor
-from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.config import SourceConfig, TrainConfig, TrainConfigError
 from owl2.train.lora import add_adapters, check_installed
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
@@ -61,15 +61,27 @@ def open_draws(config: TrainConfig, processor: Processor) -> Draws:
         raise TrainConfigError(
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
         )
-    sources = [open_source(s.name, s.path, s.image_root, s.shuffle) for s in data.sources]
-    weights = [
-        len(source) if s.weight == "size" else s.weight
-        for s, source in zip(data.sources, sources, strict=True)
-    ]
-    mixture = Mixture([len(s) for s in sources], weights, data.seed, [s.in_slices for s in sources])
+    sources, mixture = open_mixture(data.sources, data.seed)
     processor = processor.replace(template=data.template)  # no limit: the loader cuts to data.max_tokens
     augmentations = [s.augment for s in data.sources]
-    return Draws(sources, augmentations, mixture, processor, data.max_tokens, data.targets, data.num_frames)
+    return Draws(
+        sources,
+        augmentations,
+        mixture,
+        processor,
+        data.max_tokens,
+        data.targets,
+        data.num_frames,
+        turns_apart=[s.name for s in data.sources if s.turns == "apart"],
+    )
+
+
+def open_mixture(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Source], Mixture]:
+    """Open sources and mix them by their weights."""
+    sources = [open_source(c.name, c.path, c.image_root, c.shuffle) for c in configs]
+    weights = [len(s) if c.weight == "size" else c.weight for c, s in zip(configs, sources, strict=True)]
+    mixture = Mixture([len(s) for s in sources], weights, seed, [s.in_slices for s in sources])
+    return sources, mixture
 
 
 def order_of(config: TrainConfig, draws: Draws) -> Order:

@@ -179,6 +179,7 @@ def full_batch(config: Owl2Config, samples: int, tokens: int, images: int) -> Ba
         targets=Targets(rows=layout.text_rows, ids=ids[layout.text_rows]),
         pixel_values=torch.empty(samples * images, config.vision.num_channels, side, side, device="meta"),
         keys=("plan:sample",) * samples,
+        num_samples=samples,
     )
 
 
@@ -301,12 +302,12 @@ def _without_contents(batch: Batch, fake: FakeTensorMode) -> Batch:
         layout: dict[str, Any] = {
             name: empty_like(t) for name, t in vars(batch.layout).items() if isinstance(t, Tensor)
         }
-        return Batch(
+        return replace(
+            batch,
             input_ids=empty_like(batch.input_ids),
             layout=replace(batch.layout, **layout),
             targets=Targets(rows=empty_like(batch.targets.rows), ids=empty_like(batch.targets.ids)),
             pixel_values=empty_like(batch.pixel_values),
-            keys=batch.keys,
         )
 
 

@@ -20,7 +20,12 @@ def captioned(model: Owl2Model, captions: tuple[tuple[int, ...], ...], num_image
     pixels = torch.rand(num_images, 3, size, size, generator=torch.Generator().manual_seed(0))
     keys = tuple(f"captions:{i}" for i in range(len(captions)))
     return Batch(
-        input_ids=ids, layout=layout, targets=targets_of(labels, layout), pixel_values=pixels, keys=keys
+        input_ids=ids,
+        layout=layout,
+        targets=targets_of(labels, layout),
+        pixel_values=pixels,
+        keys=keys,
+        num_samples=len(captions),
     )
 
 
