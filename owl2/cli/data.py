@@ -1,4 +1,4 @@
-"""`owl2 data list | convert | inspect`: which corpora there are, making them trainable, looking at them.
+"""`owl2 data list | convert | mixture | inspect`: corpora, making them trainable, mixing and looking at them.
 
 Packages are imported when a command runs, so that help comes at once.
 """
@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING, Literal
 from owl2.cli.arguments import run_function
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from owl2.data.convert import PartResult, Report
     from owl2.data.inspect import Inspection
+    from owl2.data.order import Mixture
     from owl2.data.recipe import Recipe
+    from owl2.data.sources import Source
     from owl2.processor import Processor
 
 COMMANDS = {
     "list": "every corpus: licence, size, where to get it, what is missing",
     "convert": "official files of a corpus to what training reads",
+    "mixture": "what share of the draws each source should have, and gets",
     "inspect": "counts, lengths, broken samples, and a page of samples as the model sees them",
 }
 
@@ -35,7 +40,12 @@ def main(arguments: Sequence[str]) -> None:
         print("usage: owl2 data COMMAND [options]   (owl2 data COMMAND --help lists them)\n")
         print("\n".join(f"  {name:8} {line}" for name, line in COMMANDS.items()))
         return
-    functions: dict[str, Callable[..., None]] = {"list": list_corpora, "convert": convert, "inspect": inspect}
+    functions: dict[str, Callable[..., None]] = {
+        "list": list_corpora,
+        "convert": convert,
+        "mixture": mixture,
+        "inspect": inspect,
+    }
     if command not in functions:
         print(f"owl2 data: no command {command!r}; there are {', '.join(functions)}", file=sys.stderr)
         raise SystemExit(2)
@@ -94,6 +104,33 @@ def convert(recipe: str, *, source: Path, out: Path, workers: int = os.cpu_count
     if absent:
         print("\n".join(f"owl2 data: {error}" for error in absent), file=sys.stderr)
         raise SystemExit(1)
+
+
+def mixture(path: Path, *, draws: int = 100_000) -> None:
+    """Show what share of the draws each source of a mixture should have, and gets.
+
+    Args:
+        path: the mixture file that a conversion wrote, or a stage's configuration.
+        draws: how many of a run, from its first on.
+    """
+    import yaml
+    from rich.console import Console
+
+    from owl2.data.sample import DataError
+    from owl2.train.config import SourceConfig
+    from owl2.train.prepare import open_mixture
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        configs = [SourceConfig(**source) for source in data["sources"]]
+        sources, order = open_mixture(configs, data.get("seed", 0))
+    except (DataError, OSError) as error:
+        print(f"owl2 data: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        print(f"owl2 data: {path} has no data.sources as a stage has them: {error!r}", file=sys.stderr)
+        raise SystemExit(1) from None
+    Console(soft_wrap=True).print(_shares(sources, order, draws))
 
 
 def inspect(
@@ -199,6 +236,20 @@ def _print_reports(reports: Sequence[Report], out: Path) -> None:
     console.print(table)
     if any(report.num_bad for report in reports):
         console.print(f"What was left out is listed in {out}/NAME.bad.jsonl, record by record.")
+
+
+def _shares(sources: Sequence[Source], order: Mixture, draws: int) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{draws:,} draws", title_justify="left")
+    for column in ("source", "samples", "intended", "actual", "off by", "drawn", "passes"):
+        table.add_column(column, justify="left" if column == "source" else "right", no_wrap=True)
+    for source, weight, drawn in zip(sources, order.weights, order.counts(draws), strict=True):
+        intended, actual = weight / sum(order.weights), drawn / draws
+        off = f"{abs(actual / intended - 1):.2%}" if intended else "-"
+        shares = (f"{intended:.3%}", f"{actual:.3%}", off)
+        table.add_row(source.name, f"{len(source):,}", *shares, f"{drawn:,}", f"{drawn / len(source):.2f}")
+    return table
 
 
 def _processor(model: str) -> Processor:

@@ -40,7 +40,7 @@ class PackSampler:
     """Draw number to the sample's size."""
     global_batch_size: int
     pack_tokens: int
-    """Most tokens of a pack; no sample may have more."""
+    """Most tokens of a pack."""
     ranks: int
     rank: int
     start_step: int
@@ -57,15 +57,11 @@ class PackSampler:
 def pack(sizes: Sequence[Size], capacity: int, multiple: int = 1) -> list[list[int]]:
     """Put samples into the fewest packs found that hold them, a multiple of `multiple`; some may be empty.
 
+    A sample of more than `capacity` tokens, one of many rows, has a pack of its own.
+
     Returns:
         The positions in `sizes` of each pack's members.
-
-    Raises:
-        ValueError: a sample that no pack holds.
     """
-    longest = max(size.tokens for size in sizes)
-    if longest > capacity:
-        raise ValueError(f"a sample of {longest:,} tokens does not fit into a pack of {capacity:,}")
     rounds = max(1, math.ceil(sum(size.tokens for size in sizes) / (capacity * multiple)))
     while (packs := _spread(sizes, rounds * multiple, capacity)) is None:
         rounds += 1
@@ -102,9 +98,10 @@ def _spread(sizes: Sequence[Size], num_packs: int, capacity: int) -> list[list[i
     packs: list[list[int]] = [[] for _ in range(num_packs)]
     for sample in np.argsort(-shares.max(axis=1), kind="stable").tolist():
         tokens = sizes[sample].tokens
-        after = np.where(free >= tokens, (loads + shares[sample]).max(axis=1), np.inf)
+        needed = min(tokens, capacity)
+        after = np.where(free >= needed, (loads + shares[sample]).max(axis=1), np.inf)
         chosen = int(after.argmin())
-        if free[chosen] < tokens:
+        if free[chosen] < needed:
             return None
         packs[chosen].append(sample)
         loads[chosen] += shares[sample]

@@ -50,6 +50,11 @@ def mixture(official: Path, tmp_path_factory: pytest.TempPathFactory) -> list[So
     return read_config([str(CONFIGS / "instruct.yaml"), "--config", str(out / "instruct.yaml")]).data.sources
 
 
+@pytest.fixture(scope="module")
+def mixture_file(mixture: list[SourceConfig]) -> Path:
+    return Path(mixture[0].path).with_name("instruct.yaml")
+
+
 def open_all(sources: list[SourceConfig]) -> list[Source]:
     return [open_source(source.name, source.path, source.image_root) for source in sources]
 
@@ -64,19 +69,47 @@ def test_intended_and_actual_shares_agree_over_100_000_draws(mixture: list[Sourc
     """Of the paper's sizes, and of the miniatures, which are passed over thousands of times."""
     weights = [source.weight for source in mixture]
     miniature = [len(source) for source in open_all(mixture)]
-    for sizes, count in ((miniature, 10_000), ([int(1000 * weight) for weight in weights], 100_000)):
+    for sizes, count in ((miniature, 20_000), ([int(1000 * weight) for weight in weights], 100_000)):
         order = Mixture(sizes, weights, seed=3)
         drawn = Counter(order[n].source for n in range(count))
         for number, weight in enumerate(weights):
-            assert abs(drawn[number] / count - weight / 1230) < 0.001, "a tenth of the promised 1 %"
+            assert abs(drawn[number] / count / (weight / 1230) - 1) < 0.01, "of each source's own share"
+        assert order.counts(count) == [drawn[number] for number in range(len(weights))]
+
+
+def test_the_table_of_intended_and_actual_draws_is_within_1_percent(
+    mixture_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["data", "mixture", str(mixture_file), "--draws", "100000"])
+    printed = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in printed}
+    assert rows.keys() == TABLE_14.keys()
+    for name, (samples, intended, actual, off, drawn, passes) in rows.items():
+        assert float(intended.strip("%")) == pytest.approx(100 * TABLE_14[name] / 1230, abs=6e-4)
+        assert float(actual.strip("%")) == pytest.approx(int(drawn.replace(",", "")) / 1000)
+        assert float(off.strip("%")) < 1
+        assert float(passes.replace(",", "")) == pytest.approx(
+            int(drawn.replace(",", "")) / int(samples), abs=6e-3
+        )
+    assert sum(int(row[4].replace(",", "")) for row in rows.values()) == 100_000
+
+
+def test_a_file_without_sources_is_an_error_that_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("data: {seed: 1}")
+    with pytest.raises(SystemExit):
+        main(["data", "mixture", str(tmp_path / "a.yaml")])
+    assert "a.yaml has no data.sources as a stage has them" in capsys.readouterr().err
 
 
 def test_50_steps_of_training_on_the_whole_mixture(
     mixture: list[SourceConfig], sentencepiece_tokenizer: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
     checkpoint = write_checkpoint(tmp_path / "base", sentencepiece_tokenizer)
-    data = DataConfig(sources=mixture, max_tokens=512)
-    config = stage(tmp_path / "run", checkpoint, tmp_path, data=data, steps=50)
+    data = DataConfig(sources=mixture, max_tokens=512, pack_tokens=512)
+    shape = {"global_batch_size": 4, "micro_batch_size": 1, "accumulation": 1}
+    config = stage(tmp_path / "run", checkpoint, tmp_path, data=data, steps=50, **shape)
     run_whole(config)
     rows = read_metrics(config.run)
     assert [row["step"] for row in rows] == list(range(1, 51))
