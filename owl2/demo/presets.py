@@ -79,9 +79,9 @@ PRESETS: dict[str, DemoPreset] = {
         frozen_vision_layers=5,
         image_sizes=(84, 98),
         language=StageSize(steps=900, batch=16, lr=2e-3),
-        warm=StageSize(steps=300, batch=64, lr=3e-3),
-        pretrain=StageSize(steps=60, batch=32, lr=1e-3),
-        instruct=StageSize(steps=450, batch=24, lr=8e-4),
+        warm=StageSize(steps=900, batch=32, lr=2e-3),
+        pretrain=StageSize(steps=150, batch=32, lr=1e-3),
+        instruct=StageSize(steps=450, batch=24, lr=1e-3),
     ),
     "small": DemoPreset(
         world=WorldSizes(),
@@ -161,7 +161,8 @@ def instruct_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> Tr
     """Stage 2: everything learns, pictures and text together, at the higher resolution."""
     rules = [*_vision_rules(preset, lr=0.1), Rule(match="*", weight_decay=0.0)]
     sources = [
-        SourceConfig(name="scenes", path=world / "instruct/train.jsonl", weight=0.8),
+        SourceConfig(name="scenes", path=world / "instruct/train.jsonl", weight=0.7, turns="apart"),
+        SourceConfig(name="dialogue", path=world / "instruct/train.jsonl", weight=0.1),
         SourceConfig(name="easyvqa", path=world / "instruct/easyvqa.jsonl", weight=0.04),
         SourceConfig(name="text", path=world / "instruct/text.jsonl", weight=0.16),
     ]

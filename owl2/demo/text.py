@@ -248,20 +248,20 @@ class _Thing:
 def _lookup(rng: Random, thing: _Thing, things: list[_Thing]) -> Turn:
     what = rng.random()
     many = plural(thing.name, 2)
-    if what < 0.42 and thing.count == 1:
+    if what < 0.34 and thing.count == 1:
         if len(things) == 1 and rng.random() < 0.5:
             return rng.choice(
                 ("What is this?", "What is in the picture?", "Which object is shown?")
             ), thing.name
         if [other.colour for other in things].count(thing.colour) == 1:
             return f"What is the {thing.colour} object?", thing.name
-    if what < 0.65:
+    if what < 0.52:
         subject = f"is the {thing.name}" if thing.count == 1 else f"are the {many}"
         return f"{rng.choice(('What', 'Which'))} color {subject}?", thing.colour
-    if what < 0.7:
+    if what < 0.58:
         return f"How many {many} are there?", str(thing.count)
     is_true = rng.random() < 0.5
-    if what < 0.88:
+    if what < 0.8:
         absent = rng.choice([name for name in NAMES if name not in {other.name for other in things}])
         return f"Is there {article(thing.name if is_true else absent)}?", "yes" if is_true else "no"
     colour = thing.colour if is_true else rng.choice([c for c in ALL_COLOURS if c != thing.colour])
