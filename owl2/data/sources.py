@@ -31,7 +31,7 @@ Read = Callable[[int, int], bytes]
 MAX_DAMAGED = 0.01
 """Share of a source's shards that may be damaged and left out; one of several always may."""
 MAX_SPARSE = 4
-"""A slice whose pairs lie scattered over more than so many times their size is read pair by pair."""
+"""A slice whose pairs lie scattered over more than so many times their size is read member by member."""
 
 
 class Source(Protocol):
@@ -140,22 +140,18 @@ class TarSource:
         return sample_from_caption(self.name, f"{shard.stem}/{key}", caption, picture)
 
     def _reader(self, number: int, row: int) -> Read:
-        """Return what reads a pair: locally the file, of a URL one request for the pair or for its slice."""
+        """Return what reads a pair: its slice in one request where neighbours come soon, else each member."""
         shard, first = self.shards[number], self.firsts[number]
-        if not is_url(shard.stored.path):
-            return partial(read_bytes, shard.stored.path)
-        begin_row, end_row = row, row + 1
-        if self.in_slices:  # those of its slice that are in this shard
-            begin_row = max(0, (first + row) // SLICE * SLICE - first)
-            end_row = min(shard.num_pairs, ((first + row) // SLICE + 1) * SLICE - first)
+        direct = partial(read_bytes, shard.stored.path)
+        if not (self.in_slices and is_url(shard.stored.path)):
+            return direct
+        # Those of its slice that are in this shard.
+        begin_row = max(0, (first + row) // SLICE * SLICE - first)
+        end_row = min(shard.num_pairs, ((first + row) // SLICE + 1) * SLICE - first)
         extents = shard.extents(begin_row, end_row - begin_row).reshape(-1, 2)  # pictures' and captions'
         begin, end = int(extents[:, 0].min()), int(extents.sum(axis=1).max())
-        if end - begin > MAX_SPARSE * int(extents[:, 1].sum()):
-            return partial(read_bytes, shard.stored.path)
-        if self.in_slices:
-            return partial(read_slice, shard.stored, begin, end)
-        data = read_bytes(shard.stored.path, begin, end - begin)
-        return lambda offset, size: data[offset - begin :][:size]
+        is_scattered = end - begin > MAX_SPARSE * int(extents[:, 1].sum())
+        return direct if is_scattered else partial(read_slice, shard.stored, begin, end)
 
 
 def open_source(

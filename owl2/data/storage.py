@@ -25,6 +25,7 @@ BLOCK_BYTES = 8 << 20
 THREADS = 8
 """Requests at a time where many files are looked at."""
 _STAMPS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "updated")
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _FINAL_STATUS = range(400, 500)
 _PASSING_STATUS = (408, 429)
 
@@ -174,15 +175,22 @@ def _ask(path: str, done: str, request: Callable[[Any], T]) -> T:
     for attempt, wait_s in enumerate((*WAITS_S, None), start=1):
         try:
             return request(files)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise
         except Exception as error:  # each storage has its own: botocore's, aiohttp's, OSError, TimeoutError
+            if _is_absent(error):
+                raise
             reason = f"{path} could not be {done}: {type(error).__name__}: {error}"
             if wait_s is None or _is_final(error):
                 raise StorageError(f"{reason} (attempt {attempt} of {len(WAITS_S) + 1})") from error
             print(f"{reason}; attempt {attempt + 1} in {wait_s:g} s", file=sys.stderr, flush=True)
             time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _is_absent(error: Exception) -> bool:
+    """Whether there is no such file. fsspec says so, with the cause, of any file that HTTP cannot look at."""
+    cause = error.__cause__
+    is_other = isinstance(cause, OSError) and not isinstance(cause, _ABSENT)
+    return isinstance(error, _ABSENT) and getattr(cause, "status", 404) == 404 and not is_other
 
 
 def _is_final(error: Exception) -> bool:
