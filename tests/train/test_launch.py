@@ -1,0 +1,142 @@
+"""The documented ways to start a run on many processes do start it, stop it and go on."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from torch.distributed.run import get_args_parser
+
+from owl2.cli.train import read_config
+from owl2.train.config import TrainConfig, config_to_dict
+from owl2.train.meters import read_metrics
+from owl2.train.signals import EXIT_STOPPED
+from owl2.train.state import saved_states
+from tests.train.splits import Reference, assert_equal_runs, split
+from tests.train.test_torchrun import ROOT, torchrun
+
+LAUNCH = ROOT / "configs/launch"
+DOCUMENTED = [*LAUNCH.iterdir(), ROOT / "docs/parallel.md", ROOT / "docs/training.md"]
+
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+echo "$@" | grep -q 'python -m owl2 train' || exit 9
+pids=()
+for number in $(seq 0 $((SLURM_NTASKS - 1))); do
+  SLURM_PROCID=$number SLURM_LOCALID=$number "$@" & pids+=($!)
+done
+echo "${pids[0]}" > "$LOG/pid"
+highest=0
+for pid in "${pids[@]}"; do wait "$pid"; code=$?; [ $code -gt $highest ] && highest=$code; done
+exit $highest
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo 127.0.0.1; echo other-node; else echo "$@" >> "$LOG/scontrol"; fi
+"""
+
+
+def write_stage(config: TrainConfig, path: Path) -> str:
+    path.write_text(yaml.safe_dump(config_to_dict(config)))
+    return str(path)
+
+
+def torchrun_lines() -> list[str]:
+    """Every torchrun command that is written down, each as one line."""
+    commands = []
+    for path in DOCUMENTED:
+        text = re.sub(r"\\\n\s*", "", path.read_text())
+        commands += re.findall(r"torchrun (--.*-m .*)", text)
+    return commands
+
+
+def test_torchrun_reads_every_documented_line_as_it_is_meant_and_the_batch_adds_up() -> None:
+    lines = torchrun_lines()
+    assert len(lines) >= 4
+    for line in lines:
+        line = re.sub(r'"\$\(.*?\)[^"]*"', "HOST", line)
+        words = [word.strip('"') for word in line.split()]
+        options = get_args_parser().parse_args([re.sub(r"^\$SKYPILOT_N.*", "2", word) for word in words])
+        assert options.module, line
+        assert options.training_script == "owl2", line
+        command, stage, *overrides = options.training_script_args
+        assert command == "train", line
+        if "$" not in stage:
+            processes = int(options.nnodes.split(":")[-1]) * int(options.nproc_per_node)
+            read_config([str(ROOT / stage), *overrides]).check(processes)
+
+
+def test_two_dashes_keep_torchrun_from_taking_our_flags_for_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours = ["owl2", "train", "stage.yaml", "--run", "elsewhere"]
+    with pytest.raises(SystemExit):
+        get_args_parser().parse_args(["-m", *ours])
+    assert "--run could match --run-path" in capsys.readouterr().err
+    assert get_args_parser().parse_args(["-m", "--", *ours]).training_script_args == ours[1:]
+
+
+@pytest.mark.slow
+def test_the_documented_line_for_one_node_trains_into_the_run_it_is_given(
+    reference: Reference, tmp_path: Path
+) -> None:
+    whole = reference("stage 2")
+    stage = write_stage(split(whole, tmp_path / "other", 2), tmp_path / "stage.yaml")
+    done = torchrun("-m", "--", "owl2", "train", stage, "--run", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "other").exists()
+    assert_equal_runs(dataclasses.replace(whole, run=tmp_path / "run"), whole)
+
+
+@pytest.mark.slow
+def test_the_slurm_file_stops_with_75_queues_again_and_goes_on(reference: Reference, tmp_path: Path) -> None:
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "python").symlink_to(sys.executable)
+    config = dataclasses.replace(split(reference("stage 2"), tmp_path / "run", 2), steps=500)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "LOG": str(tmp_path),
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NODELIST": "node[0-1]",
+        "SLURM_NTASKS": "2",
+    }
+    stage = write_stage(config, tmp_path / "stage.yaml")
+    job = ["bash", str(LAUNCH / "slurm.sbatch"), stage]
+    with subprocess.Popen(job, cwd=ROOT, env=environment) as running:
+        while len(read_metrics(config.run)) < 2:
+            assert running.poll() is None, "the job ended by itself"
+            time.sleep(0.2)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGUSR1)
+        assert running.wait(120) == EXIT_STOPPED
+    assert (tmp_path / "scontrol").read_text() == f"requeue {os.getpid()}\n"
+    (newest,) = saved_states(config.run)
+    done = int(newest.name.removeprefix("step-"))
+    again = subprocess.run([*job, "--steps", str(done + 1)], cwd=ROOT, env=environment, check=False)
+    assert again.returncode == 0
+    assert [row["step"] for row in read_metrics(config.run)] == list(range(1, done + 2))
+    assert (config.run / "checkpoint").exists()
+    assert (tmp_path / "scontrol").read_text().count("requeue") == 1
+
+
+def test_the_launch_files_start_shipped_stages_whose_batch_adds_up() -> None:
+    sky = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    gpus = sky["num_nodes"] * int(sky["resources"]["accelerators"].split(":")[1])
+    options = ["--accumulation", str(sky["envs"]["ACCUMULATION"])]
+    read_config([str(ROOT / sky["envs"]["STAGE"]), *options]).check(gpus)
+    slurm = (LAUNCH / "slurm.sbatch").read_text()
+    nodes, tasks = (
+        int(re.findall(rf"#SBATCH --{name} (\d+)", slurm)[0]) for name in ("nodes", "ntasks-per-node")
+    )
+    (line,) = re.findall(r"sbatch configs/launch/slurm.sbatch (.*)", slurm)
+    stage, *options = line.split()
+    read_config([str(ROOT / stage), *options]).check(nodes * tasks)
