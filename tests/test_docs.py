@@ -29,6 +29,7 @@ from owl2.demo.assets import ASSETS
 from owl2.demo.presets import PRESETS
 from owl2.train.config import (
     DataConfig,
+    EmaConfig,
     LoraConfig,
     ParallelConfig,
     SourceConfig,
@@ -184,6 +185,7 @@ def test_settings_are_those_of_a_stage(block: Block) -> None:
     settings = yaml.safe_load(block.text)
     check_fields(TrainConfig, settings)
     check_fields(DataConfig, settings.get("data", {}))
+    check_fields(EmaConfig, settings.get("ema", {}))
     check_fields(LoraConfig, settings.get("lora", {}))
     check_fields(ParallelConfig, settings.get("parallel", {}))
     check_fields(ValidationConfig, settings.get("validation", {}))

@@ -173,9 +173,9 @@ def _loss(record: Record) -> str:
 
 def _sources(record: Record) -> str:
     """One drawing a source; a held-out source of the same name stands in the same one."""
-    keys = dict.fromkeys(
-        key for row in [*record.rows, *record.validation] for key in row if key.startswith("loss/")
-    )
+    found = {key for row in [*record.rows, *record.validation] for key in row if key.startswith("loss/")}
+    mixture = [f"loss/{source['name']}" for source in yaml.safe_load(record.config)["data"]["sources"]]
+    keys = [*(key for key in mixture if key in found), *sorted(found - set(mixture))]
     cards = []
     for number, key in enumerate(keys):
         curves, said = [], []

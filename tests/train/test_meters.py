@@ -1,16 +1,22 @@
 """What a run says of itself adds up: losses by source, operations, utilisation, memory."""
 
+import dataclasses
+import io
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from owl2.model import build
+from owl2.train import loop
 from owl2.train.config import TrainConfig
 from owl2.train.flops import StepCost, Work, abstractor_flops, decoder_flops, peak_memory, vision_flops
-from owl2.train.meters import read_metrics
+from owl2.train.meters import console_line, duration, rates, read_metrics
 from owl2.train.rules import apply_freeze, assign_rules
 from tests.train.test_objectives import CAPTIONS, captioned
 from tests.train.tiny import STAGE_1, STEPS
@@ -70,3 +76,29 @@ def test_utilisation_is_of_every_device_and_unknown_on_a_cpu(whole: TrainConfig)
     assert row["tflops"] > 0
     assert 50e6 < row["peak_memory"] <= peak_memory("cpu")
     assert "mfu" not in row
+
+
+def test_the_console_has_one_line_a_step_with_every_figure(whole: TrainConfig, tmp_path: Path) -> None:
+    said = io.StringIO()
+    config = dataclasses.replace(whole, run=tmp_path, log_every=3)
+    loop.train(config, Console(file=said, width=60))
+    lines = [line for line in said.getvalue().splitlines() if "  step " in line]
+    assert [int(re.findall(r"step +(\d+)/7", line)[0]) for line in lines] == [3, 6, 7]
+    figures = r"loss \d.*  lr \S+  norm \S+  \S+ img/s  \S+ tok/s  wait \d+%  \d+\.\d\d GB  eta \d+s$"
+    assert all(re.search(figures, line) for line in lines), lines
+
+
+def test_utilisation_is_on_the_line_where_it_is_known(whole: TrainConfig) -> None:
+    row = read_metrics(whole.run)[-1]
+    assert "mfu 41%" in console_line({**row, "mfu": 0.412})
+    assert "mfu" not in console_line(row)
+
+
+def test_rates_follow_from_counts_and_seconds() -> None:
+    row = {"tokens": 100, "images": 5, "seconds": 2.0, "data_wait": 0.5}
+    assert rates(row) == {"tokens_per_second": 50, "images_per_second": 2.5, "data_wait_share": 0.25}
+
+
+def test_a_duration_has_its_two_largest_units() -> None:
+    said = [duration(s) for s in (0.4, 59.4, 59.6, 185, 3599.7, 25_920, 187_200)]
+    assert said == ["0s", "59s", "1m00s", "3m05s", "1h00m", "7h12m", "2d04h"]
