@@ -20,7 +20,7 @@ from PIL import Image
 
 from owl2.data.recipe import CorpusFile, Recipe, Rejected
 from owl2.data.sample import DataError
-from owl2.data.sources import IMAGE_SUFFIXES
+from owl2.data.shards import IMAGE_SUFFIXES
 from owl2.processor.images import MAX_PIXELS
 
 SHARDS = "*.tar"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.data.sample import Picture
-from owl2.data.sources import IMAGE_SUFFIXES
+from owl2.data.shards import IMAGE_SUFFIXES
 from owl2.eval.averages import is_right, mean, mean_of_groups
 from owl2.eval.layouts import checked
 from owl2.eval.metrics.yes_no import mme_answer, mme_score
