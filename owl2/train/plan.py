@@ -272,6 +272,8 @@ def _remedies(config: TrainConfig, model: Owl2Config, gpus: int) -> Iterator[Tra
         parallel = replace(parallel, replicate=1)
         yield replace(config, parallel=parallel)
     if config.lora is not None:  # adapters are not split
+        if config.lora.base_dtype != "nf4":
+            yield replace(config, parallel=parallel, lora=replace(config.lora, base_dtype="nf4"))
         return
     decoder, vision = model.decoder, model.vision
     parts = math.gcd(
@@ -306,6 +308,8 @@ def settings(plan: Plan) -> str:
     }
     if config.parallel.replicate > 1:
         chosen["parallel.replicate"] = config.parallel.replicate
+    if config.lora is not None:
+        chosen["lora.base_dtype"] = config.lora.base_dtype
     return " ".join(f"--{key} {value}" for key, value in chosen.items())
 
 

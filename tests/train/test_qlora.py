@@ -17,7 +17,7 @@ from owl2.model import Owl2Model, build, preset
 from owl2.train import loop
 from owl2.train.config import LoraConfig, TrainConfigError
 from owl2.train.lora import add_adapters, merge_adapters, summary, target_layers
-from owl2.train.plan import GPUS, Averages, plan_exactly
+from owl2.train.plan import GPUS, USABLE, Averages, DoesNotFit, Gpu, plan_exactly, plan_stage
 from owl2.train.qlora import FourBitLinear, coded_layers
 from tests.model.tiny import tiny_model
 from tests.train import splits
@@ -130,6 +130,18 @@ def test_a_plan_has_a_seventh_of_the_bytes_of_coded_matrices() -> None:
     assert (full.num_parameters, full.num_learning) == (small.num_parameters, small.num_learning)
     assert full.flops == small.flops
     assert full.trace.gradients == small.trace.gradients
+
+
+def test_a_stage_with_adapters_that_does_not_fit_is_told_of_four_bits() -> None:
+    config = read_config([str(Path(__file__).parents[2] / "configs/lora.yaml")])
+    config = dataclasses.replace(config, global_batch_size=1, micro_batch_size=1, accumulation=1)
+    assert config.lora is not None
+    coded = dataclasses.replace(config, lora=dataclasses.replace(config.lora, base_dtype="nf4"))
+    model, averages = preset("tiny"), Averages(tokens=512, images=1)
+    peaks = [plan_exactly(c, model, 1, GPUS["4090"], averages).trace.peak for c in (config, coded)]
+    between = Gpu("between", memory=int(sum(peaks) / 2 / USABLE), peak=1e12)
+    with pytest.raises(DoesNotFit, match=r"What fits: .* --lora.base_dtype nf4"):
+        plan_stage(config, model, 1, between, averages)
 
 
 def test_without_bitsandbytes_a_run_says_what_to_install_before_it_loads_anything(
