@@ -40,7 +40,7 @@ from owl2.demo.writers import (
 )
 
 SHARD_SIZE = 500
-VERSION = 1
+VERSION = 2
 PARTS = ".parts"
 
 WRITERS: dict[str, Callable[[Studio, Part], None]] = {

@@ -121,7 +121,7 @@ def write_pretrain(studio: Studio, part: Part) -> None:
 
 
 def write_instruct(studio: Studio, part: Part) -> None:
-    """Pictures and their conversations of 8 to 10 question-answer pairs of mixed kinds."""
+    """Pictures and their conversations of 5 to 7 question-answer pairs of mixed kinds."""
     folder = studio.out / part.images
     folder.mkdir(parents=True, exist_ok=True)
     records = []
@@ -129,7 +129,7 @@ def write_instruct(studio: Studio, part: Part) -> None:
         number = studio.number(index + INSTRUCT_OFFSET)
         image, seen = studio.drawings.draw(scene(number, part.split), studio.image_size)
         rng = Random(f"owl2 questions {part.split} {number}")
-        turns = [(qa.question, qa.answer) for qa in qas(seen, rng, rng.randint(8, 10))]
+        turns = [(qa.question, qa.answer) for qa in qas(seen, rng, rng.randint(5, 7))]
         name = f"{index:07d}.jpg"
         (folder / name).write_bytes(jpeg(image))
         records.append(conversation(f"{part.split}-{index:07d}", turns, f"images/{name}"))
