@@ -79,8 +79,8 @@ class ImageTransform:
         if self.size <= 0:
             raise ImageError(f"size is {self.size} px, expected a positive number")
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Return the pixels of an RGB picture, (3, size, size) float32.
+    def __call__(self, image: Image.Image, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the pixels of an RGB picture, (3, size, size) float32, in `out` if it is given.
 
         Raises:
             ImageError: the picture is not RGB; pass it through `load_image`.
@@ -88,10 +88,10 @@ class ImageTransform:
         if image.mode != "RGB":
             raise ImageError(f"the picture has the mode {image.mode}, expected RGB: use load_image")
         pixels = np.asarray(_RESIZERS[self.resize](image, self))  # (H, W, 3) uint8
-        normalised = np.empty((3, self.size, self.size), np.float32)
+        out = torch.empty((3, self.size, self.size), dtype=torch.float32) if out is None else out
         for channel, values in enumerate(_normalised_values(tuple(self.mean), tuple(self.std))):
-            np.take(values, pixels[:, :, channel], out=normalised[channel], mode="clip")
-        return torch.from_numpy(normalised)
+            np.take(values, pixels[:, :, channel], out=out[channel].numpy(), mode="clip")
+        return out
 
     def to_dict(self) -> dict[str, Any]:
         """Return `preprocessor_config.json` in the release's CLIP layout, plus our `resize`."""

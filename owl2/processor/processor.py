@@ -177,8 +177,10 @@ class Processor:
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Transform pictures to (N, 3, H, W) float32; N may be 0."""
         side = self.image_transform.size
-        pixels = [self.image_transform(image) for image in images]
-        return torch.stack(pixels) if pixels else torch.zeros((0, 3, side, side))
+        pixels = torch.empty((len(images), 3, side, side), dtype=torch.float32)
+        for image, out in zip(images, pixels, strict=True):
+            self.image_transform(image, out)
+        return pixels
 
     def replace(
         self, *, template: str | None = None, image_size: int | None = None, max_tokens: int | None = None
