@@ -95,6 +95,7 @@ def talk_lines(folder: Path) -> Iterator[tuple[bytes, str | None]]:
     yield row("no-mark", "what is it?", "an owl", image="good-0.jpg"), "image marks and pictures differ"
     yield row("drawn", "what is it?", "<image>", image="good-0.jpg"), "unusable conversation"
     yield row("monologue", "what is it?"), "no answer within the limit"
+    yield row("clip", "<video>what is it?", "an owl", video="page.jpg"), "video cannot be read"
 
 
 def web_members() -> Iterator[tuple[dict[str, bytes], str | None]]:
@@ -126,10 +127,12 @@ class Faulty:
         """The kind of fault by source and index; None for samples to train on."""
         self.paths = [folder / "talk.jsonl", folder / "web"]
 
-    def expected(self, mixture: Mixture) -> tuple[list[tuple[str, int]], Counter[tuple[str, str]]]:
+    def expected(
+        self, mixture: Mixture, steps: int = STEPS
+    ) -> tuple[list[tuple[str, int]], Counter[tuple[str, str]]]:
         """(source, index) of the usable draws in order, and the number of the others by source and kind."""
         good, bad = [], Counter({("web", "shard is damaged"): 1})
-        for n in range(STEPS * MICRO_BATCH_SIZE):
+        for n in range(steps * MICRO_BATCH_SIZE):
             name, index = ("talk", "web")[mixture[n].source], mixture[n].index
             if (kind := self.kinds[name][index]) is None:
                 good.append((name, index))
@@ -227,14 +230,20 @@ def test_too_many_faults_stop_the_run(faulty: Faulty, processor: Processor, tmp_
         keys_of(open_batches(faulty, processor, tmp_path / "bad.jsonl", max_bad_fraction=0.01))
 
 
-def test_training_on_every_fault_at_once_finishes(
-    faulty: Faulty, sentencepiece_tokenizer: SentencePieceTokenizer, tmp_path: Path
+@pytest.mark.parametrize("pack_tokens", [None, 512])
+def test_training_on_every_fault_at_once_finishes_with_exact_counts(
+    faulty: Faulty, sentencepiece_tokenizer: SentencePieceTokenizer, tmp_path: Path, pack_tokens: int | None
 ) -> None:
     sources = [SourceConfig(name=path.stem, path=path, weight=2 - n) for n, path in enumerate(faulty.paths)]
-    data = DataConfig(sources=sources, max_tokens=512, seed=4, max_bad_fraction=1.0)
+    data = DataConfig(sources=sources, max_tokens=512, seed=4, max_bad_fraction=1.0, pack_tokens=pack_tokens)
     checkpoint = write_checkpoint(tmp_path / "base", sentencepiece_tokenizer)
-    config = stage(tmp_path / "run", checkpoint, tmp_path, data=data, steps=20)
+    batch = {"global_batch_size": MICRO_BATCH_SIZE, "accumulation": 1}
+    batch["micro_batch_size"] = 1 if pack_tokens else MICRO_BATCH_SIZE
+    config = stage(tmp_path / "run", checkpoint, tmp_path, data=data, steps=25, **batch)
     run_whole(config)
-    assert [row["step"] for row in read_metrics(config.run)] == list(range(1, 21))
+    assert [row["step"] for row in read_metrics(config.run)] == list(range(1, 26))
     rows = [json.loads(line) for line in (config.run / "bad_samples.jsonl").read_text().splitlines()]
-    assert len({row["kind"] for row in rows}) > 5
+    sizes = [len(kinds) for kinds in faulty.kinds.values()]
+    _, bad = faulty.expected(Mixture(sizes, [2, 1], seed=4), steps=25)
+    assert Counter((row["source"], row["kind"]) for row in rows) == bad
+    assert len(bad) > 10

@@ -146,7 +146,7 @@ def test_labelled_tokens_of_every_corpus_decode_to_exactly_its_answers(
 ) -> None:
     checked = 0
     for config, source in zip(mixture, open_all(mixture), strict=True):
-        rows = [json.loads(line) for line in config.path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in Path(config.path).read_text(encoding="utf-8").splitlines()]
         draws = Draws([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
         order = draws.mixture
         for n in range(len(source)):
