@@ -37,7 +37,7 @@ for pid in "${pids[@]}"; do wait "$pid"; code=$?; [ $code -gt $highest ] && high
 exit $highest
 """
 SCONTROL = """#!/bin/bash
-if [ "$1" = show ]; then echo 127.0.0.1; echo other-node; else echo "$@" >> "$LOG/scontrol"; fi
+if [ "$1" = show ]; then echo 127.0.0.1; echo other-node; else echo "$@" >> "$LOG/requeued"; fi
 """
 
 
@@ -52,7 +52,7 @@ def torchrun_lines() -> list[str]:
     for path in DOCUMENTED:
         text = re.sub(r"\\\n\s*", "", path.read_text())
         commands += re.findall(r"torchrun (--.*-m .*)", text)
-    return commands
+    return list(dict.fromkeys(commands))
 
 
 def test_torchrun_reads_every_documented_line_as_it_is_meant_and_the_batch_adds_up() -> None:
@@ -98,7 +98,6 @@ def test_the_slurm_file_stops_with_75_queues_again_and_goes_on(reference: Refere
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "python").symlink_to(sys.executable)
     config = dataclasses.replace(split(reference("stage 2"), tmp_path / "run", 2), steps=500)
     environment = {
         **os.environ,
@@ -118,14 +117,14 @@ def test_the_slurm_file_stops_with_75_queues_again_and_goes_on(reference: Refere
             time.sleep(0.2)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGUSR1)
         assert running.wait(120) == EXIT_STOPPED
-    assert (tmp_path / "scontrol").read_text() == f"requeue {os.getpid()}\n"
+    assert (tmp_path / "requeued").read_text() == f"requeue {os.getpid()}\n"
     (newest,) = saved_states(config.run)
     done = int(newest.name.removeprefix("step-"))
     again = subprocess.run([*job, "--steps", str(done + 1)], cwd=ROOT, env=environment, check=False)
     assert again.returncode == 0
     assert [row["step"] for row in read_metrics(config.run)] == list(range(1, done + 2))
     assert (config.run / "checkpoint").exists()
-    assert (tmp_path / "scontrol").read_text().count("requeue") == 1
+    assert (tmp_path / "requeued").read_text().count("requeue") == 1
 
 
 def test_the_launch_files_start_shipped_stages_whose_batch_adds_up() -> None:
