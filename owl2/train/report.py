@@ -64,10 +64,9 @@ class Record:
         """
         config, metrics = run / "config.yaml", run / "metrics.jsonl"
         if not config.exists():
-            near = sorted(
-                {path.parent for path in [*run.glob("*/config.yaml"), *run.glob("../*/config.yaml")]}
-            )
-            hint = f"; did you mean {', '.join(str(path) for path in near[:3])}?" if near else ""
+            found = [*sorted(run.glob("*/config.yaml")), *sorted(run.absolute().parent.glob("*/config.yaml"))]
+            near = ", ".join(str(path.parent) for path in found[:3])
+            hint = f"; did you mean {near}?" if near else ""
             raise ReportError(f"{run} is not the folder of a run: it has no config.yaml{hint}")
         return cls(
             folder=run,

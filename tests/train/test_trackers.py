@@ -33,9 +33,9 @@ class Notebook:
     forgets = False
 
     def __init__(self, place: Place):
-        self.place = place
-        self.path = place.run / f"notebook-{place.id}-from-{place.start}.jsonl"
-        self.path.touch(exist_ok=False)
+        number = len(list(place.run.glob("notebook-*.jsonl")))
+        self.path = place.run / f"notebook-{place.id}-start-{number}.jsonl"
+        self.path.touch()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         with self.path.open("a") as file:
@@ -69,8 +69,8 @@ def test_a_tracker_has_every_step_once_under_one_name_after_steps_that_were_lost
     lose_the_newest_state(tmp_path)
     run_whole(config)
     record = json.loads((tmp_path / "trackers.json").read_text())["wandb"]
-    books = sorted(tmp_path.glob("notebook-*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-    assert {book.name.partition("-from-")[0] for book in books} == {f"notebook-{record['id']}"}
+    books = sorted(tmp_path.glob("notebook-*.jsonl"))
+    assert {book.name.partition("-start-")[0] for book in books} == {f"notebook-{record['id']}"}
     rows = [json.loads(line) for book in books for line in book.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     for sent, kept in zip(rows, read_metrics(tmp_path), strict=True):
