@@ -97,7 +97,7 @@ def test_a_run_without_a_step_and_one_of_skipped_steps_have_a_page_too(run: Path
 
 
 def test_a_folder_of_no_run_is_an_error_that_names_those_beside_it(run: Path) -> None:
-    with pytest.raises(ReportError, match=r"no config\.yaml; did you mean .*a <b> run\?"):
+    with pytest.raises(ReportError, match=r"no config\.yaml; did you mean .*a <b> run"):
         write_report(run.parent)
     with pytest.raises(SystemExit, match="1"):
         main(["report", str(run / "state")])
