@@ -334,7 +334,7 @@ def _kind(error: Exception) -> str:
     return "unusable conversation" if isinstance(error, TemplateError) else "picture cannot be read"
 
 
-def _as_it_is(micro_batch: MicroBatch) -> MicroBatch:
+def _as_it_is(micro_batch: Any) -> Any:
     return micro_batch
 
 

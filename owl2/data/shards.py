@@ -128,7 +128,7 @@ def _scan(stored: Stored) -> tuple[list[tuple[Extent, Extent]], int, None]:
     try:
         with open_file(stored) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in iter(tar.next, None):
-                tar.members.clear()  # they would pile up
+                tar.members.clear()  # type: ignore[attr-defined]  # they would pile up
                 key, suffix = os.path.splitext(info.name)
                 kind = suffix.lower()
                 if not info.isfile() or kind not in (*IMAGE_SUFFIXES, ".txt"):

@@ -7,12 +7,15 @@ million tokens, so its projections are drawn with them in place, as positions an
 (Trockman and Kolter, 2023) put other structure there. Every weight then learns as usual.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import Linear
 
 from owl2.model.config import DecoderConfig
-from owl2.model.decoder import Attention, rotary_frequencies
+from owl2.model.decoder import Attention, DecoderLayer, rotary_frequencies
 from owl2.model.mam import TEXT, Multiway
 from owl2.model.owl2 import Owl2Model
 
@@ -43,7 +46,7 @@ def draw_decoder(model: Owl2Model, seed: int = 0) -> None:
     where there are fewer than three layers.
     """
     config = model.config.decoder
-    layers = [layer.self_attn for layer in model.model.layers]  # type: ignore[union-attr]
+    layers = cast(Sequence[DecoderLayer], model.model.layers)
     heads, width = config.num_attention_heads, config.hidden_size
     if heads % 2 or heads * config.head_dim != width or config.num_key_value_heads != heads:
         raise ValueError(
@@ -54,7 +57,8 @@ def draw_decoder(model: Owl2Model, seed: int = 0) -> None:
         raise ValueError(f"three layers are needed to look something up, not {len(layers)}")
     pen = _Pen(config, seed)
     pen.embeddings(model)
-    for depth, attention in enumerate(layers):
+    for depth, layer in enumerate(layers):
+        attention = layer.self_attn
         if depth == 0:
             pen.positional(attention, distances=(1, 2), sharpness=STEP_BACK)
             pen.carry(attention, (pen.words, pen.found, NEAR), (pen.words, pen.found, FAR))
@@ -64,8 +68,7 @@ def draw_decoder(model: Owl2Model, seed: int = 0) -> None:
         else:
             pen.positional(attention, distances=(3, 4), sharpness=LOOK_BACK)
             pen.carry(attention, (pen.found, pen.words, SAID), (pen.found, pen.words, SAID))
-    for layer in model.model.layers:
-        layer.mlp.down_proj.weight.zero_()  # type: ignore[union-attr,operator]
+        layer.mlp.down_proj.weight.zero_()
     model.copy_text_to_vision()
 
 

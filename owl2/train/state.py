@@ -124,7 +124,9 @@ class RankFile(HuggingFaceStorageWriter):
         tensors, parts = {}, {}
         for item in plan.items:
             assert item.tensor_data is not None
-            tensors[item.index.fqn] = planner.resolve_data(item).cpu().contiguous()
+            data = planner.resolve_data(item)
+            assert isinstance(data, Tensor)
+            tensors[item.index.fqn] = data.cpu().contiguous()
             parts[item.index.fqn] = {"saved_offsets": list(item.tensor_data.chunk.offsets)}
         if tensors:
             path = Path(self.path) / f"rank-{plan.storage_data['shard_index']:05d}.safetensors"
