@@ -81,7 +81,7 @@ PRESETS: dict[str, DemoPreset] = {
         language=StageSize(steps=800, batch=16, lr=2e-3),
         warm=StageSize(steps=500, batch=32, lr=2e-3),
         pretrain=StageSize(steps=150, batch=32, lr=1e-3),
-        instruct=StageSize(steps=450, batch=24, lr=1e-3),
+        instruct=StageSize(steps=600, batch=24, lr=1e-3),
     ),
     "small": DemoPreset(
         world=WorldSizes(),

@@ -267,7 +267,7 @@ WEIGHTS: dict[str, float] = {
     "yes_no": 4,
     "naming": 2.5,
     "colour": 2.5,
-    "counting": 2,
+    "counting": 3.5,
     "position": 0.5,
     "comparison": 0.4,
     "choice": 0.3,

@@ -1,6 +1,7 @@
 """A rank that reads batches and writes down what it read, to be killed at any moment."""
 
 import json
+import multiprocessing
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,4 +71,6 @@ class Reader:
 
 def run(reader: Reader) -> None:
     """What the process of a rank does."""
+    # As in a process of its own: workers that notice by their parent's end that they should end.
+    multiprocessing.set_start_method("fork", force=True)
     reader.run()
