@@ -62,7 +62,8 @@ def pack(sizes: Sequence[Size], capacity: int, multiple: int = 1) -> list[list[i
     Returns:
         The positions in `sizes` of each pack's members.
     """
-    rounds = max(1, math.ceil(sum(size.tokens for size in sizes) / (capacity * multiple)))
+    least = sum(min(size.tokens, capacity) for size in sizes) / capacity
+    rounds = max(1, math.ceil(least / multiple))
     while (packs := _spread(sizes, rounds * multiple, capacity)) is None:
         rounds += 1
     return packs
