@@ -51,13 +51,17 @@ def abstractor_flops(config: Owl2Config) -> float:
 
 
 def decoder_flops(config: Owl2Config, work: Work) -> float:
-    """Forward pass of the decoder and its head; each token takes one way of MAM, each sees half a square."""
+    """Forward pass of the decoder and its head; each token takes one way of MAM, each sees half a square.
+
+    Behind the last layer's attention only targets go on.
+    """
     decoder = config.decoder
     width, heads = decoder.hidden_size, decoder.num_attention_heads * decoder.head_dim
     key_values = 2 * decoder.num_key_value_heads * decoder.head_dim
-    token = width * (2 * heads + key_values + 3 * decoder.intermediate_size)
-    layers = decoder.num_hidden_layers * (work.tokens * token + work.squares * heads)
-    return 2.0 * (layers + work.targets * width * decoder.vocab_size)
+    before, behind = width * (heads + key_values), width * (heads + 3 * decoder.intermediate_size)
+    layers = decoder.num_hidden_layers * (work.tokens * (before + behind) + work.squares * heads)
+    saved = (work.tokens - work.targets) * behind
+    return 2.0 * (layers - saved + work.targets * width * decoder.vocab_size)
 
 
 class StepCost:

@@ -43,7 +43,7 @@ def test_operations_are_those_that_the_model_does() -> None:
     def decode() -> None:
         visual = torch.zeros(2, model.config.tokens_per_image, model.config.decoder.hidden_size)
         embedded = model.embed(batch.input_ids, batch.layout, visual_tokens=visual)
-        model.logits(model.hidden(embedded, batch.layout)[batch.targets.rows])
+        model.logits(model.hidden(embedded, batch.layout, rows=batch.targets.rows))
 
     # The counter knows no causal mask.
     work = Work(2, batch.layout.num_tokens, batch.targets.count, 2 * sum(n * n for n in batch.layout.lengths))
