@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -311,7 +312,7 @@ def test_without_peft_a_run_says_what_to_install_before_it_loads_anything(
     ],
 )
 def test_settings_that_adapters_contradict_are_refused_before_any_work(
-    trained: TrainConfig, changes: dict[str, object], message: str
+    trained: TrainConfig, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TrainConfigError, match=message):
         dataclasses.replace(trained, **changes).check(2 if "parallel" in changes else 1)

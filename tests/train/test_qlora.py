@@ -123,10 +123,10 @@ def test_a_plan_has_a_seventh_of_the_bytes_of_coded_matrices() -> None:
     model, averages = preset("tiny"), Averages(tokens=512, images=1)
     full, small = (plan_exactly(c, model, 1, GPUS["4090"], averages) for c in (config, coded))
     whole = build(model, device="meta")
-    matrices = [whole.get_submodule(name) for name in target_layers(whole, config.lora.targets)]
-    assert full.trace.parameters - small.trace.parameters == sum(
-        4 * m.weight.numel() - FourBitLinear(m).nbytes for m in matrices
-    )
+    targets = set(target_layers(whole, config.lora.targets))
+    matrices = [m for name, m in whole.named_modules() if name in targets and isinstance(m, nn.Linear)]
+    saved = sum(4 * matrix.weight.numel() - FourBitLinear(matrix).nbytes for matrix in matrices)
+    assert full.trace.parameters - small.trace.parameters == saved
     assert (full.num_parameters, full.num_learning) == (small.num_parameters, small.num_learning)
     assert full.flops == small.flops
     assert full.trace.gradients == small.trace.gradients
