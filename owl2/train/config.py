@@ -43,6 +43,11 @@ class SourceConfig:
     """`apart`: no question of a conversation sees another, and all see its pictures, which are encoded once.
     The paper has them together."""
 
+    def __post_init__(self) -> None:
+        # A path of Python's and its text in a file are the same source; a URL is no path.
+        object.__setattr__(self, "path", str(self.path))
+        object.__setattr__(self, "image_root", None if self.image_root is None else str(self.image_root))
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:

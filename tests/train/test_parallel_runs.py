@@ -107,7 +107,7 @@ def test_a_step_that_is_not_finite_stops_every_rank_with_the_samples_of_all(
 
 def sleep_on_rank(rank: int, config: TrainConfig) -> None:
     """Train, with one rank that does not come back from reading its third batch."""
-    iterate = Batches.__iter__
+    iterate = Batches.micro_batches
 
     def sleepy(self: Batches) -> Any:
         for number, batch in enumerate(iterate(self)):
@@ -115,11 +115,11 @@ def sleep_on_rank(rank: int, config: TrainConfig) -> None:
                 time.sleep(1.5 * config.parallel.timeout_s)
             yield batch
 
-    Batches.__iter__ = sleepy  # type: ignore[method-assign]
+    Batches.micro_batches = sleepy  # type: ignore[method-assign]
     try:
         run_whole(config)
     finally:
-        Batches.__iter__ = iterate  # type: ignore[method-assign]
+        Batches.micro_batches = iterate  # type: ignore[method-assign]
 
 
 @pytest.mark.slow

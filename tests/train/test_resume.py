@@ -148,11 +148,11 @@ def test_resuming_reads_no_sample_of_the_finished_steps(
     seen: list[str] = []
 
     def watch(self: Batches):  # type: ignore[no-untyped-def]
-        for batch, _ in self.loader:
+        for batch, _, is_last in self.loader:
             seen.extend(batch.keys)
-            yield batch
+            yield batch, is_last
 
-    monkeypatch.setattr(Batches, "__iter__", watch)
+    monkeypatch.setattr(Batches, "micro_batches", watch)
     run_whole(config)
     assert len(seen) == (STEPS - 5) * config.global_batch_size
 
