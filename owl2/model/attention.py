@@ -11,8 +11,6 @@ Shapes: N packed tokens, H heads, G key-value heads, E head dimension, B cache r
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
-from torch.nn.attention.varlen import varlen_attn
 
 from owl2.model.cache import KVCache, is_decode_step
 from owl2.model.layout import Layout
@@ -29,6 +27,8 @@ def attend(
         if any(layout.past):
             return _extend(q, layout, cache, layer)
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn  # two seconds of a start, for GPUs alone
+
         longest = max(layout.lengths)
         cu = layout.boundaries
         out = varlen_attn(
@@ -64,7 +64,10 @@ def _decode(q: Tensor, layout: Layout, cache: KVCache, layer: int) -> Tensor:
 def _extend(q: Tensor, layout: Layout, cache: KVCache, layer: int) -> Tensor:
     out = []
     for row, q_row in enumerate(q.split(layout.lengths)):
-        total = layout.past[row] + layout.lengths[row]
+        new = layout.lengths[row]
+        total = layout.past[row] + new
         k, v = cache.keys[layer][None, row, :total], cache.values[layer][None, row, :total]
-        out.append(_sdpa(q_row[None], k, v, mask=causal_lower_right(layout.lengths[row], total))[0])
+        # PyTorch's causal_lower_right, too, would take two seconds of every start to import.
+        mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(layout.past[row])
+        out.append(_sdpa(q_row[None], k, v, mask=mask)[0])
     return torch.cat(out)

@@ -148,7 +148,9 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig, mam: MamConfig):
         super().__init__()
         self.decoder_config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Not drawn here: a draw on `meta` imports PyTorch's compiler, two seconds of every start.
+        empty = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(DecoderLayer(config, mam) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
