@@ -10,7 +10,7 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.sources import Source, open_source
 from owl2.processor import Processor
-from owl2.train.config import SourceConfig, TrainConfig, TrainConfigError
+from owl2.train.config import SourceConfig, TrainConfig, TrainConfigError, turns_apart
 from owl2.train.lora import add_adapters, check_installed
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
@@ -72,7 +72,7 @@ def open_draws(config: TrainConfig, processor: Processor) -> Draws:
         data.max_tokens,
         data.targets,
         data.num_frames,
-        turns_apart=[s.name for s in data.sources if s.turns == "apart"],
+        turns_apart=turns_apart(data.sources),
     )
 
 

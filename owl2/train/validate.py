@@ -16,7 +16,7 @@ from owl2.data.order import Draw, Mixture
 from owl2.data.sample import DataError
 from owl2.data.sources import open_source
 from owl2.processor import Processor
-from owl2.train.config import TrainConfig
+from owl2.train.config import TrainConfig, turns_apart
 from owl2.train.meters import drop_steps_from
 from owl2.train.parallel import Objective, reshard, with_picture
 from owl2.train.ranks import Ranks, local_device
@@ -47,7 +47,14 @@ class Validation:
             source = open_source(s.name, s.path, s.image_root, s.shuffle)
             mixture, said = FirstSamples(len(source)), processor.replace(template=data.template)
             self.draws[s.name] = Draws(
-                [source], ["none"], mixture, said, data.max_tokens, data.targets, data.num_frames
+                [source],
+                ["none"],
+                mixture,
+                said,
+                data.max_tokens,
+                data.targets,
+                data.num_frames,
+                turns_apart=turns_apart([s]),
             )
         if ranks.is_first:
             drop_steps_from(self.path, start)
