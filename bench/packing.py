@@ -7,12 +7,13 @@ an image is 65 tokens more. The number of samples a step is Table 15's.
     python -m bench.packing [--samples 256] [--steps 200]
 """
 
-import argparse
 import math
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import jsonargparse
 
 from owl2.data.packing import Size, deal, pack
 
@@ -82,32 +83,34 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=200)
-    given = parser.parse_args()
-    steps = [draw_step(random.Random(number), given.samples) for number in range(given.steps)]
-    tokens = mean([size.tokens for sizes in steps for size in sizes])
-    print(f"{given.steps} steps of {given.samples} samples, {tokens:.0f} tokens a sample on average\n")
+def main(samples: int = 256, steps: int = 200) -> None:
+    """Print both tables.
+
+    Args:
+        samples: of a step.
+        steps: to average over.
+    """
+    drawn = [draw_step(random.Random(number), samples) for number in range(steps)]
+    tokens = mean([size.tokens for sizes in drawn for size in sizes])
+    print(f"{steps} steps of {samples} samples, {tokens:.0f} tokens a sample on average\n")
     print("full, of pack_tokens, on one rank")
     for capacity in (2048, 4096, 8192, 16384):
         began = time.process_time()
-        packs = [pack(sizes, capacity) for sizes in steps]
+        packs = [pack(sizes, capacity) for sizes in drawn]
         seconds = time.process_time() - began
-        full = sum(size.tokens for sizes in steps for size in sizes) / (capacity * sum(map(len, packs)))
-        print(f"  {capacity:>6}  {full:.1%}  {1000 * seconds / given.steps:.1f} ms a step")
+        full = sum(size.tokens for sizes in drawn for size in sizes) / (capacity * sum(map(len, packs)))
+        print(f"  {capacity:>6}  {full:.1%}  {1000 * seconds / steps:.1f} ms a step")
     print("\nlargest over mean of the ranks: in a step / of what is computed at the same time")
     print("  ranks  order   tokens         images")
     for ranks in (2, 4, 8, 16):
-        in_packs = [deal(sizes, pack(sizes, 4096, ranks), ranks) for sizes in steps]
-        for name, dealt in (("plain", [plain(sizes, ranks) for sizes in steps]), ("packed", in_packs)):
+        in_packs = [deal(sizes, pack(sizes, 4096, ranks), ranks) for sizes in drawn]
+        for name, dealt in (("plain", [plain(sizes, ranks) for sizes in drawn]), ("packed", in_packs)):
             columns = []
             for field in (0, 1):
-                pairs = [evenness(sizes, of_step, field) for sizes, of_step in zip(steps, dealt, strict=True)]
+                pairs = [evenness(sizes, of_step, field) for sizes, of_step in zip(drawn, dealt, strict=True)]
                 columns.append(" / ".join(f"{mean(values):.3f}" for values in zip(*pairs, strict=True)))
             print(f"  {ranks:>5}  {name:6}  {'  '.join(columns)}")
 
 
 if __name__ == "__main__":
-    main()
+    jsonargparse.auto_cli(main, as_positional=False)

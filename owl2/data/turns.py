@@ -9,6 +9,7 @@ into one conversation (appendix B.1); off by default.
 from collections.abc import Sequence
 from typing import Any
 
+from owl2.data.media import Part
 from owl2.data.sample import DataError
 from owl2.processor import Encoding
 
@@ -21,21 +22,17 @@ def set_apart(messages: Messages) -> list[Messages]:
     Raises:
         DataError: a later turn has a picture of its own.
     """
-    first = messages[0]["content"]
-    pictures = [] if isinstance(first, str) else [part for part in first if part["type"] != "text"]
-    rounds = []
-    for begin in range(0, len(messages), 2):
+    rounds = [messages[:2]]
+    pictures = _pictures(_parts(messages[0]))
+    for begin in range(2, len(messages), 2):
         question, *answer = messages[begin : begin + 2]
-        if begin:
-            if not isinstance(question["content"], str) and any(
-                p["type"] != "text" for p in question["content"]
-            ):
-                raise DataError(
-                    f"turn {begin + 1} has a picture of its own; only the first may where turns stand apart",
-                    "picture in a later turn",
-                )
-            question = {**question, "content": [*pictures, *_parts(question["content"])]}
-        rounds.append([question, *answer])
+        parts = _parts(question)
+        if _pictures(parts):
+            raise DataError(
+                f"turn {begin + 1} has a picture of its own; only the first may where turns stand apart",
+                "picture in a later turn",
+            )
+        rounds.append([{**question, "content": [*pictures, *parts]}, *answer])
     return rounds
 
 
@@ -57,5 +54,10 @@ def join(encodings: Sequence[Encoding]) -> Encoding:
     )
 
 
-def _parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _parts(message: dict[str, Any]) -> list[Part]:
+    content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _pictures(parts: Sequence[Part]) -> list[Part]:
+    return [part for part in parts if part["type"] != "text"]

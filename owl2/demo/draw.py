@@ -2,7 +2,7 @@
 
 Before a language model can answer about what it was told, or shown, it has to look things up: from a word in
 the question to the same word before it, and to what stood beside it. Such induction heads (Olsson et al.,
-2022) form by themselves somewhere within the first billion tokens. LLaMA-2 has them; this stand-in has half a
+2022) form by themselves somewhere within the first billion tokens. LLaMA-2 has them; this stand-in has a
 million tokens, so its projections are drawn with them in place, as positions and mimetic initialisation
 (Trockman and Kolter, 2023) put other structure there. Every weight then learns as usual.
 """
