@@ -12,17 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from owl2.page import drawing
-
-COLOURS = {
-    "#000001": "var(--ink)",
-    "#000002": "var(--soft)",
-    "#000003": "var(--line)",
-    "#000004": "var(--accent)",
-    "#000005": "var(--second)",
-}
-"""Stand-in in the drawing -> the page's colour."""
-INK, SOFT, LINE, ACCENT, SECOND = COLOURS
+from owl2.page import ACCENT, LINE, SECOND, SOFT, drawing
 
 STRETCHES_AN_INCH = 60
 """Of a raw curve; two points of each are drawn."""
@@ -100,7 +90,7 @@ def draw(name: str, panels: Sequence[Panel], width: float = 3.5, height: float =
         grid[-1, 0].set_xlabel("step")
         grid[-1, 0].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value % 1 == 0 else "")
         figure.align_ylabels()
-        return drawing(figure, COLOURS)
+        return drawing(figure)
 
 
 def _draw_panel(axes: Any, panel: Panel, stretches: int) -> None:

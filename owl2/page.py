@@ -51,6 +51,17 @@ td.n { white-space: nowrap; } td.n:last-child, th.n:last-child { padding-right: 
 """
 """What the pieces below look like."""
 
+COLOURS = {
+    "#000001": "var(--ink)",
+    "#000002": "var(--soft)",
+    "#000003": "var(--line)",
+    "#000004": "var(--accent)",
+    "#000005": "var(--second)",
+    "#000006": "var(--third)",
+}
+"""Stand-in colour of a drawing -> the page's; `--third` is for pages whose own style says what it is."""
+INK, SOFT, LINE, ACCENT, SECOND, THIRD = COLOURS
+
 
 def document(title: str, style: str, body: str) -> str:
     """The whole document; `style` is the page's own, behind `BASE_STYLE`."""
@@ -68,14 +79,14 @@ def image(data: bytes, alt: str, mime: str = "image/jpeg") -> str:
     return f'<img alt="{escape(alt)}" src="data:{mime};base64,{encoded}">'
 
 
-def drawing(figure: Any, colours: Mapping[str, str]) -> str:
-    """A matplotlib figure as inline SVG; `colours` maps stand-in colours to the page's."""
+def drawing(figure: Any) -> str:
+    """A matplotlib figure as inline SVG, its stand-in colours those of the page."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawn = stream.getvalue()
     # matplotlib gives the groups of every drawing the same ids, which a page may have once only.
     svg = re.sub(r'<g id="[^"]*"', "<g", drawn[drawn.index("<svg") :])
-    return re.sub("|".join(colours), lambda found: colours[found[0]], svg)
+    return re.sub("|".join(COLOURS), lambda found: COLOURS[found[0]], svg)
 
 
 def section(title: str, explanation: str, *content: str) -> str:

@@ -9,18 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from owl2.page import drawing
+from owl2.page import ACCENT, COLOURS, INK, LINE, SECOND, SOFT, THIRD, drawing
 
-COLOURS = {
-    "#000001": "var(--ink)",
-    "#000002": "var(--soft)",
-    "#000003": "var(--line)",
-    "#000004": "var(--accent)",
-    "#000005": "var(--second)",
-    "#000006": "var(--third)",
-}
-"""Stand-in in the drawing -> the page's colour."""
-INK, SOFT, LINE, ACCENT, SECOND, THIRD = COLOURS
 FEWEST_AXES = 3
 
 
@@ -66,7 +56,7 @@ def radar(axes: Sequence[str], runs: Mapping[str, Sequence[float]], top: float |
         axis.set_xticks(angles, [""] * len(axes))
         for name, angle in zip(axes, angles, strict=True):
             _label(axis, name, angle, limit)
-        return drawing(figure, COLOURS)
+        return drawing(figure)
 
 
 def _label(axis: Any, name: str, angle: float, limit: float) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from owl2.curves import SECOND, Curve, Panel, draw, lr_panel
+from owl2.curves import Curve, Panel, draw, lr_panel
 from owl2.files import write_file
-from owl2.page import PIECES_STYLE, card, document, facts, grid, section, table
+from owl2.page import PIECES_STYLE, SECOND, card, document, facts, grid, section, table
 from owl2.train.facts import CORPUS_HEAD, GROUP_HEAD, Facts
 from owl2.train.meters import duration, rates, read_metrics, read_rows
 from owl2.train.state import saved_states
