@@ -9,8 +9,7 @@ import json
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -19,17 +18,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from owl2.data.cache import local_copy, read_slice
+from owl2.data.damage import open_whole
 from owl2.data.order import SLICE
 from owl2.data.sample import DataError, Picture, Sample, sample_from_caption, sample_from_llava
 from owl2.data.shards import Shard, num_unknown, open_shard, read_member
-from owl2.data.storage import THREADS, Location, Stored, is_url, join, list_files, look_at, read_bytes
+from owl2.data.storage import Location, is_url, join, list_files, look_at, read_bytes
 
 Shuffle = Literal["samples", "slices"]
 """Whether a pass visits single samples by lot, or slices of neighbours by lot, mixed within a window."""
 Read = Callable[[int, int], bytes]
 """Offset and size to the bytes of a shard."""
-MAX_DAMAGED = 0.01
-"""Share of a source's shards that may be damaged and left out; one of several always may."""
 MAX_SPARSE = 4
 """A slice whose pairs lie scattered over more than so many times their size is read member by member."""
 
@@ -101,15 +99,7 @@ class TarSource:
             raise DataError(f"{name}: no *.tar in {folder}")
         if unknown := num_unknown(stored):
             print(f"{name}: indexing {unknown:,} shards of {folder}, once", file=sys.stderr, flush=True)
-        self.damaged: dict[str, str] = {}
-        self.shards: list[Shard] = []
-        for shard in _open_shards(stored):
-            if shard.damage is None:
-                self.shards.append(shard)
-                continue
-            self.damaged[shard.name] = f"{name}: {shard.damage}"
-            if len(self.damaged) > max(len(stored) > 1, MAX_DAMAGED * len(stored)):
-                raise DataError(self.damaged[shard.name])
+        self.shards, self.damaged = open_whole(name, stored, open_shard)
         self.num_incomplete = sum(shard.num_incomplete for shard in self.shards)
         """Keys with a picture but no caption or the reverse; shown at start-up, never drawn."""
         self.firsts = [0, *accumulate(shard.num_pairs for shard in self.shards)]
@@ -179,13 +169,6 @@ def open_source(
             raise DataError(f"{name}: {path} does not exist") from error
     what = "is neither a .jsonl file nor a folder of .tar shards" if Path(path).exists() else "does not exist"
     raise DataError(f"{name}: {path} {what}")
-
-
-def _open_shards(stored: list[Stored]) -> Iterable[Shard]:
-    if not is_url(stored[0].path):
-        return map(open_shard, stored)
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(open_shard, stored))
 
 
 def _read_member(shard: Shard, read: Read, offset: int, size: int) -> tuple[str, bytes]:
