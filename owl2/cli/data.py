@@ -144,12 +144,12 @@ def inspect(
     samples: int = 1000,
     out: Path = Path("inspect.html"),
 ) -> None:
-    """Count, measure and show the samples of a source: a .jsonl file or a folder of .tar shards.
+    """Count, measure and show the samples of a source: .jsonl, .tar shards, .parquet or .arrow.
 
     Args:
         path: what training would read, local or a URL.
         model: checkpoint folder whose tokenizer, template and picture size are used.
-        image_root: where a .jsonl file's image paths begin; default: its folder.
+        image_root: where image paths in a .jsonl file or a table begin; default: its folder.
         template: mplug_owl2 or vicuna_v1; default: the checkpoint's own.
         augment: as in a stage's configuration.
         max_tokens: longer samples are cut, as in training.

@@ -81,8 +81,11 @@ class Sample:
         return "\n".join(part.get("text", "") for content in parts for part in content)
 
 
-def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[str], Picture]) -> Sample:
+def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[Any], Picture]) -> Sample:
     """Turn a row of the LLaVA format into a sample.
+
+    Args:
+        picture: the file for what stands in the row's `image` or `video`, a name in JSON.
 
     Raises:
         DataError: wrong roles, or marks and images or clips that do not match in number.
@@ -111,6 +114,12 @@ def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[str],
     return Sample(source, key, messages)
 
 
+def not_a_llava_row(place: str, error: Exception) -> DataError:
+    """What a row becomes in which `sample_from_llava`, or reading it, met something unforeseen."""
+    kind = "text is not UTF-8" if isinstance(error, UnicodeError) else "not a LLaVA row"
+    return DataError(f"{place} is not a LLaVA row: {error!r}", kind)
+
+
 def sample_from_caption(source: str, key: str, caption: str, picture: Picture) -> Sample:
     """Turn an image and its caption into a sample: the picture alone as the turn, the caption as answer.
 
@@ -128,15 +137,15 @@ def sample_from_caption(source: str, key: str, caption: str, picture: Picture) -
 class Media:
     """The pictures and clips of a row, in the order of their marks."""
 
-    images: Iterator[str]
-    videos: Iterator[str]
-    picture: Callable[[str], Picture]
+    images: Iterator[Any]
+    videos: Iterator[Any]
+    picture: Callable[[Any], Picture]
     pattern: re.Pattern[str]
     """What marks one of them."""
 
     @classmethod
-    def of(cls, images: Sequence[str], videos: Sequence[str], picture: Callable[[str], Picture]) -> "Media":
-        """The media of these names."""
+    def of(cls, images: Sequence[Any], videos: Sequence[Any], picture: Callable[[Any], Picture]) -> "Media":
+        """The media of a row's `image` and `video`."""
         marks = IMAGE_MARKS + (VIDEO_MARKS if videos else ())
         return cls(iter(images), iter(videos), picture, re.compile("|".join(map(re.escape, marks))))
 
@@ -149,7 +158,7 @@ class Media:
         return {"type": "video", "video": Clip(file.name, file.read)}
 
 
-def _names(row: dict[str, Any], field: str) -> list[str]:
+def _names(row: dict[str, Any], field: str) -> list[Any]:
     names = row.get(field) or []  # null in exported corpora
     return [names] if isinstance(names, str) else list(names)
 

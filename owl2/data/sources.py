@@ -1,16 +1,16 @@
-"""Where samples come from: JSONL files in the LLaVA format and WebDataset tar shards, by index.
+"""Where samples come from: JSONL files in the LLaVA format, WebDataset tar shards and tables, by index.
 
-Both are random access, locally and at URLs (storage.py): a JSONL file by the offsets of its lines, a tar by
-the offsets of its members (shards.py). The order of draws can then be ours (order.py). Shards at URLs are
-drawn slice by slice, so that storage sees one large request for many neighbours; see `Slices` in order.py.
+All are random access, locally and at URLs (storage.py): a JSONL file by the offsets of its lines, a tar by
+the offsets of its members (shards.py), a table by arithmetic (tables.py). The order of draws can then be ours
+(order.py). Shards at URLs are drawn slice by slice, so that storage sees one large request for many
+neighbours; see `Slices` in order.py.
 """
 
 import json
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -18,18 +18,26 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from owl2.data.arrow import SUFFIXES
 from owl2.data.cache import local_copy, read_slice
+from owl2.data.damage import open_whole
 from owl2.data.order import SLICE
-from owl2.data.sample import DataError, Picture, Sample, sample_from_caption, sample_from_llava
+from owl2.data.sample import (
+    DataError,
+    Picture,
+    Sample,
+    not_a_llava_row,
+    sample_from_caption,
+    sample_from_llava,
+)
 from owl2.data.shards import Shard, num_unknown, open_shard, read_member
-from owl2.data.storage import THREADS, Location, Stored, is_url, join, list_files, look_at, read_bytes
+from owl2.data.storage import Location, is_url, join, list_files, list_names, look_at, read_bytes
+from owl2.data.tables import TableSource
 
 Shuffle = Literal["samples", "slices"]
 """Whether a pass visits single samples by lot, or slices of neighbours by lot, mixed within a window."""
 Read = Callable[[int, int], bytes]
 """Offset and size to the bytes of a shard."""
-MAX_DAMAGED = 0.01
-"""Share of a source's shards that may be damaged and left out; one of several always may."""
 MAX_SPARSE = 4
 """A slice whose pairs lie scattered over more than so many times their size is read member by member."""
 
@@ -40,7 +48,7 @@ class Source(Protocol):
     name: str
     num_incomplete: int
     damaged: dict[str, str]
-    """Shards that are left out whole, with the reason."""
+    """Shards or tables that are left out whole, with the reason."""
     in_slices: bool
     """Whether neighbours should be drawn soon after one another."""
 
@@ -81,10 +89,8 @@ class JsonlSource:
         except DataError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{self.name}: line {self.line_numbers[index]} of {self.path} is not a LLaVA row: {error!r}",
-                "text is not UTF-8" if isinstance(error, UnicodeError) else "not a LLaVA row",
-            ) from error
+            place = f"{self.name}: line {self.line_numbers[index]} of {self.path}"
+            raise not_a_llava_row(place, error) from error
 
     def _picture(self, name: str) -> Picture:
         return Picture(name, partial(read_bytes, join(self.image_root, name)))
@@ -101,15 +107,7 @@ class TarSource:
             raise DataError(f"{name}: no *.tar in {folder}")
         if unknown := num_unknown(stored):
             print(f"{name}: indexing {unknown:,} shards of {folder}, once", file=sys.stderr, flush=True)
-        self.damaged: dict[str, str] = {}
-        self.shards: list[Shard] = []
-        for shard in _open_shards(stored):
-            if shard.damage is None:
-                self.shards.append(shard)
-                continue
-            self.damaged[shard.name] = f"{name}: {shard.damage}"
-            if len(self.damaged) > max(len(stored) > 1, MAX_DAMAGED * len(stored)):
-                raise DataError(self.damaged[shard.name])
+        self.shards, self.damaged = open_whole(name, stored, open_shard)
         self.num_incomplete = sum(shard.num_incomplete for shard in self.shards)
         """Keys with a picture but no caption or the reverse; shown at start-up, never drawn."""
         self.firsts = [0, *accumulate(shard.num_pairs for shard in self.shards)]
@@ -157,35 +155,54 @@ class TarSource:
 def open_source(
     name: str, path: Location, image_root: Location | None = None, shuffle: Shuffle | None = None
 ) -> Source:
-    """Open a `.jsonl` file or a folder of tar shards.
+    """Open a `.jsonl`, `.parquet` or `.arrow` file, or a folder of tar shards or of such tables.
 
     Args:
-        path: local, or a URL.
+        path: local, or a URL; of tables also a pattern, as `folder/train-*.parquet`.
         shuffle: None for what suits the source: slices for shards at a URL, samples for all else.
 
     Raises:
-        DataError: neither, or empty.
+        DataError: none of them, or empty.
         StorageError: storage that does not answer.
     """
-    is_rows = str(path).endswith(".jsonl")
-    shuffle = shuffle or ("slices" if is_url(path) and not is_rows else "samples")
-    in_slices = shuffle == "slices"
-    if is_url(path) or (Path(path).is_file() if is_rows else Path(path).is_dir()):
-        try:
-            if is_rows:
-                return JsonlSource(name, path, image_root, in_slices=in_slices)
+    try:
+        kind = _kind_of(name, path)
+        shuffle = shuffle or ("slices" if is_url(path) and kind == "shards" else "samples")
+        in_slices = shuffle == "slices"
+        if kind == "shards":
             return TarSource(name, path, in_slices=in_slices)
-        except FileNotFoundError as error:
-            raise DataError(f"{name}: {path} does not exist") from error
-    what = "is neither a .jsonl file nor a folder of .tar shards" if Path(path).exists() else "does not exist"
-    raise DataError(f"{name}: {path} {what}")
+        reader = TableSource if kind == "tables" else JsonlSource
+        return reader(name, path, image_root, in_slices=in_slices)
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: {path} does not exist") from error
 
 
-def _open_shards(stored: list[Stored]) -> Iterable[Shard]:
-    if not is_url(stored[0].path):
-        return map(open_shard, stored)
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(open_shard, stored))
+def _kind_of(name: str, path: Location) -> Literal["lines", "tables", "shards"]:
+    """What a path leads to: told from its name, of a folder from the names in it.
+
+    A `.parquet` beside the `.tar` of its name is img2dataset's list of what is in the shard.
+    """
+    is_folder = not is_url(path) and Path(path).is_dir()
+    if str(path).endswith(".jsonl") and not is_folder:
+        return "lines"
+    if str(path).endswith(SUFFIXES) and not is_folder:
+        return "tables"
+    if not is_url(path) and not is_folder and Path(path).exists():
+        kinds = "a .jsonl, .parquet or .arrow file nor a folder of .tar shards or such tables"
+        raise DataError(f"{name}: {path} is neither {kinds}")
+    names = list_names(path)
+    shards = {file for file in names if file.endswith(".tar")}
+    tables = {
+        file for file in names if file.endswith(SUFFIXES) and f"{os.path.splitext(file)[0]}.tar" not in shards
+    }
+    if shards and tables:
+        raise DataError(
+            f"{name}: {path} has both {len(shards):,} .tar shards and {len(tables):,} tables, such as "
+            f"{min(tables)}; put them in folders of their own, or say path: {path}/*.parquet"
+        )
+    if not shards and not tables:
+        raise DataError(f"{name}: {path} has no *.tar, *.parquet or *.arrow of its own; it has {names[:5]}")
+    return "shards" if shards else "tables"
 
 
 def _read_member(shard: Shard, read: Read, offset: int, size: int) -> tuple[str, bytes]:

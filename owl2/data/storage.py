@@ -73,8 +73,8 @@ def look_at(location: Location) -> Stored:
     return _stored(path, _ask(path, "asked for", lambda fs: fs.info(path)))
 
 
-def list_files(folder: Location, suffix: str) -> list[Stored]:
-    """Return the files directly in a folder whose names end in `suffix`, sorted by name.
+def list_files(folder: Location, *suffixes: str) -> list[Stored]:
+    """Return the files directly in a folder whose names end in one of `suffixes`, sorted by name.
 
     An HTTP server must show the folder as a page of links.
 
@@ -82,16 +82,9 @@ def list_files(folder: Location, suffix: str) -> list[Stored]:
         FileNotFoundError: there is no such folder.
         StorageError: the storage does not answer.
     """
+    found = {path: info for path, info in _entries(folder).items() if path.endswith(suffixes)}
     if not is_url(folder):
-        return [look_at(path) for path in sorted(Path(folder).glob(f"*{suffix}"))]
-    url = str(folder).rstrip("/") + "/"
-    protocol = url.partition("://")[0]
-    rows = _ask(url, "listed", lambda fs: fs.ls(url, detail=True))
-    found = {
-        name if is_url(name) else f"{protocol}://{name}": row
-        for row in rows
-        if (name := str(row["name"])).endswith(suffix)
-    }
+        return [look_at(path) for path in sorted(found)]
     with ThreadPoolExecutor(THREADS) as pool:  # HTTP lists names alone
         return list(
             pool.map(
@@ -99,6 +92,11 @@ def list_files(folder: Location, suffix: str) -> list[Stored]:
                 sorted(found),
             )
         )
+
+
+def list_names(folder: Location) -> list[str]:
+    """Return the names of what lies directly in a folder; raises as `list_files` does."""
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in _entries(folder))
 
 
 def read_bytes(location: Location, offset: int = 0, size: int | None = None) -> bytes:
@@ -156,6 +154,16 @@ class _Ranges(io.RawIOBase):
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
+
+
+def _entries(folder: Location) -> dict[str, dict[str, Any]]:
+    """What lies directly in a folder: the path, and what a listing at a URL says of it."""
+    if not is_url(folder):
+        return {os.path.join(folder, name): {} for name in os.listdir(folder)}
+    url = str(folder).rstrip("/") + "/"
+    protocol = url.partition("://")[0]
+    rows = _ask(url, "listed", lambda fs: fs.ls(url, detail=True))
+    return {name if is_url(name) else f"{protocol}://{name}": row for row in rows for name in [row["name"]]}
 
 
 def _ask(path: str, done: str, request: Callable[[Any], T]) -> T:

@@ -28,12 +28,13 @@ class SourceConfig:
 
     name: str
     path: str | Path
-    """A `.jsonl` file in the LLaVA format, or a folder of WebDataset `.tar` shards; local, or a URL."""
+    """A `.jsonl` file in the LLaVA format, a folder of WebDataset `.tar` shards, or tables: a `.parquet` or
+    `.arrow` file, a folder of them, or a pattern as `folder/train-*.parquet`; local, or a URL."""
     weight: float | Literal["size"] = 1.0
     """Share of the draws, relative to the other sources: a number, or `size` for as many as it has samples; 0
     switches the source off."""
     image_root: str | Path | None = None
-    """Where a `.jsonl` file's image paths begin; default: its folder."""
+    """Where image paths in a `.jsonl` file or a table begin; default: its folder."""
     shuffle: Shuffle | None = None
     """`samples` by lot, or `slices` of neighbours by lot, mixed within a window of 64; default: `slices` for
     shards at a URL, so that storage sees few large requests, `samples` for all else."""

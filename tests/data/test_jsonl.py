@@ -139,7 +139,9 @@ def test_what_is_no_corpus_is_an_error_that_says_what_it_is(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"vqa: .*nowhere.jsonl does not exist"):
         open_source("vqa", tmp_path / "nowhere.jsonl")
     (tmp_path / "rows.json").write_text("[]")
-    with pytest.raises(DataError, match=r"rows.json is neither a .jsonl file nor a folder of .tar shards"):
+    with pytest.raises(
+        DataError, match=r"rows.json is neither a .jsonl, .parquet or .arrow file nor a folder"
+    ):
         open_source("vqa", tmp_path / "rows.json")
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match=r"vqa: .*empty.jsonl has no rows"):

@@ -1,0 +1,65 @@
+"""Which column is what: told from names and types; where that is not plain, an error with what there is."""
+
+import pyarrow as pa
+import pytest
+
+from owl2.data.columns import layout_of
+from owl2.data.sample import DataError
+from tests.data.hub import IMAGE, TURNS
+
+CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def layout(**columns: pa.DataType) -> dict[str, str]:
+    return dict(layout_of("web", "a.parquet", pa.schema(columns.items())))
+
+
+def test_known_names_of_fitting_types_are_what_they_are_called() -> None:
+    assert layout(id=pa.string(), image=IMAGE, conversations=TURNS, data_source=pa.string()) == {
+        "key": "id",
+        "picture": "image",
+        "conversation": "conversations",
+    }
+    assert layout(images=pa.list_(IMAGE), messages=CHAT, text=pa.string(), caption=pa.string()) == {
+        "picture": "images",
+        "conversation": "messages",
+    }
+    assert layout(jpg=pa.large_binary(), txt=pa.large_string(), __key__=pa.string()) == {
+        "picture": "jpg",
+        "caption": "txt",
+        "key": "__key__",
+    }
+    assert layout(conversations=pa.large_list(TURNS.value_type), image=pa.null(), id=pa.int64()) == {
+        "conversation": "conversations",
+        "picture": "image",
+        "key": "id",
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"pixels": pa.binary()},
+            r"has no picture, no caption\. Its columns are pixels \(binary\)\. Expected is",
+        ),
+        ({"image": IMAGE, "captions": pa.string()}, "has no caption.*; captions may be meant as caption"),
+        (
+            {"image": IMAGE, "text": pa.string(), "caption": pa.string()},
+            "has both caption and text for its cap",
+        ),
+        ({"image": IMAGE, "png": IMAGE, "conversations": TURNS}, "has both image and png for its picture"),
+        ({"image": pa.int64(), "text": pa.string()}, "has image of type int64, which is no picture"),
+        ({"image": IMAGE, "text": pa.list_(pa.string())}, "has text of type list<.*>, which is no caption"),
+        ({"conversations": pa.string()}, "has conversations of type string, which is no conversation"),
+        ({"id": pa.float64(), "messages": CHAT}, "has id of type double, which is no key"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_what_is_missing_twofold_or_of_another_type_is_named_with_what_is_expected(
+    columns: dict[str, pa.DataType], message: str
+) -> None:
+    with pytest.raises(DataError, match=f"web: a.parquet {message}") as found:
+        layout(**columns)
+    assert "conversations or conversation or messages" in str(found.value)
+    assert "rename or drop columns" in str(found.value)
