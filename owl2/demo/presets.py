@@ -93,7 +93,7 @@ PRESETS: dict[str, DemoPreset] = {
         language=None,
         warm=StageSize(steps=400, batch=32, lr=2e-3),
         pretrain=StageSize(steps=250, batch=16, lr=1e-3),
-        instruct=StageSize(steps=320, batch=8, lr=3e-4),
+        instruct=StageSize(steps=200, batch=8, lr=3e-4),
     ),
     "smoke": DemoPreset(
         world=SMOKE,
