@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tokens", type=_positive, help="of a sample on average; default: data.max_tokens, in packs 380"
     )
-    parser.add_argument("--images", type=_positive, help="of a sample on average; default: 1")
+    parser.add_argument("--images", type=_amount, help="of a sample on average; default: 1")
     return parser
 
 
@@ -94,10 +94,16 @@ def _count(text: str) -> int:
     return value
 
 
-def _positive(text: str) -> float:
+def _amount(text: str) -> float:
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of at least 0")
+    return value
+
+
+def _positive(text: str) -> float:
+    if not (value := _amount(text)):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
     return value
 
 

@@ -325,6 +325,17 @@ def test_a_state_has_what_learns_its_moments_and_its_average(capsys: pytest.Capt
     assert re.search(r"for a save: .* a node of 2, while it is written", capsys.readouterr().out)
 
 
+def test_a_stage_without_pictures_is_planned_and_one_without_tokens_is_no_stage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(ROOT / "configs/tiny.yaml"), "--gpus", "1", "--model", "tiny", "--images", "0"]
+    main(words)
+    assert "512 tokens (data.max_tokens), 0 picture(s) (given)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words, "--tokens", "0"])
+    assert "argument --tokens: 0 must be above 0" in capsys.readouterr().err
+
+
 def test_time_follows_from_operations_peak_and_utilisation() -> None:
     config, model = tiny_stage("tiny")
     plan = plan_exactly(config, model, 1, GPUS["h100"], AVERAGES)
