@@ -114,7 +114,7 @@ def loss_of(model: Owl2Model, step: int) -> Tensor:
     targets = Targets(rows=places, ids=ids[:, queries:].flatten())
     layout = packed_layout(ids.flatten(), (ids.shape[1],) * ROWS, config.image_token_id)
     pixels = torch.randn(ROWS, config.vision.num_channels, size, size, generator=generator)
-    return model.loss(ids.flatten(), layout, targets, pixels) / targets.count
+    return model.token_losses(ids.flatten(), layout, targets, pixels).sum() / targets.count
 
 
 def released(stage: str) -> Figures:

@@ -7,8 +7,10 @@ sentence that says what would fit, if the stage does not.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from owl2.cli.train import read_config
@@ -16,6 +18,8 @@ from owl2.cli.train import read_config
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from owl2.train.amounts import Averages
+    from owl2.train.config import TrainConfig
     from owl2.train.plan import Plan
 
 
@@ -26,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     from owl2.checkpoint import CheckpointError
     from owl2.model import ConfigError
     from owl2.train.config import TrainConfigError
-    from owl2.train.plan import GPUS, Averages, find_model, plan_stage
+    from owl2.train.plan import GPUS, find_model, plan_stage
     from owl2.train.rules import RuleError
 
     options, overrides = make_parser().parse_known_args(list(arguments))
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
             if options.gpu not in GPUS:
                 raise TrainConfigError(f"--gpu {options.gpu} is not one of {', '.join(GPUS)}")
             model, origin = find_model(config)
-            averages = Averages(options.tokens or config.data.max_tokens, options.images)
+            averages = _averages(options, config)
             plan = plan_stage(config, model, options.gpus, GPUS[options.gpu], averages)
         except (CheckpointError, ConfigError, RuleError, TrainConfigError) as error:
             print(f"owl2 plan: {file}: {error}", file=sys.stderr)
@@ -47,7 +51,9 @@ def main(arguments: Sequence[str]) -> None:
         plans.append(plan)
         console.print(f"[bold]{file}[/] on {options.gpus} x {options.gpu}: {origin}")
         console.print(_changes(config.micro_batch_size, config.accumulation, plan), end="")
+        console.print(_assumption(options, plan))
         console.print(_memory(plan))
+        console.print(_host_memory(plan))
         console.print(_step(plan, options.mfu))
     days = sum(plan.days(options.mfu) for plan in plans)
     steps = " + ".join(f"{plan.config.steps:,}" for plan in plans)
@@ -74,8 +80,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mfu", type=_share, default=0.4, help="share of the GPUs' peak that is reached: 0.4"
     )
-    parser.add_argument("--tokens", type=float, help="of a sample on average, for time; default: max_tokens")
-    parser.add_argument("--images", type=float, default=1.0, help="of a sample on average; default: 1")
+    parser.add_argument(
+        "--tokens", type=_positive, help="of a sample on average; default: data.max_tokens, in packs 380"
+    )
+    parser.add_argument("--images", type=_amount, help="of a sample on average; default: 1")
     return parser
 
 
@@ -86,11 +94,47 @@ def _count(text: str) -> int:
     return value
 
 
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of at least 0")
+    return value
+
+
+def _positive(text: str) -> float:
+    if not (value := _amount(text)):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 1")
     return value
+
+
+def _averages(options: argparse.Namespace, config: TrainConfig) -> Averages:
+    from owl2.train.amounts import Averages
+
+    given = {"tokens": options.tokens, "images": options.images}
+    known = {name: value for name, value in given.items() if value is not None}
+    return replace(Averages.assumed(config), **known)
+
+
+def _assumption(options: argparse.Namespace, plan: Plan) -> str:
+    """What samples hold on average, and where that is from."""
+    from owl2.train.amounts import FILL, PACKED_TOKENS
+
+    averages, packed = plan.averages, plan.config.data.pack_tokens is not None
+    tokens = "given" if options.tokens is not None else "data.max_tokens"
+    if packed and options.tokens is None and averages.tokens == PACKED_TOKENS:
+        tokens = "estimated for the mixture of Table 14, set --tokens for another"
+    images = "given" if options.images is not None else "assumed"
+    return (
+        f"a sample on average: {averages.tokens:g} tokens ({tokens}), {averages.images:g} picture(s) "
+        f"({images})" + f"; packs are taken to be {FILL:.0%} full" * packed
+    )
 
 
 def _changes(micro_batch_size: int, accumulation: int, plan: Plan) -> str:
@@ -117,6 +161,8 @@ def _memory(plan: Plan) -> Table:
     table.add_row("parameters", gib(trace.parameters), "float32" + ", and NF4 beside adapters" * coded)
     table.add_row("gradients", gib(trace.gradients), "float32")
     table.add_row("moments", gib(trace.optimizer), "float32, two of AdamW")
+    if plan.config.ema is not None:
+        table.add_row("average", gib(trace.average), "float32, of what learns (ema)")
     table.add_row("activations", gib(trace.activations), "kept for the backward pass")
     table.add_row("temporary", gib(trace.temporary), "gathered layers, logits, layers computed again")
     table.add_section()
@@ -125,18 +171,33 @@ def _memory(plan: Plan) -> Table:
     return table
 
 
+def _host_memory(plan: Plan) -> str:
+    from owl2.train.plan import gib
+
+    saved, node = plan.trace.saved, min(8, plan.gpus)
+    kept = "kept from the first save on" if plan.config.save_in_background else "while it is written"
+    return (
+        f"host memory for a save: {gib(saved)} a GPU, {gib(node * saved)} a node of {node}, {kept}: "
+        f"a rank's part of a state"
+    )
+
+
 def _step(plan: Plan, mfu: float) -> Table:
-    work, trace, accumulation = plan.work, plan.trace, plan.config.accumulation
+    work, trace, micro_batches = plan.work, plan.trace, plan.micro_batches
     seconds = plan.step_seconds(mfu)
     table = _table(f"a step of {plan.config.global_batch_size:,} samples")
     table.add_row("images", f"{work.images:,.0f}", f"{work.images / seconds:,.0f} a second")
     table.add_row("tokens", f"{work.tokens:,.0f}", f"{work.tokens / seconds:,.0f} a second")
+    if plan.config.data.pack_tokens is not None:
+        packs = micro_batches * plan.config.parallel.data_ranks(plan.gpus)
+        full = work.tokens / (packs * plan.config.data.pack_tokens)
+        table.add_row("packs", f"{packs:,}", f"{micro_batches:,} a GPU, {full:.0%} full")
     table.add_row("operations", f"{plan.flops / 1e15:,.1f} PFLOP", f"{seconds:,.2f} s at an MFU of {mfu:g}")
     for name, size, what in (
-        ("gathered", accumulation * trace.gathered, "parameters, received by each GPU"),
-        ("reduced", accumulation * trace.reduced, "gradients"),
+        ("gathered", micro_batches * trace.gathered, "parameters, received by each GPU"),
+        ("reduced", micro_batches * trace.reduced, "gradients"),
         ("copies", trace.copies, "gradients of the copies, once a step"),
-        ("tensor", accumulation * trace.tensor, "sums of tensor parallelism"),
+        ("tensor", micro_batches * trace.tensor, "sums of tensor parallelism"),
     ):
         if size:
             table.add_row(name, f"{size / 1e9:,.1f} GB", what)

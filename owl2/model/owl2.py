@@ -141,20 +141,6 @@ class Owl2Model(nn.Module):
         """Project (..., D) -> (..., V) float32."""
         return F.linear(hidden, self.head_weight).float()
 
-    def loss(
-        self,
-        input_ids: Tensor,
-        layout: Layout,
-        targets: Targets,
-        pixel_values: Tensor | None = None,
-        image_of: Tensor | None = None,
-    ) -> Tensor:
-        """Return the sum (not the mean) of cross-entropies over the targets, float32.
-
-        Divide by the number of targets of the optimizer step.
-        """
-        return self.token_losses(input_ids, layout, targets, pixel_values, image_of).sum()
-
     def token_losses(
         self,
         input_ids: Tensor,
@@ -164,6 +150,9 @@ class Owl2Model(nn.Module):
         image_of: Tensor | None = None,
     ) -> Tensor:
         """Return the cross-entropy of each target (L,), float32.
+
+        Divide their sum by the number of targets of the optimizer step: a mean of means would weigh tokens
+        of short micro-batches more.
 
         Only target rows leave the last layer and reach the head, in chunks that are computed again in the
         backward pass, so logits of a whole batch never exist at once.

@@ -5,7 +5,6 @@ A stage of the paper is one file in `configs/`. Fields are documented here and n
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -49,11 +48,6 @@ class SourceConfig:
         # A path of Python's and its text in a file are the same source; a URL is no path.
         object.__setattr__(self, "path", str(self.path))
         object.__setattr__(self, "image_root", None if self.image_root is None else str(self.image_root))
-
-
-def turns_apart(sources: Sequence[SourceConfig]) -> list[str]:
-    """Names of the sources whose questions stand apart."""
-    return [source.name for source in sources if source.turns == "apart"]
 
 
 @dataclass(frozen=True, kw_only=True)

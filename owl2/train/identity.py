@@ -11,14 +11,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from owl2.files import write_file
 from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
+from owl2.train.fingerprint import fingerprint
 from owl2.train.parallel import local_part, num_shards
+from owl2.train.qlora import FourBitLinear
 from owl2.train.ranks import Ranks
 
 FREE = (
@@ -96,26 +97,19 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-@torch.no_grad()
 def fingerprints(model: nn.Module, ranks: Ranks) -> dict[str, int]:
     """A number for the values of each frozen parameter, the same however they are shared out.
 
-    It is the sum, modulo 2**64, of a mixture of the bits of each float32 value: 3 s a billion values on one
-    core, and nothing travels but the sums. Two weights that change places are not seen; another model,
-    another epoch or a damaged file are.
+    A matrix that is kept in four bits has that of its values before: the codes follow from them, but not on
+    every device to the last bit. All ranks hold it whole.
     """
     frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-    sums = ranks.gather([_mixed_sum(local_part(parameter)) for parameter in frozen.values()])
+    sums = ranks.gather([fingerprint(local_part(parameter)) for parameter in frozen.values()])
     marks = {}
     for (name, parameter), parts in zip(frozen.items(), zip(*sums, strict=True), strict=True):
         copies = ranks.size // num_shards(parameter)  # ranks that hold the same part
         marks[name] = sum(parts) // copies % 2**64
+    for name, module in model.named_modules():
+        if isinstance(module, FourBitLinear):
+            marks[f"{name}.weight"] = module.fingerprint
     return marks
-
-
-def _mixed_sum(values: Tensor) -> int:
-    total = 0
-    for chunk in values.reshape(-1).view(torch.int32).split(2**22):
-        bits = chunk.long().mul_(-7046029254386353131)  # odd, so that no two patterns become one
-        total += int(bits.bitwise_xor_(bits >> 29).mul_(-4417276706812531889).sum())
-    return total % 2**64

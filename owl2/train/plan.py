@@ -1,8 +1,9 @@
 """What a stage will need on so many GPUs, before one of them is there.
 
-Memory and traffic are counted on the real model under the real arrangement (trace.py), with every sample as
-long as the configuration lets it be: what fits here fits. Operations are those of flops.py. Time is these
-operations at a utilisation that the reader gives; it is the only figure here that nothing was counted for.
+Memory and traffic are counted on the real model under the real arrangement (trace.py), with every sample or
+pack as long as the configuration lets it be: what fits here fits. Operations are those of flops.py, for what
+samples hold on average (amounts.py). Time is these operations at a utilisation that the reader gives; it is
+the only figure here that nothing was counted for.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any
 from owl2.checkpoint.folder import read_config
 from owl2.model import Owl2Config, preset
 from owl2.model.config import PRESETS
+from owl2.train.amounts import Averages, average_work, longest_micro_batch, most_tokens, num_micro_batches
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.flops import PEAK_TFLOPS, StepCost, Work
 from owl2.train.qlora import coded_layers
@@ -78,6 +80,9 @@ class Plan:
     model: Owl2Config
     num_parameters: int
     num_learning: int
+    averages: Averages
+    micro_batches: int
+    """That each GPU computes in a step."""
     trace: Trace
     work: Work
     flops: float
@@ -90,7 +95,7 @@ class Plan:
     @property
     def received(self) -> float:
         """Bytes that a GPU receives from others in a step."""
-        return self.trace.received(self.config.accumulation)
+        return self.trace.received(self.micro_batches)
 
     def step_seconds(self, mfu: float) -> float:
         """Duration of a step at this share of the peak."""
@@ -99,19 +104,6 @@ class Plan:
     def days(self, mfu: float) -> float:
         """Duration of the stage."""
         return self.config.steps * self.step_seconds(mfu) / 86400
-
-
-@dataclass(frozen=True)
-class Averages:
-    """What a sample holds on average: it decides operations and time, not memory."""
-
-    tokens: float
-    images: float
-
-    @property
-    def most_images(self) -> int:
-        """Pictures that there must be memory for."""
-        return max(1, math.ceil(self.images))
 
 
 def find_model(config: TrainConfig) -> tuple[Owl2Config, str]:
@@ -143,30 +135,24 @@ def plan_stage(
         DoesNotFit: with the first changes found that make it fit.
         TrainConfigError, RuleError: what cannot be arranged on so many GPUs or used with this model.
     """
-    averages = averages or Averages(tokens=config.data.max_tokens, images=1.0)
+    averages = averages or Averages.assumed(config)
     config = replace(config, device="cuda")
     config.parallel.check(gpus)
-    if config.data.pack_tokens is not None:
-        samples = max(1, config.data.pack_tokens // config.data.max_tokens)
-        raise TrainConfigError(
-            f"a plan is for samples of data.max_tokens {config.data.max_tokens}, not for packs; plan with "
-            f"--data.pack_tokens null --micro_batch_size {samples}, which has as many tokens"
-        )
-    plan = _largest_that_fits(config, model, gpus, gpu, averages, micro_batch_sizes(config, gpus))
+    plan = _largest_that_fits(arrangements(config, gpus), model, gpus, gpu, averages)
     if plan.fits:
         return plan
     asked, least = plan, plan
     for changed in _remedies(config, model, gpus):
-        sizes = _divisors(changed, gpus)
+        sized = _of_all_sizes(changed, gpus)
         if changed is config:
-            sizes = [size for size in sizes if size < asked.config.micro_batch_size]
-        if not sizes:
+            sized = [smaller for smaller in sized if most_tokens(smaller) < most_tokens(asked.config)]
+        if not sized:
             continue
-        plan = _largest_that_fits(changed, model, gpus, gpu, averages, sizes)
+        plan = _largest_that_fits(sized, model, gpus, gpu, averages)
         if plan.fits:
             raise DoesNotFit(f"{_shortage(asked)}. What fits: {settings(plan)} ({gib(plan.trace.peak)})")
         least = min(least, plan, key=lambda p: p.trace.peak)
-    held = least.trace.parameters + least.trace.gradients + least.trace.optimizer
+    held = least.trace.parameters + least.trace.saved
     lora = "" if config.lora else ", or a stage with lora"
     raise DoesNotFit(
         f"{_shortage(asked)}. Nothing tried fits: the least was {gib(least.trace.peak)} with "
@@ -186,18 +172,12 @@ def plan_exactly(config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, av
     cost = StepCost(whole, gpus)
     counts = [(p.numel(), p.requires_grad) for p in whole.parameters()]
     counts += [(layer.num_weights, False) for layer in coded_layers(whole)]
-    batch = full_batch(model, config.micro_batch_size, config.data.max_tokens, averages.most_images)
+    batch = full_batch(model, longest_micro_batch(config, model, averages))
     with fake_ranks(config, gpus) as ranks:
         times = shorten(whole)
         objective = shard_without_storage(config, whole, ranks)
         trace = trace_micro_batch(objective, config, batch, times)
-    samples = config.global_batch_size
-    work = Work(
-        images=samples * averages.images,
-        tokens=samples * averages.tokens,
-        targets=samples * max(0.0, averages.tokens - averages.images * model.tokens_per_image),
-        squares=samples * averages.tokens**2,
-    )
+    work = average_work(config, model, averages)
     return Plan(
         config=config,
         gpus=gpus,
@@ -205,6 +185,8 @@ def plan_exactly(config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, av
         model=model,
         num_parameters=sum(count for count, _ in counts),
         num_learning=sum(count for count, learns in counts if learns),
+        averages=averages,
+        micro_batches=num_micro_batches(config, gpus, averages),
         trace=trace,
         work=work,
         flops=cost.flops(work),
@@ -214,17 +196,31 @@ def plan_exactly(config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, av
 # -- micro-batches ---------------------------------------------------------------------------------------
 
 
-def micro_batch_sizes(config: TrainConfig, gpus: int) -> list[int]:
-    """The configured micro-batch if it adds up on so many GPUs, else those that do, the largest first.
+def arrangements(config: TrainConfig, gpus: int) -> list[TrainConfig]:
+    """The stage as it is configured if it adds up on so many GPUs, else as it does, the largest first.
 
     Raises:
-        TrainConfigError: none does.
+        TrainConfigError: no micro-batches add up.
     """
     product = config.micro_batch_size * config.accumulation * config.parallel.data_ranks(gpus)
-    if product == config.global_batch_size:
-        return [config.micro_batch_size]
-    sizes = _divisors(config, gpus)
-    return [size for size in sizes if size <= config.micro_batch_size] or sizes[-1:]
+    if config.data.pack_tokens is not None or product == config.global_batch_size:
+        return [config]
+    sized = _of_all_sizes(config, gpus)
+    return [one for one in sized if one.micro_batch_size <= config.micro_batch_size] or sized[-1:]
+
+
+def _of_all_sizes(config: TrainConfig, gpus: int) -> list[TrainConfig]:
+    """The stage with micro-batches of every size that adds up, the largest first; packs are halved."""
+    if config.data.pack_tokens is None:
+        share = config.global_batch_size // config.parallel.data_ranks(gpus)
+        sizes = _divisors(config, gpus)
+        return [replace(config, micro_batch_size=size, accumulation=share // size) for size in sizes]
+    capacity, packs = config.data.pack_tokens, []
+    while capacity > config.data.max_tokens:
+        packs.append(capacity)
+        capacity //= 2
+    data = [replace(config.data, pack_tokens=size) for size in (*packs, config.data.max_tokens)]
+    return [replace(config, data=packed) for packed in data]
 
 
 def _divisors(config: TrainConfig, gpus: int) -> list[int]:
@@ -243,23 +239,23 @@ def _divisors(config: TrainConfig, gpus: int) -> list[int]:
 
 
 def _largest_that_fits(
-    config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, averages: Averages, sizes: Sequence[int]
+    sized: Sequence[TrainConfig], model: Owl2Config, gpus: int, gpu: Gpu, averages: Averages
 ) -> Plan:
-    """The plan with the first of these sizes that fits; with the last if none does.
+    """The plan of the first of these that fits; of the last if none does.
 
     A plan takes seconds, so sizes are not tried that the one before rules out: what a forward pass leaves for
-    each sample does not shrink with their number.
+    each token does not shrink with their number.
     """
-    share = config.global_batch_size // config.parallel.data_ranks(gpus)
-    remaining = list(sizes)
+    remaining = list(sized)
     while True:
-        size = remaining.pop(0)
-        sized = replace(config, micro_batch_size=size, accumulation=share // size)
-        plan = plan_exactly(sized, model, gpus, gpu, averages)
+        config = remaining.pop(0)
+        plan = plan_exactly(config, model, gpus, gpu, averages)
         if plan.fits or not remaining:
             return plan
-        fixed, kept = plan.trace.parameters + plan.trace.optimizer, plan.trace.activations / size
-        remaining = [n for n in remaining if fixed + kept * n <= gpu.usable] or remaining[-1:]
+        fixed = plan.trace.parameters + plan.trace.optimizer + plan.trace.average
+        kept = plan.trace.activations / most_tokens(config)
+        possible = [one for one in remaining if fixed + kept * most_tokens(one) <= gpu.usable]
+        remaining = possible or remaining[-1:]
 
 
 def _remedies(config: TrainConfig, model: Owl2Config, gpus: int) -> Iterator[TrainConfig]:
@@ -300,7 +296,9 @@ def _shortage(plan: Plan) -> str:
 def settings(plan: Plan) -> str:
     """What decides the memory of a plan, as it is said to `owl2 train`."""
     config = plan.config
+    packs = {} if config.data.pack_tokens is None else {"data.pack_tokens": config.data.pack_tokens}
     chosen: dict[str, Any] = {
+        **packs,
         "micro_batch_size": config.micro_batch_size,
         "accumulation": config.accumulation,
         "parallel.tensor": config.parallel.tensor,

@@ -10,7 +10,7 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.sources import Source, open_source
 from owl2.processor import Processor
-from owl2.train.config import SourceConfig, TrainConfig, TrainConfigError, turns_apart
+from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError
 from owl2.train.lora import add_adapters, check_installed
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
@@ -62,17 +62,26 @@ def open_draws(config: TrainConfig, processor: Processor) -> Draws:
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
         )
     sources, mixture = open_mixture(data.sources, data.seed)
-    processor = processor.replace(template=data.template)  # no limit: the loader cuts to data.max_tokens
-    augmentations = [s.augment for s in data.sources]
+    return make_draws(data, data.sources, sources, mixture, processor)
+
+
+def make_draws(
+    data: DataConfig,
+    configs: Sequence[SourceConfig],
+    sources: Sequence[Source],
+    mixture: Mixture,
+    processor: Processor,
+) -> Draws:
+    """Draws of opened sources, held-out ones as well, that become tokens as `data` says."""
     return Draws(
         sources,
-        augmentations,
+        [config.augment for config in configs],
         mixture,
-        processor,
+        processor.replace(template=data.template),  # no limit: the loader cuts to data.max_tokens
         data.max_tokens,
         data.targets,
         data.num_frames,
-        turns_apart=turns_apart(data.sources),
+        turns_apart=[config.name for config in configs if config.turns == "apart"],
     )
 
 

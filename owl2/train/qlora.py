@@ -3,7 +3,8 @@
 `bitsandbytes` turns a matrix into NF4 codes with scales that are coded in turn, and back; on CPUs as well.
 What is here is the layer around them: its matrix exists during a product, forward or backward, and is kept
 by neither. The codes are no parameters and no buffers, so nothing trains, shards, casts or saves them. Every
-rank holds them whole, and a run that goes on makes them again from its checkpoint.
+rank holds them whole, and a run that goes on makes them again from its checkpoint, whose fingerprint tells
+whether it is still the same.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from owl2.train.config import TrainConfigError
+from owl2.train.fingerprint import fingerprint
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights that share a scale, and scales that share one."""
@@ -39,6 +41,7 @@ class FourBitLinear(nn.Module):
         self.is_planned = linear.weight.is_meta
         if not self.is_planned:
             self.functions = import_bitsandbytes()
+            self.fingerprint = fingerprint(linear.weight)
             self.codes, self.scales = self.functions.quantize_4bit(
                 linear.weight.detach(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
             )

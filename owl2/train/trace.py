@@ -9,7 +9,7 @@ On a GPU, RMSNorm is one kernel that keeps its input; this process would compute
 all. So its allocations there are given by hand.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
@@ -24,6 +24,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from owl2.checkpoint.tensors import dtype_of
 from owl2.data.loader import Batch
+from owl2.data.packing import Size
 from owl2.model import Owl2Config, Owl2Model, Targets, build, packed_layout
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.counts import COPIES, GATHER, SCATTER, TENSOR, Counts
@@ -54,6 +55,8 @@ class Trace:
     parameters: int
     gradients: int
     optimizer: int
+    average: int
+    """The moving average of the weights, if the stage has one."""
     activations: int
     """What the forward pass of a micro-batch leaves for its backward pass, gathered parameters included."""
     peak: int
@@ -70,12 +73,16 @@ class Trace:
     @property
     def temporary(self) -> int:
         """What the peak has besides: gathered layers, logits, layers computed again."""
-        held = self.parameters + self.gradients + self.optimizer + self.activations
-        return max(0, self.peak - held)
+        return max(0, self.peak - self.parameters - self.saved - self.activations)
 
-    def received(self, accumulation: int) -> float:
+    @property
+    def saved(self) -> int:
+        """A rank's part of a state: what learns, as large as its gradients, with moments and average."""
+        return self.gradients + self.optimizer + self.average
+
+    def received(self, micro_batches: int) -> float:
         """All that comes in during a step."""
-        return accumulation * (self.gathered + self.reduced + self.tensor) + self.copies
+        return micro_batches * (self.gathered + self.reduced + self.tensor) + self.copies
 
 
 @contextmanager
@@ -157,29 +164,31 @@ def shard_without_storage(config: TrainConfig, model: Owl2Model, ranks: Ranks) -
     return objective
 
 
-def full_batch(config: Owl2Config, samples: int, tokens: int, images: int) -> Batch:
-    """A micro-batch of samples of `tokens` tokens, those of `images` pictures among them, all text learnt.
+def full_batch(config: Owl2Config, samples: Sequence[Size]) -> Batch:
+    """A micro-batch of samples of these sizes, each with its pictures first; all text is learnt.
 
     Raises:
         TrainConfigError: the pictures leave no room for text.
     """
-    visual = images * config.tokens_per_image
-    if visual >= tokens:
-        raise TrainConfigError(
-            f"{images} picture(s) of {config.tokens_per_image} tokens leave no room for text in a sample of "
-            f"{tokens} tokens"
-        )
-    picture = torch.full((visual,), config.image_token_id, dtype=torch.int64)
-    ids = torch.cat((picture, torch.zeros(tokens - visual, dtype=torch.int64))).repeat(samples)
-    layout = packed_layout(ids, (tokens,) * samples, config.image_token_id)
-    side = config.vision.image_size
+    ids = []
+    for tokens, images in samples:
+        visual = images * config.tokens_per_image
+        if visual >= tokens:
+            raise TrainConfigError(
+                f"{images} picture(s) of {config.tokens_per_image} tokens leave no room for text in a sample "
+                f"of {tokens} tokens"
+            )
+        ids += [config.image_token_id] * visual + [0] * (tokens - visual)
+    input_ids = torch.tensor(ids, dtype=torch.int64)
+    layout = packed_layout(input_ids, [size.tokens for size in samples], config.image_token_id)
+    side, num_images = config.vision.image_size, sum(size.images for size in samples)
     return Batch(
-        input_ids=ids,
+        input_ids=input_ids,
         layout=layout,
-        targets=Targets(rows=layout.text_rows, ids=ids[layout.text_rows]),
-        pixel_values=torch.empty(samples * images, config.vision.num_channels, side, side, device="meta"),
-        keys=("plan:sample",) * samples,
-        num_samples=samples,
+        targets=Targets(rows=layout.text_rows, ids=input_ids[layout.text_rows]),
+        pixel_values=torch.empty(num_images, config.vision.num_channels, side, side, device="meta"),
+        keys=("plan:sample",) * len(samples),
+        num_samples=len(samples),
     )
 
 
@@ -203,12 +212,14 @@ def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch, t
     parameters = sum(size * n for size, n, _ in held) + _coded_bytes(objective.model, times)
     gradients = sum(size * n for size, n, learns in held if learns)
     optimizer = 2 * gradients + sum(4 * n for _, n, learns in held if learns)  # two moments, a count of steps
+    average = gradients if config.ema is not None else 0
     return Trace(
         parameters=parameters,
         gradients=gradients,
         optimizer=optimizer,
+        average=average,
         activations=activations,
-        peak=max(counts.peak, parameters + gradients) + optimizer,
+        peak=max(counts.peak, parameters + gradients) + optimizer + average,
         gathered=counts.received[GATHER],
         reduced=counts.received[SCATTER],
         copies=counts.received[COPIES] * _ring(config.parallel.replicate),
@@ -245,7 +256,8 @@ def _counted(
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         objective.to_empty(device="cpu")
-        if config.accumulation > 1:  # the micro-batches before have left their gradients
+        # The micro-batches before have left their gradients; of packs a step may have one more than another.
+        if config.accumulation > 1 or config.data.pack_tokens is not None:
             for parameter in objective.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
     batch = _without_contents(batch, fake)

@@ -7,6 +7,7 @@ text inside the loop would make every rank wait for the slowest.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -16,9 +17,10 @@ from owl2.data.order import Draw, Mixture
 from owl2.data.sample import DataError
 from owl2.data.sources import open_source
 from owl2.processor import Processor
-from owl2.train.config import TrainConfig, turns_apart
+from owl2.train.config import TrainConfig
 from owl2.train.meters import drop_steps_from
 from owl2.train.parallel import Objective, reshard, with_picture
+from owl2.train.prepare import make_draws
 from owl2.train.ranks import Ranks, local_device
 
 
@@ -41,21 +43,12 @@ class Validation:
         self.ranks = ranks
         self.console = console
         self.path = config.run / "validation.jsonl"
-        data = config.data
         self.draws = {}
-        for s in config.validation.sources:
-            source = open_source(s.name, s.path, s.image_root, s.shuffle)
-            mixture, said = FirstSamples(len(source)), processor.replace(template=data.template)
-            self.draws[s.name] = Draws(
-                [source],
-                ["none"],
-                mixture,
-                said,
-                data.max_tokens,
-                data.targets,
-                data.num_frames,
-                turns_apart=turns_apart([s]),
-            )
+        for held_out in config.validation.sources:
+            plain = replace(held_out, augment="none")
+            source = open_source(plain.name, plain.path, plain.image_root, plain.shuffle)
+            mixture = FirstSamples(len(source))
+            self.draws[plain.name] = make_draws(config.data, [plain], [source], mixture, processor)
         if ranks.is_first:
             drop_steps_from(self.path, start)
 

@@ -53,7 +53,7 @@ def gradients_alone(model: Owl2Model, samples: list[Sample]) -> dict[str, Tensor
     for sample in samples:
         layout = padded_layout(sample.ids[None], None, IMAGE)
         targets = targets_of(sample.labels[None], layout)
-        model.loss(sample.ids[None], layout, targets, sample.images).backward()
+        model.token_losses(sample.ids[None], layout, targets, sample.images).sum().backward()
     return gradients(model)
 
 
@@ -111,12 +111,12 @@ def test_gradients_of_padded_packed_and_static_batches_equal_those_of_separate_r
         batch = pad(samples, side, extra=1)
         layout = padded_layout(batch.input_ids, batch.attention_mask, IMAGE)
         targets = targets_of(batch.labels, layout)
-        model.loss(batch.input_ids, layout, targets, batch.pixel_values).backward()
+        model.token_losses(batch.input_ids, layout, targets, batch.pixel_values).sum().backward()
         assert_same_gradients(gradients(model), expected)
     ids, layout = packed(model, samples)
     targets = targets_of(torch.cat([s.labels for s in samples]), layout)
     for way in (layout, static(layout)):
-        model.loss(ids, way, targets, images_of(samples)).backward()
+        model.token_losses(ids, way, targets, images_of(samples)).sum().backward()
         assert_same_gradients(gradients(model), expected)
 
 

@@ -24,7 +24,7 @@ def packed(samples: list[Sample]) -> tuple[Tensor, Tensor, Layout]:
 def loss_and_gradients(model: Owl2Model, samples: list[Sample]) -> tuple[Tensor, dict[str, Tensor]]:
     ids, labels, layout = packed(samples)
     model.zero_grad()
-    loss = model.loss(ids, layout, targets_of(labels, layout), images_of(samples))
+    loss = model.token_losses(ids, layout, targets_of(labels, layout), images_of(samples)).sum()
     loss.backward()
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
@@ -38,7 +38,7 @@ def test_the_loss_is_the_sum_of_cross_entropies_of_the_logits_at_labelled_positi
     )
     layout = padded_layout(batch.input_ids, batch.attention_mask, IMAGE)
     targets = targets_of(batch.labels, layout)
-    loss = model.loss(batch.input_ids, layout, targets, batch.pixel_values)
+    loss = model.token_losses(batch.input_ids, layout, targets, batch.pixel_values).sum()
     assert targets.count == (batch.labels[:, 1:] != -100).sum()
     assert_near(loss, expected)
 
@@ -75,7 +75,7 @@ def test_only_labelled_rows_reach_the_head_and_never_more_than_a_chunk(
         return plain_logits(self, hidden)
 
     monkeypatch.setattr(Owl2Model, "logits", counting)
-    model.loss(ids, layout, targets, images_of(samples))
+    model.token_losses(ids, layout, targets, images_of(samples)).sum()
     assert sum(seen) == targets.count < len(ids) / 2
     assert max(seen) <= (chunk or targets.count)
 
@@ -105,7 +105,7 @@ def test_without_any_label_the_loss_is_zero_and_so_is_every_gradient(spec: str) 
     layout = padded_layout(sample.ids[None], None, IMAGE)
     targets = targets_of(torch.full_like(sample.ids[None], -100), layout)
     assert targets.count == 0
-    loss = model.loss(sample.ids[None], layout, targets, sample.images)
+    loss = model.token_losses(sample.ids[None], layout, targets, sample.images).sum()
     loss.backward()
     assert loss.item() == 0.0
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

@@ -4,9 +4,12 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from owl2.train.config import TrainConfig, config_to_dict
 from owl2.train.meters import read_metrics
 from owl2.train.signals import EXIT_STOPPED
 from owl2.train.state import saved_states
+from tests.train.ranks import TIMEOUT_S
 from tests.train.splits import Reference, assert_equal_runs, split
 from tests.train.test_torchrun import ROOT, torchrun
 
@@ -39,6 +43,35 @@ exit $highest
 SCONTROL = """#!/bin/bash
 if [ "$1" = show ]; then echo 127.0.0.1; echo other-node; else echo "$@" >> "$LOG/requeued"; fi
 """
+
+
+def job_number() -> int:
+    """A number of a job whose port, which the file for Slurm makes of it, is free."""
+    for number in range(os.getpid() % 10_000, 20_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", 20_000 + number))
+            return number
+    pytest.fail("no port from 20,000 to 39,999 is free")
+
+
+def wait_until(happened: Callable[[], bool], job: subprocess.Popen[bytes], what: str) -> None:
+    """Return once something has happened while the job runs; the limit is for a job that hangs."""
+    begun = time.monotonic()
+    while not happened():
+        assert job.poll() is None, f"the job ended with {job.returncode} before {what}"
+        assert time.monotonic() < begun + TIMEOUT_S, f"{what} is not there after {TIMEOUT_S} s"
+        time.sleep(0.2)
+
+
+@contextmanager
+def started(job: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A job that leaves no process behind, however the test ends."""
+    with subprocess.Popen(job, cwd=ROOT, env=environment, start_new_session=True) as running:
+        try:
+            yield running
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
 
 
 def write_stage(config: TrainConfig, path: Path) -> str:
@@ -99,29 +132,28 @@ def test_the_slurm_file_stops_with_75_queues_again_and_goes_on(reference: Refere
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     config = dataclasses.replace(split(reference("stage 2"), tmp_path / "run", 2), steps=500)
+    number = job_number()
     environment = {
         **os.environ,
         "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "LOG": str(tmp_path),
-        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_ID": str(number),
         "SLURM_JOB_NODELIST": "node[0-1]",
         "SLURM_NTASKS": "2",
     }
     stage = write_stage(config, tmp_path / "stage.yaml")
     job = ["bash", str(LAUNCH / "slurm.sbatch"), stage]
-    with subprocess.Popen(job, cwd=ROOT, env=environment) as running:
-        while len(read_metrics(config.run)) < 2:
-            assert running.poll() is None, "the job ended by itself"
-            time.sleep(0.2)
+    with started(job, environment) as running:
+        wait_until(lambda: len(read_metrics(config.run)) >= 2, running, "a second step")
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGUSR1)
-        assert running.wait(120) == EXIT_STOPPED
-    assert (tmp_path / "requeued").read_text() == f"requeue {os.getpid()}\n"
+        assert running.wait(TIMEOUT_S) == EXIT_STOPPED
+    assert (tmp_path / "requeued").read_text() == f"requeue {number}\n"
     (newest,) = saved_states(config.run)
     done = int(newest.name.removeprefix("step-"))
-    again = subprocess.run([*job, "--steps", str(done + 1)], cwd=ROOT, env=environment, check=False)
-    assert again.returncode == 0
+    with started([*job, "--steps", str(done + 1)], environment) as again:
+        assert again.wait(TIMEOUT_S) == 0
     assert [row["step"] for row in read_metrics(config.run)] == list(range(1, done + 2))
     assert (config.run / "checkpoint").exists()
     assert (tmp_path / "requeued").read_text().count("requeue") == 1

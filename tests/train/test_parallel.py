@@ -81,7 +81,7 @@ def test_layers_computed_again_or_compiled_change_nothing(
 def test_a_blank_picture_has_no_loss_and_gives_every_parameter_a_gradient_of_zero() -> None:
     model = build("tiny")
     blank = with_picture(None, preset("tiny"))
-    loss = model.loss(blank.input_ids, blank.layout, blank.targets, blank.pixel_values)
+    loss = model.token_losses(blank.input_ids, blank.layout, blank.targets, blank.pixel_values).sum()
     loss.backward()
     assert loss.item() == 0
     gradients = {name: p.grad for name, p in model.named_parameters()}

@@ -7,6 +7,7 @@ allocator gave and took during a micro-batch.
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,21 +22,25 @@ from owl2.checkpoint import load_model
 from owl2.cli.plan import main
 from owl2.cli.train import read_config
 from owl2.model import Owl2Config, preset
-from owl2.train.config import ParallelConfig, TrainConfig
+from owl2.train.amounts import Averages, longest_micro_batch
+from owl2.train.config import EmaConfig, ParallelConfig, TrainConfig
+from owl2.train.ema import MovingAverage
 from owl2.train.optim import make_optimizer
 from owl2.train.parallel import local_part, set_last_micro_batch
-from owl2.train.plan import GPUS, Averages, DoesNotFit, Gpu, find_model, plan_exactly, plan_stage
+from owl2.train.plan import GPUS, USABLE, DoesNotFit, Gpu, find_model, plan_exactly, plan_stage
 from owl2.train.prepare import load_stage
-from owl2.train.ranks import start_ranks
+from owl2.train.ranks import Ranks, start_ranks
 from owl2.train.rules import Rule, apply_freeze, assign_rules
+from owl2.train.saver import Saver
+from owl2.train.state import tensors_of
 from owl2.train.trace import full_batch, without_storage
 from tests.train.ranks import TIMEOUT_S, Pool, all_returned
-from tests.train.tiny import stage
+from tests.train.tiny import quiet, stage
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 AVERAGES = Averages(tokens=512, images=1)
-MEASURED = ("parameters", "gradients", "optimizer", "peak")
+MEASURED = ("parameters", "gradients", "optimizer", "average", "peak", "saved")
 
 
 def measure_on_rank(rank: int, config: TrainConfig) -> dict[str, int]:
@@ -47,7 +52,8 @@ def measure_on_rank(rank: int, config: TrainConfig) -> dict[str, int]:
         assignments = assign_rules(model, config.rules, config.optim.weight_decay)
         apply_freeze(model, assignments)
         optimizer = make_optimizer(model, assignments, config.optim)
-        batch = full_batch(model.config, config.micro_batch_size, config.data.max_tokens, images=1)
+        averages = MovingAverage(model, config.ema.decay).state if config.ema is not None else {}
+        batch = full_batch(model.config, longest_micro_batch(config, model.config, AVERAGES))
         batch = dataclasses.replace(batch, pixel_values=torch.zeros(batch.pixel_values.shape))
 
         def compute(is_last: bool) -> None:
@@ -67,9 +73,22 @@ def measure_on_rank(rank: int, config: TrainConfig) -> dict[str, int]:
             "parameters": num_bytes(model.parameters()),
             "gradients": num_bytes(p.grad for p in model.parameters() if p.grad is not None),
             "optimizer": num_bytes(state),
+            "average": num_bytes(averages.values()),
         }  # gradients were there before as well, for copies of the model in a buffer of FSDP
         before = sum(held.values()) + num_bytes(model.buffers()) + num_bytes(inputs)
-        return {**held, "peak": before + highest(profile)}
+        saved = copied_for_a_save(config, ranks, tensors_of(model, optimizer, averages))
+        return {**held, "peak": before + highest(profile), "saved": saved}
+
+
+def copied_for_a_save(config: TrainConfig, ranks: Ranks, tensors: dict[str, Tensor]) -> int:
+    """Bytes of the memory that a save beside the training takes for its copy."""
+    saver = Saver(config, ranks, quiet())
+    copy = saver.stager.stage(tensors)
+    assert isinstance(copy, dict)
+    storages = [local_part(tensor).untyped_storage() for tensor in copy.values()]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    saver.stager.close()
+    return sum(sizes.values())
 
 
 def highest(profile: Any) -> int:
@@ -87,11 +106,13 @@ def num_bytes(tensors: Any) -> int:
     return sum(local_part(tensor).nbytes for tensor in tensors)
 
 
-ARRANGEMENTS = {
-    "DP2": ParallelConfig(),
-    "TP2": ParallelConfig(tensor=2),
-    "two copies": ParallelConfig(replicate=2),
-    "layers computed again": ParallelConfig(activation_checkpointing="full"),
+ARRANGEMENTS: dict[str, dict[str, Any]] = {
+    "DP2": {},
+    "TP2": {"parallel": ParallelConfig(tensor=2)},
+    "two copies": {"parallel": ParallelConfig(replicate=2)},
+    "layers computed again": {"parallel": ParallelConfig(activation_checkpointing="full")},
+    "an average": {"ema": EmaConfig(decay=0.9)},
+    "packs": {"pack_tokens": 1200, "micro_batch_size": 1, "accumulation": 1},
 }
 
 
@@ -99,9 +120,11 @@ ARRANGEMENTS = {
 def test_a_plan_has_the_memory_that_two_ranks_measure(
     name: str, checkpoint: Path, corpora: Path, pool: Pool, tmp_path: Path
 ) -> None:
-    config = stage(tmp_path, checkpoint, corpora, parallel=ARRANGEMENTS[name])
-    batch = 4 * config.parallel.data_ranks(2)
-    config = dataclasses.replace(config, global_batch_size=batch, micro_batch_size=2, accumulation=2)
+    changes = {"micro_batch_size": 2, "accumulation": 2, **ARRANGEMENTS[name]}
+    pack_tokens = changes.pop("pack_tokens", None)
+    config = stage(tmp_path, checkpoint, corpora, **changes)
+    data = dataclasses.replace(config.data, pack_tokens=pack_tokens)
+    config = dataclasses.replace(config, global_batch_size=4 * config.parallel.data_ranks(2), data=data)
     measured = all_returned(pool.run(2, measure_on_rank, config))[0]
     plan = plan_exactly(config, load_model(checkpoint, progress=False).config, 2, GPUS["h100"], AVERAGES)
     for what in MEASURED:
@@ -248,6 +271,71 @@ def test_a_batch_that_does_not_add_up_is_planned_with_micro_batches_that_do(
     assert "preset tiny" in printed
 
 
+PACKED = ["--model", "tiny", "--data.pack_tokens", "4096", "--micro_batch_size", "1", "--accumulation", "1"]
+
+
+def test_a_stage_in_packs_is_planned_for_full_packs_and_says_what_it_assumes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main([str(ROOT / "configs/instruct.yaml"), "--gpus", "16", "--tp", "2", *PACKED])
+    printed = capsys.readouterr().out
+    assert "--data.pack_tokens 4096 --micro_batch_size 1 --accumulation 1 --parallel.tensor 2" in printed
+    assert "380 tokens (estimated for the mixture of Table 14" in printed
+    assert "1 picture(s) (assumed); packs are taken to be 97% full" in printed
+    assert re.search(r"packs +│ +32 │ 4 a GPU, 74% full", printed), "3.06 a GPU, as many on every one"
+    assert re.search(r"tokens +│ +97,280 ", printed)
+    assert "host memory for a save: " in printed
+    main([str(ROOT / "configs/instruct.yaml"), "--gpus", "16", "--tokens", "1000", "--tp", "2", *PACKED])
+    printed = capsys.readouterr().out
+    assert "1000 tokens (given)" in printed
+    assert re.search(r"packs +│ +72 │ 9 a GPU, 87% full", printed)
+
+
+def test_a_full_pack_has_whole_samples_a_rest_and_the_pictures_of_average_samples() -> None:
+    config, model = tiny_stage("instruct", micro_batch_size=1)
+    packed = dataclasses.replace(config, data=dataclasses.replace(config.data, pack_tokens=4500))
+    samples = longest_micro_batch(packed, model, Averages(tokens=450, images=0.55))
+    assert [size.tokens for size in samples] == [2048, 2048, 404]
+    assert sum(size.images for size in samples) == 6, "5.5 rounded up"
+    samples = longest_micro_batch(packed, model, Averages(tokens=450, images=0.01))
+    assert sum(size.images for size in samples) == 1
+
+
+def test_packs_that_do_not_fit_are_refused_with_smaller_ones_that_hold_the_longest_sample() -> None:
+    config, model = tiny_stage("instruct", image_size=None, micro_batch_size=1, parallel=ParallelConfig())
+
+    def packed(tokens: int) -> TrainConfig:
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, pack_tokens=tokens))
+
+    for fits in (2500, 2048):
+        peak = plan_exactly(packed(fits), model, 2, GPUS["h100"], AVERAGES).trace.peak
+        gpu = Gpu("small", memory=math.ceil((peak + 1) / USABLE), peak=1e12)
+        with pytest.raises(DoesNotFit, match=rf"pack_tokens 5000 .* What fits: --data.pack_tokens {fits} "):
+            plan_stage(packed(5000), model, 2, gpu, AVERAGES)
+
+
+def test_a_state_has_what_learns_its_moments_and_its_average(capsys: pytest.CaptureFixture[str]) -> None:
+    config, model = tiny_stage("pretrain", global_batch_size=128, ema=EmaConfig(decay=0.9))
+    plan = plan_exactly(config, model, 1, GPUS["h100"], AVERAGES)
+    assert plan.trace.average == 4 * plan.num_learning
+    assert plan.trace.saved == pytest.approx(4 * 4 * plan.num_learning, rel=0.01)
+    without = plan_exactly(dataclasses.replace(config, ema=None), model, 1, GPUS["h100"], AVERAGES).trace
+    assert plan.trace.peak - without.peak == plan.trace.average
+    main([str(ROOT / "configs/tiny.yaml"), "--gpus", "2", "--model", "tiny", "--save_in_background", "false"])
+    assert re.search(r"for a save: .* a node of 2, while it is written", capsys.readouterr().out)
+
+
+def test_a_stage_without_pictures_is_planned_and_one_without_tokens_is_no_stage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(ROOT / "configs/tiny.yaml"), "--gpus", "1", "--model", "tiny", "--images", "0"]
+    main(words)
+    assert "512 tokens (data.max_tokens), 0 picture(s) (given)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words, "--tokens", "0"])
+    assert "argument --tokens: 0 must be above 0" in capsys.readouterr().err
+
+
 def test_time_follows_from_operations_peak_and_utilisation() -> None:
     config, model = tiny_stage("tiny")
     plan = plan_exactly(config, model, 1, GPUS["h100"], AVERAGES)
@@ -268,7 +356,15 @@ def test_time_follows_from_operations_peak_and_utilisation() -> None:
             ["--gpus", "64", "--model", "tiny", "--global_batch_size", "8"],
             "take --gpus 8 or --global_batch_size 64",
         ),
-        (["--gpus", "8", "--data.pack_tokens", "4096"], "--data.pack_tokens null --micro_batch_size 8"),
+        (["--gpus", "8", "--data.pack_tokens", "4096"], "leave micro_batch_size 8 and accumulation 8 at 1"),
+        (
+            ["--gpus", "8", "--tokens", "4", "--images", "2", *PACKED],
+            "samples of 4 tokens and 2 picture(s) on average have no room for text",
+        ),
+        (
+            ["--gpus", "8", "--objective", "bag_of_words", *PACKED],
+            "one picture a sample, so a full pack of 4096 tokens is not planned",
+        ),
         (["--gpus", "8", "--tp", "8", "--model", "tiny"], "parallel.tensor 8 does not divide the 4"),
     ],
 )

@@ -4,24 +4,28 @@
 """
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from owl2.checkpoint import load_model
 from owl2.cli.train import read_config
 from owl2.model import Owl2Model, build, preset
 from owl2.train import loop
+from owl2.train.amounts import Averages
 from owl2.train.config import LoraConfig, TrainConfigError
 from owl2.train.lora import add_adapters, merge_adapters, summary, target_layers
-from owl2.train.plan import GPUS, USABLE, Averages, DoesNotFit, Gpu, plan_exactly, plan_stage
+from owl2.train.plan import GPUS, USABLE, DoesNotFit, Gpu, plan_exactly, plan_stage
 from owl2.train.qlora import FourBitLinear, coded_layers
+from owl2.train.state import StateError
 from tests.model.tiny import tiny_model
 from tests.train import splits
-from tests.train.ranks import Pool, all_returned
+from tests.train.ranks import Pool, Raised, all_returned
 from tests.train.test_lora import adapted, learnt, logits, with_drawn_adapters
 from tests.train.tiny import losses, quiet, run_until, run_whole, weights
 
@@ -113,6 +117,31 @@ def test_two_ranks_have_the_losses_of_one(
     config = splits.split(whole, tmp_path / "two", 2)
     all_returned(pool.run(2, splits.train_on_rank, config))
     splits.assert_equal_runs(config, whole)
+
+
+def test_a_run_goes_on_beside_no_other_matrices_than_it_began_with_on_any_number_of_ranks(
+    checkpoint: Path, corpora: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint, base)
+    batch = {"optim": splits.OPTIM, "steps": 5, "micro_batch_size": 4, "accumulation": 1}
+    whole = adapted(tmp_path / "whole", checkpoint, corpora, lora=NF4, **batch)
+    run_whole(whole)
+    config = dataclasses.replace(whole, run=tmp_path / "run", model=base)
+    run_until(config, 2, monkeypatch)
+    name = "model.layers.1.mlp.up_proj"
+    tensors = load_file(base / "model.safetensors")
+    tensors[f"{name}.weight"][2, 3] += 1e-6  # too little for another code
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    two = splits.split(config, config.run, 2)
+    refused = rf"frozen weights: 1 of \d+ .*\({name}\.base_layer\.weight\).* restore the"
+    with pytest.raises(StateError, match=refused):
+        run_whole(config)
+    with pytest.raises(Raised, match=refused):
+        all_returned(pool.run(2, splits.train_on_rank, two))
+    shutil.copy(checkpoint / "model.safetensors", base / "model.safetensors")
+    all_returned(pool.run(2, splits.train_on_rank, two))
+    splits.assert_equal_runs(two, whole)
 
 
 def test_a_plan_has_a_seventh_of_the_bytes_of_coded_matrices() -> None:

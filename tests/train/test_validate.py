@@ -12,11 +12,12 @@ from owl2.checkpoint import load_model
 from owl2.data.loader import Collate
 from owl2.train.config import SourceConfig, TrainConfig, TrainConfigError, ValidationConfig
 from owl2.train.prepare import load_stage, open_draws
-from owl2.train.ranks import Ranks
-from owl2.train.validate import shares
+from owl2.train.ranks import ALONE, Ranks
+from owl2.train.validate import Validation, shares
+from tests.data.small import write_jsonl
 from tests.train.ranks import Pool, all_returned
 from tests.train.splits import split, train_on_rank
-from tests.train.tiny import run_whole, stage
+from tests.train.tiny import quiet, run_whole, stage
 
 
 def validated(run: Path, checkpoint: Path, corpora: Path) -> TrainConfig:
@@ -70,8 +71,33 @@ def direct(config: TrainConfig) -> float:
     batch, _ = Collate(draws.processor)([draws[in_order[index]] for index in range(7)])
     assert batch is not None
     with torch.no_grad():
-        total = model.loss(batch.input_ids, batch.layout, batch.targets, batch.pixel_values)
+        total = model.token_losses(batch.input_ids, batch.layout, batch.targets, batch.pixel_values).sum()
     return total.item() / batch.targets.count
+
+
+def test_a_held_out_source_whose_turns_stand_apart_has_the_loss_of_its_questions_one_by_one(
+    checkpoint: Path, corpora: Path, tmp_path: Path
+) -> None:
+    conversations = [json.loads(line) for line in (corpora / "chat.jsonl").read_text().splitlines()[:7]]
+    questions = []
+    for row in conversations:
+        talk = row["conversations"]
+        for n in range(0, len(talk), 2):
+            first = {**talk[n], "value": "<image>" * ("image" in row and n > 0) + talk[n]["value"]}
+            questions.append({**row, "id": f"{row['id']}-{n}", "conversations": [first, talk[n + 1]]})
+    assert len(questions) > len(conversations)
+    talks, single = write_jsonl(tmp_path / "talks.jsonl", conversations), tmp_path / "single.jsonl"
+    write_jsonl(single, questions)
+    sources = [
+        SourceConfig(name="together", path=talks, image_root=corpora),
+        SourceConfig(name="apart", path=talks, image_root=corpora, turns="apart"),
+        SourceConfig(name="one by one", path=single, image_root=corpora),
+    ]
+    config = stage(tmp_path, checkpoint, corpora, validation=ValidationConfig(sources=sources))
+    objective, processor = load_stage(config)
+    row = Validation(config, processor, 0, ALONE, quiet()).measure(objective, 1)
+    assert row["loss/apart"] == pytest.approx(row["loss/one by one"], rel=1e-5)
+    assert row["loss/together"] != pytest.approx(row["loss/apart"], rel=1e-3)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -1,0 +1,91 @@
+"""How much the micro-batches of a planned stage hold: at most, for its memory; on average, for its time.
+
+Without packs a micro-batch is so many samples of the greatest length. A pack is full: of samples of the
+greatest length and one of what is left, with as many pictures as samples of average length would bring,
+because packing spreads pictures as evenly as tokens (data/packing.py).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from owl2.data.packing import Size
+from owl2.model import Owl2Config
+from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.flops import Work
+
+PACKED_TOKENS = 380
+"""Of a sample on average, where packs are planned and nothing else is known: the mixture of Table 14 as
+`bench/packing.py` estimates it."""
+FILL = 0.97
+"""Share of packs that is used (docs/numbers.md, "Packs")."""
+
+
+@dataclass(frozen=True)
+class Averages:
+    """What a sample holds on average: it decides operations and time, and the pictures of a pack."""
+
+    tokens: float
+    images: float
+
+    @classmethod
+    def assumed(cls, config: TrainConfig) -> "Averages":
+        """What is taken where nobody says: samples of the greatest length, in packs those of Table 14."""
+        longest = config.data.max_tokens
+        return cls(longest if config.data.pack_tokens is None else min(PACKED_TOKENS, longest), 1.0)
+
+    def most_images(self, samples: float = 1) -> int:
+        """Pictures of so many samples that there must be memory for."""
+        return max(1, math.ceil(samples * self.images))
+
+
+def most_tokens(config: TrainConfig) -> int:
+    """Tokens of the longest micro-batch."""
+    return config.data.pack_tokens or config.micro_batch_size * config.data.max_tokens
+
+
+def longest_micro_batch(config: TrainConfig, model: Owl2Config, averages: Averages) -> Sequence[Size]:
+    """The samples of a micro-batch that there must be memory for.
+
+    Raises:
+        TrainConfigError: an objective that has no such samples.
+    """
+    longest, capacity = config.data.max_tokens, config.data.pack_tokens
+    if capacity is None:
+        return [Size(longest, averages.most_images())] * config.micro_batch_size
+    if config.objective == "bag_of_words":
+        raise TrainConfigError(
+            f"objective bag_of_words has one picture a sample, so a full pack of {capacity} tokens is not "
+            f"planned for it; plan with --data.pack_tokens null"
+        )
+    whole, rest = divmod(capacity, longest)
+    left, samples = averages.most_images(capacity / averages.tokens), []
+    for tokens in [longest] * whole + [rest] * (rest > 0):
+        images = min(left, (tokens - 1) // model.tokens_per_image)
+        left -= images
+        samples.append(Size(tokens, images))
+    if left:
+        raise TrainConfigError(
+            f"samples of {averages.tokens:g} tokens and {averages.images:g} picture(s) on average have no "
+            f"room for text: a picture is {model.tokens_per_image} tokens; take other --tokens or --images"
+        )
+    return samples
+
+
+def num_micro_batches(config: TrainConfig, gpus: int, averages: Averages) -> int:
+    """Micro-batches that a rank computes in a step; of packs the average, rounded up."""
+    if config.data.pack_tokens is None:
+        return config.accumulation
+    tokens = config.global_batch_size * averages.tokens
+    return math.ceil(tokens / (FILL * config.data.pack_tokens * config.parallel.data_ranks(gpus)))
+
+
+def average_work(config: TrainConfig, model: Owl2Config, averages: Averages) -> Work:
+    """What the samples of a step hold."""
+    samples = config.global_batch_size
+    return Work(
+        images=samples * averages.images,
+        tokens=samples * averages.tokens,
+        targets=samples * max(0.0, averages.tokens - averages.images * model.tokens_per_image),
+        squares=samples * averages.tokens**2,
+    )
