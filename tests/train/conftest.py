@@ -52,15 +52,16 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture(scope="session")
 def reference(checkpoint: Path, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Five steps of each stage on one process."""
-    done: dict[str, TrainConfig] = {}
+    """Steps of each stage on one process, five where nobody says how many."""
+    done: dict[tuple[str, int], TrainConfig] = {}
 
-    def run(name: str) -> TrainConfig:
-        if name not in done:
+    def run(name: str, steps: int = 5) -> TrainConfig:
+        if (name, steps) not in done:
             folder = tmp_path_factory.mktemp("reference")
-            batch = {"global_batch_size": 4, "micro_batch_size": 4, "accumulation": 1}
-            done[name] = stage(folder, checkpoint, corpora, rules=RULES[name], steps=5, optim=OPTIM, **batch)
-            run_whole(done[name])
-        return done[name]
+            settings = {"global_batch_size": 4, "micro_batch_size": 4, "accumulation": 1, "optim": OPTIM}
+            config = stage(folder, checkpoint, corpora, rules=RULES[name], steps=steps, **settings)
+            run_whole(config)
+            done[name, steps] = config
+        return done[name, steps]
 
     return run

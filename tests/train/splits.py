@@ -1,9 +1,8 @@
 """One run, split over ranks in different ways, and what must be equal then."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
@@ -16,7 +15,12 @@ from tests.train.tiny import STAGE_1, STAGE_2, run_whole, weights
 # eps far above the rounding of gradients, which Adam would otherwise blow up to whole updates
 OPTIM = OptimConfig(lr=1e-2, warmup_steps=1, eps=1e-3, max_grad_norm=0.5)
 RULES = {"stage 1": STAGE_1, "stage 2": STAGE_2}
-Reference = Callable[[str], TrainConfig]
+
+
+class Reference(Protocol):
+    """A finished run of a stage on one process."""
+
+    def __call__(self, name: str, steps: int = 5) -> TrainConfig: ...
 
 
 def train_on_rank(rank: int, config: TrainConfig) -> str:
@@ -34,7 +38,7 @@ def split(config: TrainConfig, run: Path, ranks: int, accumulation: int = 1, **p
 
 def assert_equal_runs(config: TrainConfig, whole: TrainConfig) -> None:
     ours, theirs = read_metrics(config.run), read_metrics(whole.run)
-    assert len(ours) == len(theirs) == 5
+    assert len(ours) == len(theirs) == whole.steps
     for a, b in zip(ours, theirs, strict=True):
         assert [a[key] for key in ("tokens", "targets", "images")] == [b["tokens"], b["targets"], b["images"]]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)

@@ -96,7 +96,8 @@ def test_the_micro_batches_of_that_test_have_uneven_numbers_of_targets(
 def test_stage_1_moves_vision_abstractor_and_visual_ways_and_leaves_the_language_model_bit_for_bit(
     checkpoint: Path, corpora: Path, tmp_path: Path, models: list[Owl2Model]
 ) -> None:
-    config = stage(tmp_path, checkpoint, corpora, rules=STAGE_1, steps=5)
+    """After twenty steps."""
+    config = stage(tmp_path, checkpoint, corpora, rules=STAGE_1, steps=20)
     config = dataclasses.replace(config, optim=OptimConfig(lr=1e-2, warmup_steps=1, weight_decay=0.0))
     run_whole(config)
     before, after = weights(checkpoint), weights(tmp_path / "checkpoint")

@@ -62,15 +62,16 @@ def test_a_killed_rank_is_started_again_with_all_others_and_the_run_ends_as_if_n
 def test_a_rank_killed_at_any_step_costs_nothing_and_any_other_ranks_go_on(
     seed: int, reference: Reference, pool: Pool, tmp_path: Path
 ) -> None:
+    """Of 14 steps at least ten follow the one after which a rank dies."""
     rng = random.Random(seed)
-    whole = reference(rng.choice(["stage 1", "stage 2"]))
+    whole = reference(rng.choice(["stage 1", "stage 2"]), steps=14)
     config = dataclasses.replace(split(whole, tmp_path / "run", 2, tensor=rng.choice([1, 2])), save_every=1)
     (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
     (tmp_path / "dying.py").write_text(DYING)
     rank, step = str(rng.randrange(2)), rng.randrange(1, 5)
     done = torchrun(str(tmp_path / "dying.py"), str(tmp_path / "stage.yaml"), rank, str(step))
     assert done.returncode != 0
-    assert 1 <= len(read_metrics(config.run)) < 5
+    assert step <= len(read_metrics(config.run)) < 14
     ranks, parallel = rng.choice([(4, {"tensor": 2}), (4, {"replicate": 2}), (2, {}), (2, {"tensor": 2})])
     resumed = split(whole, config.run, ranks, **parallel)
     all_returned(pool.run(ranks, train_on_rank, resumed))
