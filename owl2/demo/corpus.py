@@ -40,7 +40,7 @@ from owl2.demo.writers import (
 )
 
 SHARD_SIZE = 500
-VERSION = 2
+VERSION = 3
 PARTS = ".parts"
 
 WRITERS: dict[str, Callable[[Studio, Part], None]] = {
@@ -58,7 +58,7 @@ class WorldSizes:
     """How much of everything. `test_questions` counts a kind (of five); the other four kinds get a third
     each."""
 
-    pretrain_images: int = 16_000
+    pretrain_images: int = 22_000
     instruct_images: int = 10_000
     val_images: int = 300
     test_questions: int = 300

@@ -79,8 +79,8 @@ PRESETS: dict[str, DemoPreset] = {
         frozen_vision_layers=5,
         image_sizes=(84, 98),
         language=StageSize(steps=800, batch=16, lr=2e-3),
-        warm=StageSize(steps=500, batch=32, lr=2e-3),
-        pretrain=StageSize(steps=150, batch=32, lr=1e-3),
+        warm=StageSize(steps=700, batch=32, lr=2e-3),
+        pretrain=StageSize(steps=250, batch=32, lr=1e-3),
         instruct=StageSize(steps=600, batch=24, lr=1e-3),
     ),
     "small": DemoPreset(

@@ -43,6 +43,8 @@ class QA:
 
 
 Maker = Callable[[Scene, Random], QA | None]
+Statement = Callable[[Scene, Random, bool], str | None]
+"""Words a yes/no question whose answer is yes if the flag is true; None where the scene admits none."""
 
 
 def qas(scene: Scene, rng: Random, n: int, kinds: Sequence[str] | None = None) -> list[QA]:
@@ -58,7 +60,7 @@ def qas(scene: Scene, rng: Random, n: int, kinds: Sequence[str] | None = None) -
     is_true = rng.random() < 0.5
     for _ in range(6 * n):
         kind = rng.choices(kinds, weights)[0]
-        qa = yes_no(scene, rng, is_true) if kind == "yes_no" else MAKERS[kind](scene, rng)
+        qa = yes_no(scene, rng, is_true, TAUGHT) if kind == "yes_no" else MAKERS[kind](scene, rng)
         if qa is None or qa.question in found or (kind != "yes_no" and used[kind, qa.answer] == 2):
             continue
         found[qa.question] = qa
@@ -72,9 +74,11 @@ def qas(scene: Scene, rng: Random, n: int, kinds: Sequence[str] | None = None) -
     return [_with_suffix(qa, rng) for qa in found.values()]
 
 
-def yes_no(scene: Scene, rng: Random, is_true: bool) -> QA | None:
-    """A yes/no question with the wanted answer."""
-    statement = rng.choice((_presence, _presence, _pair_presence, _has_colour, _has_count, _stands))
+def yes_no(
+    scene: Scene, rng: Random, is_true: bool, statements: Sequence[Statement] | None = None
+) -> QA | None:
+    """A yes/no question with the wanted answer, by default of those that a test asks."""
+    statement = rng.choice(statements or ASKED)
     question = statement(scene, rng, is_true) or _presence(scene, rng, is_true)
     if is_true == (scene.sign is not None) and (question is None or rng.random() < 0.1):
         question = rng.choice(("Is there a word in the picture?", "Is there a word in the image?"))
@@ -263,6 +267,16 @@ def _reading(scene: Scene, rng: Random) -> QA | None:
     return QA("reading", rng.choice(asked), scene.sign.text)
 
 
+ASKED: tuple[Statement, ...] = (
+    _presence,
+    _presence,
+    _pair_presence,
+    _has_colour,
+    _has_count,
+    _stands,
+)
+TAUGHT = (*ASKED, _pair_presence, _pair_presence)
+"""To find a thing and its colour takes more practice than to find either: half of such noes were missed."""
 WEIGHTS: dict[str, float] = {
     "yes_no": 4,
     "naming": 2.5,
