@@ -18,12 +18,13 @@ import platform
 import random
 import statistics
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import jsonargparse
 import torch
@@ -239,15 +240,8 @@ def show(results: dict[str, dict[str, float]], memory: Sequence[dict[str, float]
 @contextmanager
 def own_cache() -> Iterator[Path]:
     """A folder for the corpora that also holds their indices."""
-    before = os.environ.get("OWL2_CACHE")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["OWL2_CACHE"] = f"{folder}/cache"
-        try:
-            yield Path(folder)
-        finally:
-            del os.environ["OWL2_CACHE"]
-            if before is not None:
-                os.environ["OWL2_CACHE"] = before
+    with TemporaryDirectory() as folder, patch.dict(os.environ, OWL2_CACHE=f"{folder}/cache"):
+        yield Path(folder)
 
 
 def main(

@@ -25,10 +25,10 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import jsonargparse
 import torch
@@ -47,7 +47,7 @@ from owl2.train.objectives import next_token
 
 PARTS = ("forward", "backward", "update", "step")
 MAX_NORM = 1.0
-MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_", str(128 * 1024)
+FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 """Tells glibc, where a process starts, which blocks to take from the system and to give back one by one."""
 TOLERANCE = 1e-5
 """Losses and, as a share of the largest, gradients may differ by so much."""
@@ -213,20 +213,6 @@ def measure_memory(
     return {"rest": rest, "step": after - before, "peak": after - start}, losses
 
 
-@contextmanager
-def freed_at_once() -> Iterator[None]:
-    """Let processes that start within it give memory back as soon as it is free."""
-    name, value = MMAP_THRESHOLD
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
 def memory_of_each(*shape: int) -> dict[str, Figures]:
     """Measure each formulation in a process of its own.
 
@@ -235,7 +221,8 @@ def memory_of_each(*shape: int) -> dict[str, Figures]:
     """
     figures, losses = {}, {}
     for name in FORMULATIONS:
-        with freed_at_once(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        spawn = multiprocessing.get_context("spawn")
+        with patch.dict(os.environ, FREED_AT_ONCE), ProcessPoolExecutor(1, spawn) as process:
             figures[name], losses[name] = process.submit(measure_memory, name, *shape).result()
     if not all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(*losses.values(), strict=True)):
         raise AssertionError(f"losses differ: {losses}")
@@ -274,8 +261,8 @@ def main(
         width: hidden size of the decoder; heads of 64.
         layers: of the decoder.
         rows: samples of 256 tokens, 65 of them visual.
-        labelled: tokens at the end of each row that are to be predicted. 32 of 256 are more than short answers
-            to questions (VQAv2, GQA, OCR-VQA) leave, and fewer than long descriptions do.
+        labelled: tokens at the end of each row that are to be predicted. Answers of a word or two, as in VQAv2,
+            are fewer than 32 of 256 tokens, descriptions more.
         vocab: size of the vocabulary.
         rounds: how often the formulations take turns.
         out: JSON file for the figures.
