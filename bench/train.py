@@ -261,8 +261,8 @@ def main(
         width: hidden size of the decoder; heads of 64.
         layers: of the decoder.
         rows: samples of 256 tokens, 65 of them visual.
-        labelled: tokens at the end of each row that are to be predicted. Answers of a word or two, as in VQAv2,
-            are fewer than 32 of 256 tokens, descriptions more.
+        labelled: tokens at the end of each row that are to be predicted. Answers of a word or two, as in
+            VQAv2, are fewer than 32 of 256 tokens, descriptions more.
         vocab: size of the vocabulary.
         rounds: how often the formulations take turns.
         out: JSON file for the figures.
