@@ -9,7 +9,6 @@ neighbours; see `Slices` in order.py.
 import json
 import os
 import sys
-from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
@@ -22,6 +21,7 @@ from owl2.data.arrow import SUFFIXES
 from owl2.data.cache import local_copy, read_slice
 from owl2.data.damage import open_whole
 from owl2.data.order import SLICE
+from owl2.data.rows import find_row
 from owl2.data.sample import (
     DataError,
     Picture,
@@ -119,10 +119,8 @@ class TarSource:
         return self.firsts[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has {len(self)} samples, none is number {index}")
-        number = bisect_right(self.firsts, index) - 1
-        shard, row = self.shards[number], index - self.firsts[number]
+        number, row = find_row(self.name, self.firsts, index)
+        shard = self.shards[number]
         begin_picture, picture_size, begin_text, text_size = shard.extents(row)[0].tolist()
         read = self._reader(number, row)
         name, data = _read_member(shard, read, begin_text, text_size)

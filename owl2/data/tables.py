@@ -7,7 +7,6 @@ them, or beside it; either way their bytes stay where they are until a picture i
 
 import re
 import sys
-from bisect import bisect_right
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Any
 from owl2.data.arrow import SUFFIXES, open_table, unprepared
 from owl2.data.columns import is_bytes, is_list, layout_of
 from owl2.data.damage import open_whole
+from owl2.data.rows import find_row
 from owl2.data.sample import (
     DataError,
     Picture,
@@ -68,10 +68,8 @@ class TableSource:
         return self.firsts[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has {len(self)} samples, none is number {index}")
-        number = bisect_right(self.firsts, index) - 1
-        table, row = self.tables[number], index - self.firsts[number]
+        number, row = find_row(self.name, self.firsts, index)
+        table = self.tables[number]
         by_column = table.cells(row, table.layout.values())
         cells = {role: by_column[column] for role, column in table.layout.items()}
         place = f"{table.name}:{row}"
