@@ -34,10 +34,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from owl2.data.inspect import Utf8Tokenizer
+from owl2.data.inspect.inspection import Utf8Tokenizer
 from owl2.data.loader import Batches, Draws
 from owl2.data.order import Mixture, StepSampler
-from owl2.data.sources import Source, TarSource
+from owl2.data.readers.sources import Source, TarSource
 from owl2.files import write_file
 from owl2.processor import ImageTransform, Processor
 

@@ -30,8 +30,8 @@ from rich.table import Table
 
 import owl2
 from owl2.data.sample import Picture
-from owl2.eval.engine import OwlEngine
-from owl2.eval.predictions import read_task
+from owl2.eval.answers.predictions import read_task
+from owl2.eval.engines.local import OwlEngine
 from owl2.eval.runner import Batching, Plan, run_plan
 from owl2.eval.task import Item, find_task
 

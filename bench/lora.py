@@ -26,8 +26,8 @@ from torch import Tensor
 
 from owl2.cli.train import read_config
 from owl2.model import Owl2Config, Owl2Model, Targets, build, packed_layout, preset
+from owl2.train.adapters.lora import add_adapters, check_rules
 from owl2.train.flops import peak_memory
-from owl2.train.lora import add_adapters, check_rules
 from owl2.train.optim import make_optimizer
 from owl2.train.rules import Assignment, apply_freeze, assign_rules
 

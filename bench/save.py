@@ -29,8 +29,8 @@ from owl2.files import write_file
 from owl2.model import Owl2Model, build
 from owl2.train.optim import make_optimizer
 from owl2.train.ranks import ALONE
-from owl2.train.saver import Saver
-from owl2.train.state import Record, tensors_of
+from owl2.train.state.saver import Saver
+from owl2.train.state.state import Record, tensors_of
 
 KINDS = {"between steps": False, "beside the steps": True}
 

@@ -6,8 +6,8 @@ import pytest
 
 from owl2.cli.train import read_config
 from owl2.model import build, preset
+from owl2.train.adapters.lora import add_adapters
 from owl2.train.config import TrainConfigError
-from owl2.train.lora import add_adapters
 from owl2.train.rules import assign_rules
 
 GPUS = {"pretrain": 64, "instruct": 64, "lora": 1, "qlora": 1, "tiny": 1}

@@ -17,11 +17,11 @@ from owl2.cli.arguments import run_function
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from owl2.data.convert import PartResult, Report
-    from owl2.data.inspect import Inspection
+    from owl2.data.inspect.inspection import Inspection
     from owl2.data.order import Mixture
-    from owl2.data.recipe import Recipe
-    from owl2.data.sources import Source
+    from owl2.data.readers.sources import Source
+    from owl2.data.recipes.convert import PartResult, Report
+    from owl2.data.recipes.recipe import Recipe
     from owl2.processor import Processor
 
 COMMANDS = {
@@ -60,7 +60,7 @@ def list_corpora(*, source: Path | None = None) -> None:
     """
     from rich.console import Console
 
-    from owl2.data.recipe import all_recipes
+    from owl2.data.recipes.recipe import all_recipes
 
     console = Console(soft_wrap=True, highlight=False)
     for stage, title in (("pretrain", "Pre-training"), ("instruct", "Instruction tuning")):
@@ -80,8 +80,8 @@ def convert(recipe: str, *, source: Path, out: Path, workers: int = os.cpu_count
         out: where the results go.
         workers: processes; the result is the same for any number.
     """
-    from owl2.data.convert import convert as convert_corpus
-    from owl2.data.recipe import FilesMissing, find_recipes
+    from owl2.data.recipes.convert import convert as convert_corpus
+    from owl2.data.recipes.recipe import FilesMissing, find_recipes
     from owl2.data.sample import DataError
 
     try:
@@ -157,11 +157,11 @@ def inspect(
         out: the page of samples to write.
     """
     from owl2.checkpoint import CheckpointError
-    from owl2.data.inspect import inspect_source
-    from owl2.data.inspect_page import render_page
+    from owl2.data.inspect.inspection import inspect_source
+    from owl2.data.inspect.page import render_page
+    from owl2.data.readers.sources import open_source
+    from owl2.data.readers.storage import StorageError
     from owl2.data.sample import DataError
-    from owl2.data.sources import open_source
-    from owl2.data.storage import StorageError
     from owl2.files import write_file
     from owl2.model import ConfigError
     from owl2.processor import ImageError, TemplateError, TokenizerError
@@ -265,7 +265,7 @@ def _print_inspection(found: Inspection, out: Path) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from owl2.data.inspect_page import facts, reasons
+    from owl2.data.inspect.page import facts, reasons
 
     console = Console(soft_wrap=True, highlight=False)
     for value, what in facts(found):

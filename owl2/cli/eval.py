@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from owl2.cli.arguments import run_function
 
 if TYPE_CHECKING:
-    from owl2.eval.engine import Engine
+    from owl2.eval.engines.local import Engine
     from owl2.eval.runner import Shard
-    from owl2.eval.score import TaskResult
+    from owl2.eval.scoring.score import TaskResult
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ def run(
         device: cpu, cuda, cuda:1, ...; under torchrun, cuda is each rank's own.
         dtype: float32, bfloat16 or float16.
     """
-    from owl2.eval.display import print_missing, print_outcomes, run_with_bar
+    from owl2.eval.report.display import print_missing, print_outcomes, run_with_bar
     from owl2.eval.runner import Batching, RunError, choose_tasks, plan_tasks
 
     if (checkpoint is None) == (endpoint is None):
@@ -114,7 +114,7 @@ def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
         data: folder of the benchmarks.
         tasks: names with commas between them, or all.
     """
-    from owl2.eval.display import print_files
+    from owl2.eval.report.display import print_files
     from owl2.eval.runner import choose_tasks
 
     print_files(choose_tasks(tasks), data)
@@ -128,9 +128,9 @@ def score(folder: Path, *, data: Path | None = None, tasks: str | None = None) -
         data: folder of the benchmarks; default: where the run found them.
         tasks: only these, with commas between them.
     """
-    from owl2.eval.display import print_results
-    from owl2.eval.report import Run
-    from owl2.eval.score import write_scores
+    from owl2.eval.report.display import print_results
+    from owl2.eval.report.report import Run
+    from owl2.eval.scoring.score import write_scores
 
     results = _score(folder, data, tasks)
     path = write_scores(folder, results)
@@ -167,8 +167,8 @@ def judge(
         parallel: most requests at a time.
         yes: spend it.
     """
-    from owl2.eval.judge import JudgeError, import_grades
-    from owl2.eval.judging import grade_tasks
+    from owl2.eval.judge.grading import JudgeError, import_grades
+    from owl2.eval.judge.run import grade_tasks
 
     results = [result for result in _score(folder, data, tasks) if result.task.judge or tasks]
     if not results:
@@ -202,9 +202,9 @@ def report(
         data: folder of the benchmarks; default: where each run found them.
         failures: wrong answers a task that the page shows.
     """
-    from owl2.eval.display import print_results
-    from owl2.eval.report import Run, name_runs, write_report
-    from owl2.eval.score import write_scores
+    from owl2.eval.report.display import print_results
+    from owl2.eval.report.report import Run, name_runs, write_report
+    from owl2.eval.scoring.score import write_scores
 
     runs = []
     for name, folder in zip(name_runs(folders), folders, strict=True):
@@ -225,9 +225,9 @@ def compare(a: Path, b: Path, *, data: Path | None = None, out: Path | None = No
         data: folder of the benchmarks; default: where each run found them.
         out: write the comparison here as JSON too.
     """
-    from owl2.eval.compare import compare as compare_results
-    from owl2.eval.compare import comparison_json, comparison_table
-    from owl2.eval.report import name_runs
+    from owl2.eval.report.compare import compare as compare_results
+    from owl2.eval.report.compare import comparison_json, comparison_table
+    from owl2.eval.report.report import name_runs
     from owl2.files import write_file
 
     rows = compare_results(_score(a, data, None), _score(b, data, None))
@@ -249,7 +249,7 @@ def export(
         tasks: only these, with commas between them.
         data: folder of the benchmarks; default: where the run found them.
     """
-    from owl2.eval.export import export_task, has_export
+    from owl2.eval.report.export import export_task, has_export
 
     for result in _score(folder, data, tasks):
         if has_export(result.task.name):
@@ -300,12 +300,12 @@ def _shard() -> Shard:
 
 def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: str, dtype: str) -> Engine:
     if endpoint is not None:
-        from owl2.eval.chat_client import ChatClient
-        from owl2.eval.endpoint import EndpointEngine
+        from owl2.eval.engines.chat_client import ChatClient
+        from owl2.eval.engines.endpoint import EndpointEngine
 
         return EndpointEngine(ChatClient(endpoint, model))
     from owl2.api import load
-    from owl2.eval.engine import OwlEngine
+    from owl2.eval.engines.local import OwlEngine
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -313,6 +313,6 @@ def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: st
 
 
 def _score(folder: Path, data: Path | None, tasks: str | None) -> list[TaskResult]:
-    from owl2.eval.score import score_run
+    from owl2.eval.scoring.score import score_run
 
     return score_run(folder, data, tasks.split(",") if tasks else None)

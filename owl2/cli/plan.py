@@ -18,9 +18,9 @@ from owl2.cli.train import read_config
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from owl2.train.amounts import Averages
     from owl2.train.config import TrainConfig
-    from owl2.train.plan import Plan
+    from owl2.train.plan.inputs import Averages
+    from owl2.train.plan.plan import Plan
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     from owl2.checkpoint import CheckpointError
     from owl2.model import ConfigError
     from owl2.train.config import TrainConfigError
-    from owl2.train.plan import GPUS, find_model, plan_stage
+    from owl2.train.plan.plan import GPUS, find_model, plan_stage
     from owl2.train.rules import RuleError
 
     options, overrides = make_parser().parse_known_args(list(arguments))
@@ -115,7 +115,7 @@ def _share(text: str) -> float:
 
 
 def _averages(options: argparse.Namespace, config: TrainConfig) -> Averages:
-    from owl2.train.amounts import Averages
+    from owl2.train.plan.inputs import Averages
 
     given = {"tokens": options.tokens, "images": options.images}
     known = {name: value for name, value in given.items() if value is not None}
@@ -124,7 +124,7 @@ def _averages(options: argparse.Namespace, config: TrainConfig) -> Averages:
 
 def _assumption(options: argparse.Namespace, plan: Plan) -> str:
     """What samples hold on average, and where that is from."""
-    from owl2.train.amounts import FILL, PACKED_TOKENS
+    from owl2.train.plan.inputs import FILL, PACKED_TOKENS
 
     averages, packed = plan.averages, plan.config.data.pack_tokens is not None
     tokens = "given" if options.tokens is not None else "data.max_tokens"
@@ -138,7 +138,7 @@ def _assumption(options: argparse.Namespace, plan: Plan) -> str:
 
 
 def _changes(micro_batch_size: int, accumulation: int, plan: Plan) -> str:
-    from owl2.train.plan import settings
+    from owl2.train.plan.plan import settings
 
     config = plan.config
     lines = f"train with {settings(plan)}\n"
@@ -153,7 +153,7 @@ def _changes(micro_batch_size: int, accumulation: int, plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> Table:
-    from owl2.train.plan import gib
+    from owl2.train.plan.plan import gib
 
     trace = plan.trace
     table = _table(f"memory of a GPU; {plan.num_parameters:,} parameters, {plan.num_learning:,} learn")
@@ -172,7 +172,7 @@ def _memory(plan: Plan) -> Table:
 
 
 def _host_memory(plan: Plan) -> str:
-    from owl2.train.plan import gib
+    from owl2.train.plan.plan import gib
 
     saved, node = plan.trace.saved, min(8, plan.gpus)
     kept = "kept from the first save on" if plan.config.save_in_background else "while it is written"

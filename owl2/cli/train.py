@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> None:
     """Parse the configuration and train."""
     from owl2.checkpoint import CheckpointError
+    from owl2.data.readers.storage import StorageError
     from owl2.data.sample import DataError
-    from owl2.data.storage import StorageError
     from owl2.model import ConfigError
     from owl2.processor import ImageError, TokenizerError
     from owl2.train.config import TrainConfigError

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from owl2.data.media import open_media, stand_in
+from owl2.data.decode import open_media, stand_in
 from owl2.data.order import Mixture
 from owl2.data.packing import NOTHING, Size
+from owl2.data.readers.sources import Source
 from owl2.data.sample import DataError
-from owl2.data.sources import Source
-from owl2.data.turns import join, set_apart
+from owl2.data.split_turns import join, set_apart
 from owl2.model.layout import IGNORE, Layout, Targets, packed_layout, targets_of
 from owl2.processor import Encoding, ImageError, Processor, TemplateError
 from owl2.processor.video import VideoError

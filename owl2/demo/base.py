@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from owl2.checkpoint import assemble, save_checkpoint
 from owl2.checkpoint.dinov2 import read_dinov2_onnx
 from owl2.demo.assets import LANGUAGE_ASSET, fetch
-from owl2.demo.draw import draw_decoder
+from owl2.demo.induction_heads import draw_decoder
 from owl2.demo.presets import DemoPreset
 from owl2.model import Owl2Config, Owl2Model, build
 from owl2.processor import JsonTokenizer, Processor

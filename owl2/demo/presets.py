@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from owl2.demo.assets import DEMO_ASSETS, LANGUAGE_ASSET
-from owl2.demo.corpus import SMOKE, WorldSizes
+from owl2.demo.world.corpus import SMOKE, WorldSizes
 from owl2.model.config import AbstractorConfig, DecoderConfig
 from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
 from owl2.train.rules import Rule

@@ -19,10 +19,10 @@ from owl2.curves import loss_curve
 from owl2.demo.assets import licences
 from owl2.demo.page import Bar, bars, image, page, stack
 from owl2.demo.presets import PRESETS, packages
-from owl2.demo.writers import IMAGE_MARK, write_atomically
+from owl2.demo.world.writers import IMAGE_MARK, write_atomically
 from owl2.model import build
 from owl2.page import card, facts, grid, section, table
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 
 TITLE = "mPLUG-Owl2, trained on this computer"
 GOALS = {"yes_no": 0.85, "naming": 0.60, "colour": 0.70, "counting": 0.60}

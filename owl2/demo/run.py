@@ -18,7 +18,6 @@ from rich.table import Table
 import owl2
 from owl2.demo.assets import WORLD_ASSETS, fetch_all, licences
 from owl2.demo.base import write_base
-from owl2.demo.corpus import write_world
 from owl2.demo.evaluate import ask, read_questions, results
 from owl2.demo.presets import (
     PRESETS,
@@ -29,6 +28,7 @@ from owl2.demo.presets import (
     warm_stage,
 )
 from owl2.demo.report import write_report
+from owl2.demo.world.corpus import write_world
 from owl2.files import write_file
 from owl2.train.loop import train
 

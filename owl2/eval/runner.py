@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from owl2.data.sample import Picture
-from owl2.eval.engine import Engine, Prompt, Reply, pictures_of
-from owl2.eval.frames import NUM_FRAMES, frames_of
-from owl2.eval.predictions import Prediction, PredictionWriter, RunConfig, sha256, shard_of
+from owl2.eval.answers.predictions import Prediction, PredictionWriter, RunConfig, sha256, shard_of
+from owl2.eval.engines.local import Engine, Prompt, Reply, pictures_of
+from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.task import DataMissing, Item, Task, Template, all_tasks, find_task
 
 WINDOW = 2048

@@ -126,7 +126,7 @@ class Answer:
     parsed: str | None
     """What the task read out of it; None if it could not."""
     grade: Mapping[str, float] | None = None
-    """What the task's judge gave, by the names that `owl2/eval/judge.py` lists; None where none was asked.
+    """What the task's judge gave, by the names in `owl2/eval/judge/grading.py`; None where none was asked.
     `mmvet`: `score` of 0 to 1; `mmhal`: `rating` of 0 to 6; `video_chatgpt`: `is_right` 0 or 1 and `score` of
     0 to 5."""
 
@@ -145,7 +145,7 @@ class Task(ABC):
     mode: ClassVar[Literal["generate", "rank"]] = "generate"
     """`rank` compares the likelihoods of the choices' texts instead of generating."""
     judge: ClassVar[str | None] = None
-    """Name of the judge prompt (`owl2/eval/judge.py`) that grades free answers, if any; `score` reads
+    """Name of the judge prompt (`owl2/eval/judge/grading.py`) that grades free answers, if any; `score` reads
     `Answer.grade` and leaves out figures that need grades where there are none."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from owl2.data.augment import AUGMENTATIONS
-from owl2.data.sources import Shuffle
+from owl2.data.readers.sources import Shuffle
 from owl2.train.rules import Rule
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 
 from owl2.model import Owl2Config, Owl2Model
-from owl2.train.qlora import coded_layers
+from owl2.train.adapters.qlora import coded_layers
 
 PEAK_TFLOPS = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165, "V100": 125}
 """Part of a device's name -> its dense bfloat16 peak (float16 for V100), from the vendor's data sheets."""

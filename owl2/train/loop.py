@@ -17,13 +17,11 @@ from rich.console import Console
 
 from owl2.data.loader import Batch, Batches, Draws
 from owl2.processor import Processor
-from owl2.train import lora
+from owl2.train.adapters import lora
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.ema import MovingAverage
-from owl2.train.facts import Facts
 from owl2.train.flops import StepCost, Work, peak_memory
-from owl2.train.identity import changes, fingerprints, keep_config
-from owl2.train.meters import Meters, Tally, append_row, drop_steps_from
+from owl2.train.metrics import Meters, Tally, append_row, drop_steps_from
 from owl2.train.optim import lr_at, make_optimizer, set_lr
 from owl2.train.parallel import (
     Objective,
@@ -35,10 +33,12 @@ from owl2.train.parallel import (
 from owl2.train.prepare import load_stage, make_batches, open_draws, order_of, seen_of
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
-from owl2.train.saver import Saver
-from owl2.train.shards import save_sharded
 from owl2.train.signals import Interrupted, stop_requests
-from owl2.train.state import Record, resume, tensors_of
+from owl2.train.state.config_diff import changes, fingerprints, keep_config
+from owl2.train.state.saver import Saver
+from owl2.train.state.sharded import save_sharded
+from owl2.train.state.state import Record, resume, tensors_of
+from owl2.train.summary import Facts
 from owl2.train.trackers import check_installed
 from owl2.train.validate import Validation
 

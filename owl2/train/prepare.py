@@ -8,15 +8,15 @@ from owl2.checkpoint.tensors import dtype_of
 from owl2.data.loader import Batches, Draws, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
-from owl2.data.sources import Source, open_source
+from owl2.data.readers.sources import Source, open_source
 from owl2.processor import Processor
+from owl2.train.adapters.lora import add_adapters, check_installed
 from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError
-from owl2.train.lora import add_adapters, check_installed
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
-from owl2.train.shards import load_sharded
-from owl2.train.state import Order, Seen
+from owl2.train.state.sharded import load_sharded
+from owl2.train.state.state import Order, Seen
 
 
 def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Processor]:

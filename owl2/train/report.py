@@ -18,9 +18,9 @@ import yaml
 from owl2.curves import Curve, Panel, draw, lr_panel
 from owl2.files import write_file
 from owl2.page import PIECES_STYLE, SECOND, card, document, facts, grid, section, table
-from owl2.train.facts import CORPUS_HEAD, GROUP_HEAD, Facts
-from owl2.train.meters import duration, rates, read_metrics, read_rows
-from owl2.train.state import saved_states
+from owl2.train.metrics import duration, rates, read_metrics, read_rows
+from owl2.train.state.state import saved_states
+from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, Facts
 
 Row = Mapping[str, float]
 

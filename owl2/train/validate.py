@@ -14,11 +14,11 @@ from rich.console import Console
 
 from owl2.data.loader import Batch, Collate, Draws
 from owl2.data.order import Draw, Mixture
+from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
-from owl2.data.sources import open_source
 from owl2.processor import Processor
 from owl2.train.config import TrainConfig
-from owl2.train.meters import drop_steps_from
+from owl2.train.metrics import drop_steps_from
 from owl2.train.parallel import Objective, reshard, with_picture
 from owl2.train.prepare import make_draws
 from owl2.train.ranks import Ranks, local_device

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
+from owl2.data.readers.sources import Source
 from owl2.data.sample import Picture
-from owl2.data.sources import Source
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """What `datasets` keeps a picture as."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from owl2.data.loader import Batches, Draws, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
-from owl2.data.sources import open_source
+from owl2.data.readers.sources import open_source
 from owl2.processor import ImageTransform, Processor
 from owl2.processor.tokenizer import load_tokenizer
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from owl2.data import storage
-from owl2.data.arrow import ROWS, Table, open_table
+from owl2.data.readers import storage
+from owl2.data.readers.arrow import ROWS, Table, open_table
+from owl2.data.readers.sources import open_source
+from owl2.data.readers.storage import StorageError, look_at
 from owl2.data.sample import DataError
-from owl2.data.sources import open_source
-from owl2.data.storage import StorageError, look_at
 from tests.data.hub import write_arrow, write_parquet, write_stream
 from tests.data.web import Server
 
@@ -177,7 +177,7 @@ def test_a_file_that_changes_before_a_process_maps_it_is_an_error(tmp_path: Path
 
 
 def _first_of_a_fresh_process(source: bytes) -> str:
-    from owl2.data import arrow
+    from owl2.data.readers import arrow
 
     arrow._map.cache_clear()
     return str(pickle.loads(source)[0].key)

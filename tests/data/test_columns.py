@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from owl2.data.columns import layout_of
+from owl2.data.readers.columns import layout_of
 from owl2.data.sample import DataError
 from tests.data.hub import IMAGE, TURNS
 

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl2.data.inspect import inspect_source
+from owl2.data.inspect.inspection import inspect_source
 from owl2.data.loader import Batches, Draws
 from owl2.data.order import Mixture, StepSampler
+from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
-from owl2.data.sources import open_source
 from owl2.processor import Processor, SentencePieceTokenizer
 from owl2.train.config import DataConfig, SourceConfig
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from tests.data.small import jpeg, turns, write_tar
 from tests.train.tiny import run_whole, stage, write_checkpoint
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from owl2.__main__ import main
-from owl2.data.inspect import inspect_source, pieces_of
-from owl2.data.inspect_page import render_page
+from owl2.data.inspect.inspection import inspect_source, pieces_of
+from owl2.data.inspect.page import render_page
 from owl2.data.loader import Draws
 from owl2.data.order import Mixture
-from owl2.data.sources import open_source
+from owl2.data.readers.sources import open_source
 from owl2.processor import Encoding, Processor
 from tests.data.small import NUM_PICTURES, jpeg, turns, write_jsonl
 

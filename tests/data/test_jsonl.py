@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from owl2.data.readers.sources import JsonlSource, open_source
 from owl2.data.sample import DataError, Picture, Sample
-from owl2.data.sources import JsonlSource, open_source
 from owl2.processor import ImageError
 from tests.data.small import jpeg, turns, write_jsonl
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from owl2.data.loader import MIN_BAD_SAMPLES, Batch, Batches, Collate, Draws, truncate
 from owl2.data.order import Mixture, StepSampler
+from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
-from owl2.data.sources import open_source
 from owl2.processor import Encoding, Processor
 from tests.data.small import jpeg, turns, write_jsonl
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from owl2.data.decode import open_media
 from owl2.data.loader import Batches, Draws
-from owl2.data.media import open_media
 from owl2.data.order import Mixture
 from owl2.data.packing import PackSampler
+from owl2.data.readers.sources import open_source
 from owl2.data.sample import Clip, DataError, Picture, sample_from_llava
-from owl2.data.sources import open_source
 from owl2.processor import Encoding, Processor, SentencePieceTokenizer
 from owl2.train.config import DataConfig, SourceConfig
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from tests.data.small import jpeg, turns, write_jsonl, write_tar
 from tests.processor.test_video import write_clip, write_gif
 from tests.train.tiny import run_whole, stage, write_checkpoint

@@ -12,10 +12,10 @@ from bench.packing import draw_step
 from owl2.data.loader import Batches, Draws
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler, Size, deal, pack
-from owl2.data.sources import open_source
+from owl2.data.readers.sources import open_source
 from owl2.processor import Encoding, Processor, SentencePieceTokenizer
 from owl2.train.config import DataConfig, TrainConfigError
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from tests.data.small import turns, write_jsonl
 from tests.train.splits import OPTIM
 from tests.train.tiny import run_until, run_whole, stage, weights, write_checkpoint

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from owl2.data.cache import MAX_SLICE_BYTES, _drop_oldest
+from owl2.data.readers.cache import MAX_SLICE_BYTES, _drop_oldest
+from owl2.data.readers.shards import Shard, index_path, open_shard
+from owl2.data.readers.sources import TarSource
+from owl2.data.readers.storage import look_at
 from owl2.data.sample import DataError
-from owl2.data.shards import Shard, index_path, open_shard
-from owl2.data.sources import TarSource
-from owl2.data.storage import look_at
 from tests.data.small import jpeg, write_tar
 
 

@@ -8,12 +8,12 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from owl2.data import storage
 from owl2.data.loader import Batches, Draws
 from owl2.data.order import Mixture, StepSampler
+from owl2.data.readers import storage
+from owl2.data.readers.sources import Source, open_source
+from owl2.data.readers.storage import Location, StorageError, look_at, read_bytes
 from owl2.data.sample import DataError, Picture, Sample
-from owl2.data.sources import Source, open_source
-from owl2.data.storage import Location, StorageError, look_at, read_bytes
 from owl2.processor import Processor
 from tests.data.small import NUM_PICTURES, jpeg, turns, write_jsonl, write_tar
 from tests.data.test_loader import assert_same

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from owl2.data.inspect import inspect_source
+from owl2.data.inspect.inspection import inspect_source
 from owl2.data.loader import Batches, Draws
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
+from owl2.data.readers.sources import Source, TarSource, open_source
+from owl2.data.readers.tables import TableSource
 from owl2.data.sample import DataError, Sample
-from owl2.data.sources import Source, TarSource, open_source
-from owl2.data.tables import TableSource
 from owl2.processor import Processor, SentencePieceTokenizer
 from owl2.train.config import DataConfig, SourceConfig
 from tests.data.hub import (
@@ -294,6 +294,6 @@ def test_a_table_without_pyarrow_says_what_to_install(
     corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_parquet(tmp_path / "rows.parquet", chat_table(corpora))
-    monkeypatch.setattr("owl2.data.tables.find_spec", lambda name: None)
+    monkeypatch.setattr("owl2.data.readers.tables.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"rows.parquet needs pyarrow: pip install 'owl2\[data\]'"):
         open_source("rows", path)

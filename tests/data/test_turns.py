@@ -10,7 +10,7 @@ import torch
 
 from owl2.data.loader import Batch, Collate, Draws
 from owl2.data.order import Mixture
-from owl2.data.sources import open_source
+from owl2.data.readers.sources import open_source
 from owl2.model import build, preset
 from owl2.processor import Encoding, Processor
 from owl2.train.objectives import next_token

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from owl2.demo.draw import draw_decoder
+from owl2.demo.induction_heads import draw_decoder
 from owl2.demo.presets import DECODER
 from owl2.model import Owl2Config, Owl2Model, build, preset
 from owl2.model.layout import packed_layout

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from owl2.demo.drawings import Drawings
-from owl2.demo.scenes import scene
-from owl2.demo.world import COLOURS, NAMES, STYLES
+from owl2.demo.world.drawings import Drawings
+from owl2.demo.world.scenes import scene
+from owl2.demo.world.world import COLOURS, NAMES, STYLES
 
 
 def test_a_drawn_scene_is_the_same_every_time(drawings: Drawings, assets: dict[str, Path]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from owl2.curves import smooth
-from owl2.demo.corpus import WorldSizes, write_world
 from owl2.demo.report import count_parameters, interval, spread, write_report
+from owl2.demo.world.corpus import WorldSizes, write_world
 from owl2.model import build
 from owl2.model.config import preset
 

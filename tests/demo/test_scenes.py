@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from owl2.demo.captions import caption, describe, place
-from owl2.demo.questions import qas, yes_no
-from owl2.demo.scenes import KINDS, Scene, scene
-from owl2.demo.text import RELATIONS, arithmetic_split, instructions, talk
-from owl2.demo.world import (
+from owl2.demo.world.captions import caption, describe, place
+from owl2.demo.world.questions import qas, yes_no
+from owl2.demo.world.scenes import KINDS, Scene, scene
+from owl2.demo.world.text import RELATIONS, arithmetic_split, instructions, talk
+from owl2.demo.world.world import (
     ALL_COLOURS,
     COLOURS,
     MORE_COLOURS,

@@ -7,7 +7,7 @@ import pytest
 import owl2
 from owl2.api import Owl2
 from owl2.checkpoint import save_checkpoint
-from owl2.eval.engine import OwlEngine
+from owl2.eval.engines.local import OwlEngine
 from owl2.processor import ImageTransform, Processor, SentencePieceTokenizer
 from tests.eval.small import CONTEXT, NUM_QUESTIONS, write_vqa
 from tests.model.tiny import tiny_model

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from owl2.eval.engine import Engine, Prompt, Reply
-from owl2.eval.predictions import Predictions, read_task
+from owl2.eval.answers.predictions import Predictions, read_task
+from owl2.eval.engines.local import Engine, Prompt, Reply
 from owl2.eval.runner import Batching, Outcome, Plan, Shard, plan_tasks, run_plan
 from owl2.eval.task import find_task
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from owl2.eval.chat_client import ChatClient, EndpointError, RefusedError
+from owl2.eval.engines.chat_client import ChatClient, EndpointError, RefusedError
 from tests.eval.server import served
 
 ASKED = [{"role": "user", "content": "What is this?"}]

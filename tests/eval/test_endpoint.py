@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from owl2.eval.chat_client import ChatClient
-from owl2.eval.endpoint import EndpointEngine
-from owl2.eval.engine import EngineError, Prompt
+from owl2.eval.engines.chat_client import ChatClient
+from owl2.eval.engines.endpoint import EndpointEngine
+from owl2.eval.engines.local import EngineError, Prompt
 from owl2.eval.task import Decoding
 from tests.eval.server import served
 from tests.eval.small import lines, plan, read, run

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from owl2.data.sample import Picture
-from owl2.eval.engine import Reply
-from owl2.eval.export import EXPORTS, ExportError, export_task
-from owl2.eval.score import TaskResult, score_run
+from owl2.eval.engines.local import Reply
+from owl2.eval.report.export import EXPORTS, ExportError, export_task
+from owl2.eval.scoring.score import TaskResult, score_run
 from owl2.eval.task import Answer, Item, all_tasks
 from tests.eval.small import Scripted, run
 

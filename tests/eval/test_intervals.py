@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from owl2.eval.intervals import (
+from owl2.eval.scoring.intervals import (
     bootstrap_means,
     interval_of,
     paired_difference,

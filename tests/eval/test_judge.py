@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from owl2.eval.chat_client import ChatClient, EndpointError
-from owl2.eval.engine import Reply
-from owl2.eval.grades import grades_path
-from owl2.eval.judge import Grading, JudgeError, import_grades
-from owl2.eval.judge_prompts import JUDGES, read_mmhal, read_mmvet, read_video
-from owl2.eval.score import TaskResult, score_run
+from owl2.eval.answers.grades import grades_path
+from owl2.eval.engines.chat_client import ChatClient, EndpointError
+from owl2.eval.engines.local import Reply
+from owl2.eval.judge.grading import Grading, JudgeError, import_grades
+from owl2.eval.judge.prompts import JUDGES, read_mmhal, read_mmvet, read_video
+from owl2.eval.scoring.score import TaskResult, score_run
 from owl2.eval.task import Item, find_task
 from tests.eval.server import Script, served
 from tests.eval.small import Scripted, run, write_json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from owl2.eval.engine import OwlEngine
+from owl2.eval.engines.local import OwlEngine
 from tests.eval.small import lines, outputs, run, write_vqa
 
 NUM_KILLS = 10

@@ -3,8 +3,8 @@
 import pytest
 
 from owl2.data.sample import Picture
-from owl2.eval import prompts
 from owl2.eval.task import Item, Template
+from owl2.eval.tasks import prompts
 from owl2.processor.template import render
 
 PICTURE = Picture("a.png", lambda: b"")

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from owl2.eval.averages import mean, mean_by_group, mean_of_groups
-from owl2.eval.records import (
+from owl2.eval.formats.records import (
     as_records,
     base64_picture,
     folder_pictures,
@@ -15,6 +14,7 @@ from owl2.eval.records import (
     read_rows,
     read_tsv,
 )
+from owl2.eval.scoring.averages import mean, mean_by_group, mean_of_groups
 from owl2.eval.task import Answer, DataFile, DataMissing, EvalDataError, Item
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from owl2.eval.engine import Reply
-from owl2.eval.paper import missing_rows, paper_rows
-from owl2.eval.radar import radar
-from owl2.eval.report import Run, name_runs, write_report
-from owl2.eval.score import score_run
+from owl2.eval.engines.local import Reply
+from owl2.eval.report.paper import missing_rows, paper_rows
+from owl2.eval.report.radar import radar
+from owl2.eval.report.report import Run, name_runs, write_report
+from owl2.eval.scoring.score import score_run
 from owl2.eval.task import all_tasks
 from tests.eval.small import Scripted, plan, run
 

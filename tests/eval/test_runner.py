@@ -11,9 +11,9 @@ from PIL import Image
 
 from owl2.api import Owl2
 from owl2.data.sample import Picture
-from owl2.eval.engine import OwlEngine, Prompt, fingerprint, log_likelihoods
-from owl2.eval.frames import NUM_FRAMES, frames_of
-from owl2.eval.predictions import PredictionError, PredictionWriter
+from owl2.eval.answers.predictions import PredictionError, PredictionWriter
+from owl2.eval.engines.local import OwlEngine, Prompt, fingerprint, log_likelihoods
+from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.runner import Batching, RunError, Shard, choose_tasks, config_of, plan_tasks, prompt_of
 from owl2.eval.task import Decoding, UnknownTask, find_task
 from tests.eval.small import CONTEXT, NUM_QUESTIONS, lines, outputs, plan, read, run, write_json, write_vqa

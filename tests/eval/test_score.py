@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from owl2.eval.compare import CompareError, compare, comparison_table
-from owl2.eval.engine import OwlEngine, Reply
-from owl2.eval.predictions import PredictionError
-from owl2.eval.score import ScoreError, score_run
+from owl2.eval.answers.predictions import PredictionError
+from owl2.eval.engines.local import OwlEngine, Reply
+from owl2.eval.report.compare import CompareError, compare, comparison_table
+from owl2.eval.scoring.score import ScoreError, score_run
 from tests.eval.small import Scripted, plan, run, write_json, write_vqa
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from owl2.train.config import OptimConfig, ParallelConfig, TrainConfig
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from tests.train.ranks import TIMEOUT_S
 from tests.train.tiny import STAGE_1, STAGE_2, run_whole, weights
 

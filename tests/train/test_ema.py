@@ -11,7 +11,7 @@ from owl2.train import loop
 from owl2.train.config import EmaConfig, TrainConfig, TrainConfigError
 from owl2.train.ema import MovingAverage
 from owl2.train.rules import apply_freeze, assign_rules
-from owl2.train.state import saved_states
+from owl2.train.state.state import saved_states
 from tests.train.ranks import Pool, all_returned
 from tests.train.splits import OPTIM, split, train_on_rank
 from tests.train.tiny import STAGE_1, run_until, run_whole, weights

@@ -18,9 +18,9 @@ from torch.distributed.run import get_args_parser
 
 from owl2.cli.train import read_config
 from owl2.train.config import TrainConfig, config_to_dict
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from owl2.train.signals import EXIT_STOPPED
-from owl2.train.state import saved_states
+from owl2.train.state.state import saved_states
 from tests.train.ranks import TIMEOUT_S
 from tests.train.splits import Reference, assert_equal_runs, split
 from tests.train.test_torchrun import ROOT, torchrun

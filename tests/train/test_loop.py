@@ -11,15 +11,15 @@ import torch
 from rich.console import Console
 
 from owl2.data.order import Mixture
-from owl2.data.sources import open_source
+from owl2.data.readers.sources import open_source
 from owl2.model import Owl2Model
 from owl2.processor import Processor
 from owl2.train import loop
 from owl2.train.config import OptimConfig, SourceConfig, TrainConfig, TrainConfigError
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from owl2.train.parallel import Objective
 from owl2.train.ranks import Ranks
-from owl2.train.state import saved_states
+from owl2.train.state.state import saved_states
 from tests.data.small import turns, write_jsonl
 from tests.train.tiny import (
     STAGE_1,

@@ -18,8 +18,7 @@ from owl2.checkpoint import CheckpointError, load_model
 from owl2.cli.train import read_config
 from owl2.model import Owl2Model, build
 from owl2.train import loop
-from owl2.train.config import LoraConfig, OptimConfig, ParallelConfig, TrainConfig, TrainConfigError
-from owl2.train.lora import (
+from owl2.train.adapters.lora import (
     add_adapters,
     check_rules,
     is_adapter,
@@ -29,9 +28,10 @@ from owl2.train.lora import (
     summary,
     target_layers,
 )
-from owl2.train.meters import read_metrics
+from owl2.train.config import LoraConfig, OptimConfig, ParallelConfig, TrainConfig, TrainConfigError
+from owl2.train.metrics import read_metrics
 from owl2.train.rules import Rule, RuleError, apply_freeze, assign_rules
-from owl2.train.state import saved_states
+from owl2.train.state.state import saved_states
 from tests.model.tiny import draw, lively, pad, tiny_model
 from tests.train import splits
 from tests.train.ranks import Pool, all_returned

@@ -16,7 +16,7 @@ from owl2.model import build
 from owl2.train import loop
 from owl2.train.config import TrainConfig
 from owl2.train.flops import StepCost, Work, abstractor_flops, decoder_flops, peak_memory, vision_flops
-from owl2.train.meters import console_line, duration, rates, read_metrics
+from owl2.train.metrics import console_line, duration, rates, read_metrics
 from owl2.train.rules import apply_freeze, assign_rules
 from tests.train.test_objectives import CAPTIONS, captioned
 from tests.train.tiny import STAGE_1, STEPS

@@ -16,12 +16,13 @@ from torch import nn
 from owl2.checkpoint import load_model
 from owl2.data.loader import Batches
 from owl2.model import Owl2Model
-from owl2.train import loop, parallel, shards
+from owl2.train import loop, parallel
 from owl2.train.config import OptimConfig, ParallelConfig, TrainConfig
-from owl2.train.meters import Meters, read_metrics
+from owl2.train.metrics import Meters, read_metrics
 from owl2.train.parallel import Sharding
 from owl2.train.ranks import start_ranks
-from owl2.train.state import saved_states
+from owl2.train.state.state import saved_states
+from owl2.train.state.state import sharded as shards
 from tests.train.ranks import TIMEOUT_S, Pool, Raised, all_returned
 from tests.train.splits import Reference, assert_equal_runs, split, train_on_rank
 from tests.train.tiny import quiet, run_until, run_whole, weights

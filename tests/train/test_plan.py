@@ -22,18 +22,18 @@ from owl2.checkpoint import load_model
 from owl2.cli.plan import main
 from owl2.cli.train import read_config
 from owl2.model import Owl2Config, preset
-from owl2.train.amounts import Averages, longest_micro_batch
 from owl2.train.config import EmaConfig, ParallelConfig, TrainConfig
 from owl2.train.ema import MovingAverage
 from owl2.train.optim import make_optimizer
 from owl2.train.parallel import local_part, set_last_micro_batch
-from owl2.train.plan import GPUS, USABLE, DoesNotFit, Gpu, find_model, plan_exactly, plan_stage
+from owl2.train.plan.inputs import Averages, longest_micro_batch
+from owl2.train.plan.plan import GPUS, USABLE, DoesNotFit, Gpu, find_model, plan_exactly, plan_stage
+from owl2.train.plan.tracer import full_batch, without_storage
 from owl2.train.prepare import load_stage
 from owl2.train.ranks import Ranks, start_ranks
 from owl2.train.rules import Rule, apply_freeze, assign_rules
-from owl2.train.saver import Saver
-from owl2.train.state import tensors_of
-from owl2.train.trace import full_batch, without_storage
+from owl2.train.state.saver import Saver
+from owl2.train.state.state import tensors_of
 from tests.train.ranks import TIMEOUT_S, Pool, all_returned
 from tests.train.tiny import quiet, stage
 
@@ -178,7 +178,7 @@ def test_the_layers_that_stand_for_others_give_the_trace_of_all(
     batch = 4 * config.parallel.data_ranks(4)
     config = dataclasses.replace(config, global_batch_size=batch, device="cuda")
     few = plan_exactly(config, DEEP, 4, GPUS["h100"], AVERAGES).trace
-    monkeypatch.setattr("owl2.train.plan.shorten", lambda model: {})
+    monkeypatch.setattr("owl2.train.plan.plan.shorten", lambda model: {})
     every = plan_exactly(config, DEEP, 4, GPUS["h100"], AVERAGES).trace
     assert few.peak == pytest.approx(every.peak, rel=2e-3)
     assert dataclasses.replace(few, peak=every.peak) == every

@@ -17,12 +17,12 @@ from owl2.checkpoint import load_model
 from owl2.cli.train import read_config
 from owl2.model import Owl2Model, build, preset
 from owl2.train import loop
-from owl2.train.amounts import Averages
+from owl2.train.adapters.lora import add_adapters, merge_adapters, summary, target_layers
+from owl2.train.adapters.qlora import FourBitLinear, coded_layers
 from owl2.train.config import LoraConfig, TrainConfigError
-from owl2.train.lora import add_adapters, merge_adapters, summary, target_layers
-from owl2.train.plan import GPUS, USABLE, DoesNotFit, Gpu, plan_exactly, plan_stage
-from owl2.train.qlora import FourBitLinear, coded_layers
-from owl2.train.state import StateError
+from owl2.train.plan.inputs import Averages
+from owl2.train.plan.plan import GPUS, USABLE, DoesNotFit, Gpu, plan_exactly, plan_stage
+from owl2.train.state.state import StateError
 from tests.model.tiny import tiny_model
 from tests.train import splits
 from tests.train.ranks import Pool, Raised, all_returned

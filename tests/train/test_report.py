@@ -15,7 +15,7 @@ import pytest
 from owl2.__main__ import main
 from owl2.curves import Curve, Panel, draw, thin
 from owl2.train.config import TrainConfig
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from owl2.train.report import Record, ReportError, percent, short, write_report
 from tests.train.tiny import STEPS, run_until
 

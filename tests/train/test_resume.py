@@ -18,8 +18,8 @@ from owl2.checkpoint import CheckpointError
 from owl2.data.loader import Batches
 from owl2.train import loop
 from owl2.train.config import TrainConfig, TrainConfigError
-from owl2.train.meters import read_metrics
-from owl2.train.state import saved_states
+from owl2.train.metrics import read_metrics
+from owl2.train.state.state import saved_states
 from tests.train.tiny import STAGE_1, STEPS, losses, run_until, run_whole, stage, weights
 
 CHILD = """
@@ -27,7 +27,7 @@ import dataclasses, os, signal, subprocess, sys
 from pathlib import Path
 import torch
 from owl2.train import loop
-from owl2.train.meters import Meters
+from owl2.train.metrics import Meters
 from tests.train.tiny import quiet, stage
 
 run, checkpoint, corpora, step, kind, workers = sys.argv[1:]

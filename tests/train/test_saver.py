@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from owl2.checkpoint import CheckpointError, load_model
-from owl2.train import loop, state
+from owl2.train import loop
 from owl2.train.config import TrainConfig
-from owl2.train.identity import fingerprints
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from owl2.train.ranks import ALONE
 from owl2.train.rules import apply_freeze, assign_rules
-from owl2.train.state import StateError, saved_states
+from owl2.train.state.config_diff import fingerprints
+from owl2.train.state.state import StateError, saved_states, state
 from tests.train.ranks import Pool
 from tests.train.splits import Reference, split
 from tests.train.test_resume import assert_same_run
@@ -79,7 +79,8 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from owl2.cli.train import read_config
-from owl2.train import loop, state
+from owl2.train import loop
+from owl2.train.state.state import state
 from tests.train.tiny import quiet
 
 torch.set_num_threads(1)

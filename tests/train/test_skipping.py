@@ -16,11 +16,11 @@ from rich.console import Console
 from owl2.data.sample import DataError
 from owl2.train import loop
 from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from owl2.train.parallel import local_part
 from owl2.train.prepare import share_of_seen
 from owl2.train.ranks import Ranks
-from owl2.train.state import Seen, saved_states
+from owl2.train.state.state import Seen, saved_states
 from tests.data.small import turns, write_jsonl
 from tests.train.ranks import Pool, all_returned
 from tests.train.splits import Reference, split

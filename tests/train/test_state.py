@@ -17,7 +17,7 @@ from owl2.model import Owl2Model, build
 from owl2.train.config import OptimConfig, TrainConfig
 from owl2.train.optim import make_optimizer
 from owl2.train.rules import apply_freeze, assign_rules
-from owl2.train.state import Record, load_state, save_state, saved_states, tensors_of
+from owl2.train.state.state import Record, load_state, save_state, saved_states, tensors_of
 from tests.model.tiny import draw, images_of, pad
 from tests.train.tiny import STAGE_1, STAGE_2, losses, run_until, run_whole, weights
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from owl2.train.config import config_to_dict
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from tests.train.ranks import Pool, all_returned, free_port
 from tests.train.splits import Reference, assert_equal_runs, split, train_on_rank
 
@@ -21,7 +21,7 @@ DYING = """
 import os, signal, sys
 from owl2.__main__ import main
 from owl2.train import loop
-from owl2.train.meters import Meters
+from owl2.train.metrics import Meters
 
 class Dying(Meters):
     def update(self, row):

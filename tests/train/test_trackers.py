@@ -17,8 +17,8 @@ from rich.console import Console
 
 from owl2.train import loop, trackers
 from owl2.train.config import TrackerName, TrainConfig, TrainConfigError
-from owl2.train.meters import read_metrics
-from owl2.train.state import saved_states
+from owl2.train.metrics import read_metrics
+from owl2.train.state.state import saved_states
 from owl2.train.trackers import Place
 from tests.train.ranks import Pool, all_returned
 from tests.train.splits import split, train_on_rank

@@ -21,7 +21,7 @@ from owl2.model import Owl2Config, build, preset
 from owl2.processor import ImageTransform, Processor, Tokenizer
 from owl2.train import loop
 from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
-from owl2.train.meters import Meters, read_metrics
+from owl2.train.metrics import Meters, read_metrics
 from owl2.train.rules import Rule
 
 STEPS = 7

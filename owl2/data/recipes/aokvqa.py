@@ -7,8 +7,8 @@ are 51,168 samples, the 50K of Table 14: as given, and two others by lot. The an
 import itertools
 from collections.abc import Iterator
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
-from owl2.data.wording import LETTERS, choice_question, conversation, seeded
+from owl2.data.recipes.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
+from owl2.data.recipes.wording import LETTERS, choice_question, conversation, seeded
 
 ORDERS = 3
 

@@ -7,9 +7,9 @@ Appendix B.1: "we randomly select one caption from the ground truth". The 82,783
 from collections import defaultdict
 from collections.abc import Iterator
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
+from owl2.data.recipes.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
 from owl2.data.recipes.vqav2 import TRAIN2014
-from owl2.data.wording import CAPTION, conversation, seeded
+from owl2.data.recipes.wording import CAPTION, conversation, seeded
 
 CAPTIONS = CorpusFile(
     "annotations/captions_train2014.json",

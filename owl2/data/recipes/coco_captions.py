@@ -8,11 +8,11 @@ so that no picture is stored twice.
 from collections.abc import Iterator
 from pathlib import Path
 
-from owl2.data.img2dataset import SHARDS, ShardRecipe, shard_files
-from owl2.data.recipe import ConversationRecipe, Files, Recipe, Rejected, Row, recipe
 from owl2.data.recipes.coco import CAPTIONS, captions_by_image
+from owl2.data.recipes.img2dataset import SHARDS, ShardRecipe, shard_files
+from owl2.data.recipes.recipe import ConversationRecipe, Files, Recipe, Rejected, Row, recipe
 from owl2.data.recipes.vqav2 import TRAIN2014
-from owl2.data.wording import conversation
+from owl2.data.recipes.wording import conversation
 
 
 @recipe

@@ -3,8 +3,8 @@
 Pre-training, picture to caption; the turn is the picture alone.
 """
 
-from owl2.data.img2dataset import ShardRecipe, shard_files
-from owl2.data.recipe import recipe
+from owl2.data.recipes.img2dataset import ShardRecipe, shard_files
+from owl2.data.recipes.recipe import recipe
 
 
 @recipe

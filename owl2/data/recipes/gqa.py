@@ -3,8 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, read_records, recipe
-from owl2.data.wording import Exchange, conversation, short_question
+from owl2.data.recipes.recipe import (
+    ConversationRecipe,
+    CorpusFile,
+    Files,
+    Rejected,
+    Row,
+    read_records,
+    recipe,
+)
+from owl2.data.recipes.wording import Exchange, conversation, short_question
 
 
 @recipe

@@ -7,8 +7,16 @@ when it answers (the file has it before or after, on a line of its own).
 from collections.abc import Iterator
 from typing import Any
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, read_records, recipe
-from owl2.data.wording import IMAGE
+from owl2.data.recipes.recipe import (
+    ConversationRecipe,
+    CorpusFile,
+    Files,
+    Rejected,
+    Row,
+    read_records,
+    recipe,
+)
+from owl2.data.recipes.wording import IMAGE
 
 
 @recipe

@@ -8,8 +8,16 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, read_records, recipe
-from owl2.data.wording import conversation, short_question
+from owl2.data.recipes.recipe import (
+    ConversationRecipe,
+    CorpusFile,
+    Files,
+    Rejected,
+    Row,
+    read_records,
+    recipe,
+)
+from owl2.data.recipes.wording import conversation, short_question
 
 TRAIN = 1
 """`split` of a record: 1 train, 2 validation, 3 test."""

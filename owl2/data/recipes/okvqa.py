@@ -4,7 +4,7 @@ Each annotator's answer is there as typed (`raw_answer`) and in the standard for
 benchmark scores; votes are counted over the standard form, and it is what is learned.
 """
 
-from owl2.data.recipe import CorpusFile, recipe
+from owl2.data.recipes.recipe import CorpusFile, recipe
 from owl2.data.recipes.vqav2 import TRAIN2014, VqaRecipe
 
 

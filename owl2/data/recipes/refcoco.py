@@ -10,10 +10,10 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
+from owl2.data.recipes.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
 from owl2.data.recipes.vqav2 import TRAIN2014
+from owl2.data.recipes.wording import conversation, region_exchanges, region_text, seeded
 from owl2.data.sample import DataError
-from owl2.data.wording import conversation, region_exchanges, region_text, seeded
 
 MAX_REGIONS = 10
 ORIGIN = "github.com/lichengunc/refer, refcoco.zip, refcoco+.zip, refcocog.zip"

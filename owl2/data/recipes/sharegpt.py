@@ -7,7 +7,15 @@ answer. What then is no strict alternation of the two is left out and counted.
 from collections.abc import Iterator
 from typing import Any
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, read_records, recipe
+from owl2.data.recipes.recipe import (
+    ConversationRecipe,
+    CorpusFile,
+    Files,
+    Rejected,
+    Row,
+    read_records,
+    recipe,
+)
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "chatgpt": "gpt", "bing": "gpt", "bard": "gpt"}
 

@@ -7,7 +7,7 @@ place for one, and without it the answer's length and manner would come from now
 import json
 from collections.abc import Iterator
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
+from owl2.data.recipes.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
 
 
 @recipe

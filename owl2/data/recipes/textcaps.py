@@ -6,8 +6,16 @@ The official file has one record a caption; records of one image share `image_id
 from collections.abc import Iterator
 from typing import Any
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, read_records, recipe
-from owl2.data.wording import CAPTION, conversation, seeded
+from owl2.data.recipes.recipe import (
+    ConversationRecipe,
+    CorpusFile,
+    Files,
+    Rejected,
+    Row,
+    read_records,
+    recipe,
+)
+from owl2.data.recipes.wording import CAPTION, conversation, seeded
 
 
 @recipe

@@ -7,8 +7,16 @@ or for the region of a phrase. Which regions, when there are more (fifty on aver
 from collections.abc import Iterator
 from typing import Any
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, read_records, recipe
-from owl2.data.wording import conversation, region_exchanges, region_text, seeded
+from owl2.data.recipes.recipe import (
+    ConversationRecipe,
+    CorpusFile,
+    Files,
+    Rejected,
+    Row,
+    read_records,
+    recipe,
+)
+from owl2.data.recipes.wording import conversation, region_exchanges, region_text, seeded
 
 MAX_REGIONS = 10
 

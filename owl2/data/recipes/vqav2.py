@@ -7,8 +7,8 @@ share the same image". The questions of train2014 are on 82,783 images: the 83K 
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from owl2.data.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
-from owl2.data.wording import Exchange, conversation, most_confident, short_question
+from owl2.data.recipes.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
+from owl2.data.recipes.wording import Exchange, conversation, most_confident, short_question
 
 TRAIN2014 = CorpusFile("train2014", "cocodataset.org, 2014 Train images (train2014.zip)", folder="coco")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from owl2.api import Owl2
 from owl2.eval.adapters.answering import answer_all, load_once, read_batch_size, read_wish
-from owl2.eval.frames import NUM_FRAMES
+from owl2.eval.formats.frames import NUM_FRAMES
 from owl2.processor import Message, TemplateError
 
 try:

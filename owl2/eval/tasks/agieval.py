@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from owl2.eval.averages import is_right, mean, mean_by_group, mean_of_groups
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import Record, fingerprint, read_jsonl
 from owl2.eval.metrics.choice import first_capital
 from owl2.eval.metrics.math_answer import find_math_answer, math_equal
-from owl2.eval.prompts import turn
-from owl2.eval.ranked import Ranked
-from owl2.eval.records import Record, fingerprint, read_jsonl
+from owl2.eval.scoring.averages import is_right, mean, mean_by_group, mean_of_groups
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import turn
+from owl2.eval.tasks.ranked import Ranked
 from owl2.processor.template import Message
 
 _GAOKAO = "以下是一道中国高考{}选择题，请选择正确的答案。"

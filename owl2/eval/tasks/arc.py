@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.averages import is_right, mean
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import Record, official, read_jsonl
 from owl2.eval.metrics.choice import first_option
-from owl2.eval.prompts import options, turn
-from owl2.eval.ranked import Ranked
-from owl2.eval.records import Record, official, read_jsonl
+from owl2.eval.scoring.averages import is_right, mean
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import options, turn
+from owl2.eval.tasks.ranked import Ranked
 from owl2.processor.template import Message
 
 SOURCE = "https://s3-us-west-2.amazonaws.com/ai2-website/data/ARC-V1-Feb2018.zip"

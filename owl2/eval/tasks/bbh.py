@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.averages import is_right, mean_by_group, mean_of_groups
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import as_records, read_json, read_text
 from owl2.eval.metrics.exact import bbh_choice, bbh_free_form
-from owl2.eval.prompts import turn
-from owl2.eval.records import as_records, read_json, read_text
+from owl2.eval.scoring.averages import is_right, mean_by_group, mean_of_groups
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import turn
 from owl2.processor.template import Message
 
 CHOICE = (

@@ -9,11 +9,11 @@ not zero-shot. CIDEr's words come from our own tokeniser in place of Stanford's 
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.families import CAPTION_TEMPLATES, CaptionTask
-from owl2.eval.layouts import caption_items
-from owl2.eval.prompts import turn
-from owl2.eval.records import official
+from owl2.eval.formats.annotations import caption_items
+from owl2.eval.formats.records import official
 from owl2.eval.task import DataFile, Item, Template, task
+from owl2.eval.tasks.base import CAPTION_TEMPLATES, CaptionTask
+from owl2.eval.tasks.prompts import turn
 
 LICENCE = "CC BY 4.0 (annotations), Flickr terms (images)"
 

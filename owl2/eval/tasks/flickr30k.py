@@ -8,10 +8,10 @@ own tokeniser in place of Stanford's (see `metrics/ptb.py`).
 
 from pathlib import Path
 
-from owl2.eval.families import CAPTION_TEMPLATES, CaptionTask
-from owl2.eval.layouts import caption_items
-from owl2.eval.records import official
+from owl2.eval.formats.annotations import caption_items
+from owl2.eval.formats.records import official
 from owl2.eval.task import DataFile, Item, task
+from owl2.eval.tasks.base import CAPTION_TEMPLATES, CaptionTask
 
 LICENCE = "Flickr terms; research only"
 KARPATHY = "flickr30k/dataset_flickr30k.json"

@@ -9,12 +9,12 @@ LLaVA's (lower case, no period at the end); the very string and Qwen's reading s
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from owl2.eval.averages import mean, mean_by_group
-from owl2.eval.families import SHORT_ANSWER, UNPUBLISHED_SHORT_ANSWER_TEMPLATES, WordsTask
-from owl2.eval.layouts import Question, checked, read_rows, text_of
+from owl2.eval.formats.annotations import Question, checked, read_rows, text_of
+from owl2.eval.formats.records import Record, folder_pictures, official
 from owl2.eval.metrics.gqa import GqaVariant, gqa_match
-from owl2.eval.records import Record, folder_pictures, official
+from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, task
+from owl2.eval.tasks.base import SHORT_ANSWER, UNPUBLISHED_SHORT_ANSWER_TEMPLATES, WordsTask
 
 SOURCE = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
 LICENCE = "CC BY 4.0"

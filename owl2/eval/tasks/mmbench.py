@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.data.sample import Picture
-from owl2.eval.averages import is_right, mean, mean_by_group
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import Record, base64_picture, official, read_tsv
 from owl2.eval.metrics.choice import circular_right, parse_choice
-from owl2.eval.prompts import (
+from owl2.eval.scoring.averages import is_right, mean, mean_by_group
+from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import (
     LETTER_LLAVA,
     VLMEVALKIT_CHOICE,
     multiple_choice,
@@ -25,8 +27,6 @@ from owl2.eval.prompts import (
     options,
     turn,
 )
-from owl2.eval.records import Record, base64_picture, official, read_tsv
-from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
 from owl2.processor.template import Message
 
 ROTATION = 1_000_000

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from owl2.data.readers.shards import IMAGE_SUFFIXES
 from owl2.data.sample import Picture
-from owl2.data.shards import IMAGE_SUFFIXES
-from owl2.eval.averages import is_right, mean, mean_of_groups
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import official, parquet_picture, read_parquet, read_text
 from owl2.eval.metrics.yes_no import mme_answer, mme_score
-from owl2.eval.prompts import published, short_answer_below
-from owl2.eval.records import official, parquet_picture, read_parquet, read_text
+from owl2.eval.scoring.averages import is_right, mean, mean_of_groups
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import published, short_answer_below
 from owl2.processor.template import Message
 
 PERCEPTION = (

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from owl2.eval.averages import mean, mean_by_group
-from owl2.eval.layouts import checked
-from owl2.eval.prompts import bare_question
-from owl2.eval.records import as_records, folder_pictures, read_json
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import as_records, folder_pictures, read_json
+from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import bare_question
 
 TYPES = {
     "attribute": "13/156",

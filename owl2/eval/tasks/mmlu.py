@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.averages import is_right, mean, mean_by_group, mean_of_groups
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import read_rows
 from owl2.eval.metrics.choice import first_option
-from owl2.eval.prompts import options, turn
-from owl2.eval.ranked import Ranked
-from owl2.eval.records import read_rows
+from owl2.eval.scoring.averages import is_right, mean, mean_by_group, mean_of_groups
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import options, turn
+from owl2.eval.tasks.ranked import Ranked
 from owl2.processor.template import Message
 
 LETTERS = "ABCD"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.averages import mean
-from owl2.eval.layouts import checked
-from owl2.eval.prompts import bare_question, turn
-from owl2.eval.records import Record, folder_pictures, read_json
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import Record, folder_pictures, read_json
+from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import bare_question, turn
 from owl2.processor.template import Message
 
 ABILITIES = {

@@ -8,10 +8,10 @@ figures move by 8 points and more with the judge's version, so the judge's name 
 
 from pathlib import Path
 
-from owl2.eval.families import VideoQaTask
-from owl2.eval.layouts import checked, folder_clips, read_video_questions
-from owl2.eval.records import official
+from owl2.eval.formats.annotations import checked, folder_clips, read_video_questions
+from owl2.eval.formats.records import official
 from owl2.eval.task import DataFile, Item, task
+from owl2.eval.tasks.base import VideoQaTask
 
 SOURCE = "https://github.com/xudejing/video-question-answering"
 LICENCE = "research only"

@@ -7,10 +7,10 @@ names; youtube_mapping.txt (`<name> vid1451` a line) tells which is which. Clips
 
 from pathlib import Path
 
-from owl2.eval.families import VideoQaTask
-from owl2.eval.layouts import checked, folder_clips, read_video_questions
-from owl2.eval.records import official, read_text
+from owl2.eval.formats.annotations import checked, folder_clips, read_video_questions
+from owl2.eval.formats.records import official, read_text
 from owl2.eval.task import DataFile, EvalDataError, Item, task
+from owl2.eval.tasks.base import VideoQaTask
 
 SOURCE = "https://github.com/xudejing/video-question-answering"
 LICENCE = "research only"

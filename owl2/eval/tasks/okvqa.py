@@ -9,11 +9,11 @@ evaluation split. lmms-eval's wording wrongly has VizWiz's sentence; it is here 
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.families import SHORT_ANSWER_TEMPLATES, VqaTask
-from owl2.eval.layouts import vqa_items
-from owl2.eval.prompts import short_or_unanswerable
-from owl2.eval.records import official
+from owl2.eval.formats.annotations import vqa_items
+from owl2.eval.formats.records import official
 from owl2.eval.task import DataFile, Item, Template, task
+from owl2.eval.tasks.base import SHORT_ANSWER_TEMPLATES, VqaTask
+from owl2.eval.tasks.prompts import short_or_unanswerable
 
 SOURCE = "https://okvqa.allenai.org/download.html"
 LICENCE = "CC BY 4.0 (annotations), Flickr terms (images)"

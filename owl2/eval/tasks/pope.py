@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.averages import mean
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import folder_pictures, official, read_jsonl
 from owl2.eval.metrics.yes_no import binary_scores, pope_answer
-from owl2.eval.prompts import by_analogy, short_answer_below
-from owl2.eval.records import folder_pictures, official, read_jsonl
+from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import by_analogy, short_answer_below
 
 SPLITS = ("random", "popular", "adversarial")
 PAPER_ROWS = {"random": 117, "popular": 122, "adversarial": 127}

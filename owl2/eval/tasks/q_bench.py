@@ -13,18 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from owl2.data.sample import Picture
-from owl2.eval.averages import is_right, mean, mean_by_group
-from owl2.eval.layouts import checked
-from owl2.eval.metrics.choice import parse_choice
-from owl2.eval.prompts import (
-    LETTER_LLAVA,
-    VLMEVALKIT_CHOICE,
-    multiple_choice,
-    multiple_choice_llava,
-    options,
-    turn,
-)
-from owl2.eval.records import (
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import (
     Record,
     as_records,
     base64_picture,
@@ -35,7 +25,17 @@ from owl2.eval.records import (
     read_parquet,
     read_tsv,
 )
+from owl2.eval.metrics.choice import parse_choice
+from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import (
+    LETTER_LLAVA,
+    VLMEVALKIT_CHOICE,
+    multiple_choice,
+    multiple_choice_llava,
+    options,
+    turn,
+)
 from owl2.processor.template import Message
 
 LETTERS = "ABCD"

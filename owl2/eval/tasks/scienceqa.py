@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from owl2.eval.averages import is_right, mean, mean_by_group
-from owl2.eval.families import SHORT_ANSWER
-from owl2.eval.layouts import checked, texts_of
+from owl2.eval.formats.annotations import checked, texts_of
+from owl2.eval.formats.records import Record, folder_pictures, read_json
 from owl2.eval.metrics.choice import parse_choice
-from owl2.eval.prompts import LETTER_LLAVA, VLMEVALKIT_CHOICE, multiple_choice, options, turn
-from owl2.eval.records import Record, folder_pictures, read_json
+from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Task, Template, task
+from owl2.eval.tasks.base import SHORT_ANSWER
+from owl2.eval.tasks.prompts import LETTER_LLAVA, VLMEVALKIT_CHOICE, multiple_choice, options, turn
 from owl2.processor.template import Message
 
 SOURCE = "https://github.com/lupantech/ScienceQA"

@@ -11,17 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from owl2.eval.averages import is_right, mean, mean_by_group
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import Record, as_records, folder_pictures, read_json
 from owl2.eval.metrics.choice import parse_choice
-from owl2.eval.prompts import (
-    VLMEVALKIT_CHOICE,
-    bare_question,
-    multiple_choice,
-    multiple_choice_llava,
-)
-from owl2.eval.ranked import Ranked
-from owl2.eval.records import Record, as_records, folder_pictures, read_json
+from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import (
     Answer,
     DataFile,
@@ -34,6 +27,13 @@ from owl2.eval.task import (
     Template,
     task,
 )
+from owl2.eval.tasks.prompts import (
+    VLMEVALKIT_CHOICE,
+    bare_question,
+    multiple_choice,
+    multiple_choice_llava,
+)
+from owl2.eval.tasks.ranked import Ranked
 
 QUESTIONS = "seed_bench/SEED-Bench.json"
 IMAGES = "seed_bench/SEED-Bench-image"

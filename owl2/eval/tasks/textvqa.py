@@ -11,11 +11,11 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.families import SHORT_ANSWER_TEMPLATES, VqaTask
-from owl2.eval.layouts import Question, answers_of, checked, must_have, text_of, texts_of
-from owl2.eval.prompts import SHORT, by_analogy, turn
-from owl2.eval.records import Record, as_records, folder_pictures, read_json
+from owl2.eval.formats.annotations import Question, answers_of, checked, must_have, text_of, texts_of
+from owl2.eval.formats.records import Record, as_records, folder_pictures, read_json
 from owl2.eval.task import DataFile, EvalDataError, Item, Template, task
+from owl2.eval.tasks.base import SHORT_ANSWER_TEMPLATES, VqaTask
+from owl2.eval.tasks.prompts import SHORT, by_analogy, turn
 from owl2.processor.template import Message
 
 SOURCE = "https://textvqa.org/dataset/"

@@ -10,10 +10,10 @@ import csv
 import dataclasses
 from pathlib import Path
 
-from owl2.eval.families import VideoQaTask
-from owl2.eval.layouts import checked, folder_clips, read_video_questions
-from owl2.eval.records import Record, read_text
+from owl2.eval.formats.annotations import checked, folder_clips, read_video_questions
+from owl2.eval.formats.records import Record, read_text
 from owl2.eval.task import DataFile, EvalDataError, Item, task
+from owl2.eval.tasks.base import VideoQaTask
 
 SOURCE = "https://github.com/YunseokJANG/tgif-qa/tree/master/dataset"
 LICENCE = "research only"

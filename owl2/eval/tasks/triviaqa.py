@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.averages import mean
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import read_rows
 from owl2.eval.metrics.exact import trivia_match
-from owl2.eval.prompts import turn
-from owl2.eval.records import read_rows
+from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import turn
 from owl2.processor.template import Message
 
 FILE = "triviaqa/trivia-dev.qa.csv"

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.averages import mean
-from owl2.eval.families import UNPUBLISHED_SHORT_ANSWER_TEMPLATES, VqaTask
-from owl2.eval.layouts import answers_of, checked
+from owl2.eval.formats.annotations import answers_of, checked
+from owl2.eval.formats.records import Record, as_records, folder_pictures, read_json
 from owl2.eval.metrics.vqa import Variant, normalise
-from owl2.eval.prompts import short_or_unanswerable
-from owl2.eval.records import Record, as_records, folder_pictures, read_json
+from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Template, task
+from owl2.eval.tasks.base import UNPUBLISHED_SHORT_ANSWER_TEMPLATES, VqaTask
+from owl2.eval.tasks.prompts import short_or_unanswerable
 
 SOURCE = "https://vizwiz.org/tasks-and-datasets/vqa/"
 LICENCE = "CC BY 4.0"

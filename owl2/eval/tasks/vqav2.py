@@ -9,10 +9,10 @@ take the official files or Qwen's lines, which the authors used; answers come fr
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.families import VqaTask
-from owl2.eval.layouts import checked, read_vqa_questions, vqa_items
-from owl2.eval.records import folder_pictures, official
+from owl2.eval.formats.annotations import checked, read_vqa_questions, vqa_items
+from owl2.eval.formats.records import folder_pictures, official
 from owl2.eval.task import DataFile, Item, task
+from owl2.eval.tasks.base import VqaTask
 
 SOURCE = "https://visualqa.org/download.html"
 LICENCE = "CC BY 4.0 (annotations), Flickr terms (images)"

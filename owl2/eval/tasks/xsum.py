@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.averages import mean
-from owl2.eval.layouts import checked
+from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.records import Record, read_jsonl
 from owl2.eval.metrics.rouge import METRICS, rouge
-from owl2.eval.prompts import turn
-from owl2.eval.records import Record, read_jsonl
+from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
+from owl2.eval.tasks.prompts import turn
 from owl2.processor.template import Message
 
 FILE = "Xsum/dev.jsonl"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from owl2.data.convert import convert
-from owl2.data.recipe import find_recipes
+from owl2.data.recipes.convert import convert
+from owl2.data.recipes.recipe import find_recipes
 from tests.data.recipes.official import write_official, write_web
 
 Rows = Callable[[str], list[dict[str, Any]]]

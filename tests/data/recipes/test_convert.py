@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 
 from owl2.__main__ import main
-from owl2.data import convert as conversion
-from owl2.data.convert import ROWS_PER_PART, convert
-from owl2.data.recipe import ConversationRecipe, Files, FilesMissing, Rejected, Row, all_recipes, find_recipes
+from owl2.data.recipes import convert as conversion
+from owl2.data.recipes.convert import ROWS_PER_PART, convert
+from owl2.data.recipes.recipe import (
+    ConversationRecipe,
+    Files,
+    FilesMissing,
+    Rejected,
+    Row,
+    all_recipes,
+    find_recipes,
+)
+from owl2.data.recipes.wording import conversation
 from owl2.data.sample import DataError
-from owl2.data.wording import conversation
 from tests.data.recipes.official import write_image, write_official
 
 

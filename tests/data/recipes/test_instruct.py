@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from owl2.data import wording
-from owl2.data.wording import most_confident, region_text
-from owl2.eval import prompts
+from owl2.data.recipes import wording
+from owl2.data.recipes.wording import most_confident, region_text
+from owl2.eval.tasks import prompts
 from tests.data.recipes.conftest import Rows
 
 SHORT = " Answer the question using a single word or phrase."

@@ -11,15 +11,15 @@ import yaml
 
 from owl2.__main__ import main
 from owl2.cli.train import read_config
-from owl2.data.img2dataset import ShardRecipe
 from owl2.data.loader import Draws
 from owl2.data.order import Mixture
-from owl2.data.recipe import find_recipes
+from owl2.data.readers.sources import Source, open_source
+from owl2.data.recipes.img2dataset import ShardRecipe
+from owl2.data.recipes.recipe import find_recipes
 from owl2.data.sample import IMAGE_MARKS
-from owl2.data.sources import Source, open_source
 from owl2.processor import Encoding, Processor, SentencePieceTokenizer
 from owl2.train.config import DataConfig, SourceConfig
-from owl2.train.meters import read_metrics
+from owl2.train.metrics import read_metrics
 from tests.data.small import jpeg, turns, write_jsonl
 from tests.processor.small import WORDS
 from tests.train.tiny import run_whole, stage, write_checkpoint

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from owl2.data.convert import DAMAGED, convert
-from owl2.data.img2dataset import read_metadata
-from owl2.data.recipe import all_recipes, find_recipes
+from owl2.data.readers.sources import TarSource
+from owl2.data.recipes.convert import DAMAGED, convert
+from owl2.data.recipes.img2dataset import read_metadata
+from owl2.data.recipes.recipe import all_recipes, find_recipes
 from owl2.data.sample import DataError
-from owl2.data.sources import TarSource
 from tests.data.recipes.official import SHARDED, jpeg, write_coco, write_image, write_shards
 from tests.data.small import write_tar
 

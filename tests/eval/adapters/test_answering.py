@@ -7,7 +7,7 @@ from PIL import Image
 from owl2.api import Owl2
 from owl2.eval.adapters.answering import Wish, answer_all, cut, read_wish, score_continuations
 from owl2.eval.adapters.lmms_eval import read_turns
-from owl2.eval.engine import log_likelihoods
+from owl2.eval.engines.local import log_likelihoods
 from owl2.generate import GenerationConfig, GenerationError
 from owl2.processor import Encoding, TemplateError
 

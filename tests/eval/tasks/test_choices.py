@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from owl2.eval.frames import frames_of
+from owl2.eval.formats.frames import frames_of
 from owl2.eval.task import DataMissing, EvalDataError, Item, find_task
 from owl2.processor.images import ImageError
 from tests.eval.tasks.miniature import DATA, answers, by_id, copy, edit, figures, prompt

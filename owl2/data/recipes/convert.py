@@ -1,0 +1,305 @@
+"""From official files to samples: `owl2 data convert`.
+
+    recipe ─► jobs (some thousand rows, or a shard) ─► processes check pictures and turns ─► parts ─► one file
+
+A part is written whole with its result beside it, so a conversion that was stopped goes on where it was.
+Parts are joined in order: the output is the same for any number of processes. What cannot be used is counted
+by reason and listed in `NAME.bad.jsonl`; `pretrain.yaml` and `instruct.yaml` have a stage's converted corpora
+with their shares of the draws, ready for training.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Protocol, cast
+
+import yaml
+
+from owl2.data.recipes.img2dataset import ShardDamaged, ShardRecipe, check_picture, convert_shard
+from owl2.data.recipes.recipe import ConversationRecipe, Recipe, Rejected, Row, all_recipes
+from owl2.data.sample import IMAGE_MARKS, DataError
+from owl2.files import write_file
+
+ROWS_PER_PART = 2000
+DAMAGED = "shard is damaged"
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a job wrote and left out."""
+
+    fingerprint: str
+    """Of what the job read; a part whose fingerprint is still the same is not made again."""
+    num_samples: int
+    rejected: list[Rejected] = field(default_factory=list)
+    num_not_fetched: int = 0
+    """Addresses of a web corpus that img2dataset could not fetch."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A converted corpus; `NAME.report.json`."""
+
+    name: str
+    title: str
+    stage: str
+    path: str
+    image_root: str | None
+    weight: float
+    augment: str
+    num_samples: int
+    num_bad: int
+    bad: dict[str, int]
+    """By reason."""
+    num_not_fetched: int
+
+
+class Job(Protocol):
+    """A part of a corpus; picklable."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def result(self) -> Path: ...
+
+    def run(self) -> PartResult: ...
+
+
+@dataclass(frozen=True)
+class RowsJob:
+    """Check rows and write the good ones as lines."""
+
+    number: int
+    rows: list[Row | Rejected]
+    image_root: Path
+    folder: Path
+
+    @property
+    def fingerprint(self) -> str:
+        rows = [asdict(row) if isinstance(row, Rejected) else row for row in self.rows]
+        return hashlib.sha256(json.dumps([str(self.image_root), rows]).encode()).hexdigest()
+
+    @property
+    def out(self) -> Path:
+        return self.folder / f"{self.number:06d}.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / f"{self.number:06d}.result.json"
+
+    def run(self) -> PartResult:
+        lines, rejected = [], []
+        for row in self.rows:
+            problem = row if isinstance(row, Rejected) else check_row(row, self.image_root)
+            if problem is None:
+                lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                rejected.append(problem)
+        write_file(self.out, "".join(lines).encode())
+        return PartResult(self.fingerprint, len(lines), rejected)
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """Link or rewrite a shard."""
+
+    shard: Path
+    out: Path
+    result: Path
+
+    @property
+    def fingerprint(self) -> str:
+        paths = [path for path in (self.shard, self.shard.with_suffix(".parquet")) if path.exists()]
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+    def run(self) -> PartResult:
+        fingerprint = self.fingerprint
+        try:
+            num_samples, rejected, num_not_fetched = convert_shard(self.shard, self.out)
+        except ShardDamaged as error:
+            self.out.unlink(missing_ok=True)
+            return PartResult(fingerprint, 0, [Rejected(self.shard.name, DAMAGED, str(error))])
+        rejected = [Rejected(f"{self.shard.stem}/{r.key}", r.reason, r.detail) for r in rejected]
+        return PartResult(fingerprint, num_samples, rejected, num_not_fetched)
+
+
+def convert(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    on_part: Callable[[PartResult, int | None], None] = lambda part, num_parts: None,
+) -> Report:
+    """Convert a corpus to `out/NAME.jsonl` or a folder `out/NAME` of shards.
+
+    Args:
+        on_part: called after each part with its result and the number of all parts, if that is known.
+
+    Raises:
+        FilesMissing: official files are not there.
+        DataError: a file cannot be read as its official format, or no sample could be used.
+    """
+    recipe = recipe.at(source)
+    folder = out / f".{recipe.name}.parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    results, is_shards = [], isinstance(recipe, ShardRecipe)
+    num_parts = len(recipe.shards(source)) if isinstance(recipe, ShardRecipe) else None
+    for result in run_jobs(make_jobs(recipe, source, out, folder), workers):
+        results.append(result)
+        on_part(result, num_parts)
+    num_samples = sum(result.num_samples for result in results)
+    rejected = [problem for result in results for problem in result.rejected]
+    bad = [json.dumps({"source": recipe.name, **asdict(problem)}) + "\n" for problem in rejected]
+    write_file(out / f"{recipe.name}.bad.jsonl", "".join(bad).encode())
+    if not num_samples:
+        raise DataError(
+            f"{recipe.name}: none of {len(rejected):,} records could be used; the first: "
+            f"{rejected[0] if rejected else 'there are none'}. All are in {out / recipe.name}.bad.jsonl"
+        )
+    if not is_shards:
+        join_files([folder / f"{n:06d}.jsonl" for n in range(len(results))], out / f"{recipe.name}.jsonl")
+        shutil.rmtree(folder)
+    report = Report(
+        name=recipe.name,
+        title=recipe.title,
+        stage=recipe.stage,
+        path=recipe.name if is_shards else f"{recipe.name}.jsonl",
+        image_root=None if is_shards else str(source),
+        weight=recipe.weight,
+        augment=recipe.augment,
+        num_samples=num_samples,
+        num_bad=len(rejected),
+        bad=dict(Counter(problem.reason for problem in rejected).most_common()),
+        num_not_fetched=sum(result.num_not_fetched for result in results),
+    )
+    write_file(out / f"{recipe.name}.report.json", (json.dumps(asdict(report), indent=1) + "\n").encode())
+    write_mixture(out, recipe.stage)
+    return report
+
+
+def make_jobs(recipe: Recipe, source: Path, out: Path, folder: Path) -> Iterator[Job]:
+    """Cut a corpus into parts, reading its official files."""
+    if isinstance(recipe, ShardRecipe):
+        shards = recipe.shards(source)
+        (out / recipe.name).mkdir(exist_ok=True)
+        strange = {path.name for path in (out / recipe.name).glob("*.tar")} - {path.name for path in shards}
+        if strange:
+            raise DataError(
+                f"{recipe.name}: {out / recipe.name} has {len(strange)} shard(s) that {source} has not "
+                f"({min(strange)}); remove them or convert into another folder"
+            )
+        for shard in shards:
+            yield ShardJob(shard, out / recipe.name / shard.name, folder / f"{shard.stem}.result.json")
+        return
+    rows = cast(ConversationRecipe, recipe).rows(recipe.find(source))
+    number = 0
+    while part := list(islice(rows, ROWS_PER_PART)):
+        yield RowsJob(number, part, source, folder)
+        number += 1
+
+
+def run_jobs(jobs: Iterable[Job], workers: int) -> Iterator[PartResult]:
+    """Run jobs in `workers` processes and return their results in order; few are in memory at once."""
+    jobs = iter(jobs)
+    first = list(islice(jobs, 2))
+    if workers == 1 or len(first) < 2:
+        yield from map(run_job, chain(first, jobs))
+        return
+    # Forked from a server that has imported everything once, not from here: the progress display has a
+    # thread, and a fork would copy locks that nobody releases.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        running: deque[Future[PartResult]] = deque()
+        try:
+            for job in chain(first, jobs):
+                running.append(pool.submit(run_job, job))
+                if len(running) > 2 * workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def run_job(job: Job) -> PartResult:
+    """Run a job, or return the result of a run before; a damaged shard is tried again."""
+    if job.result.exists():
+        raw = json.loads(job.result.read_text(encoding="utf-8"))
+        done = PartResult(**{**raw, "rejected": [Rejected(**problem) for problem in raw["rejected"]]})
+        is_whole = job.out.exists() or not done.num_samples
+        if done.fingerprint == job.fingerprint and is_whole and not _is_damaged(done):
+            return done
+    result = job.run()
+    write_file(job.result, json.dumps(asdict(result)).encode())
+    return result
+
+
+def check_row(row: Row, image_root: Path) -> Rejected | None:
+    """Say why a row cannot be trained on: turns, marks, text or picture; None if it can."""
+    key, turns = row["id"], row["conversations"]
+    marks = 0
+    for number, turn in enumerate(turns):
+        if turn["from"] != ("human", "gpt")[number % 2]:
+            return Rejected(key, "turns do not alternate", f"turn {number + 1} is from {turn['from']!r}")
+        if not isinstance(turn["value"], str):
+            return Rejected(key, "text is no text", f"turn {number + 1} is {turn['value']!r:.40}")
+        if not turn["value"].strip():
+            return Rejected(key, "a turn is blank", f"turn {number + 1} of {len(turns)}")
+        if any("\ud800" <= character <= "\udfff" for character in turn["value"]):
+            return Rejected(key, "text is not UTF-8", f"turn {number + 1}")
+        marks += sum(turn["value"].count(mark) for mark in IMAGE_MARKS)
+    if not turns or len(turns) % 2:
+        return Rejected(key, "no question with an answer", f"{len(turns)} turns")
+    if marks != ("image" in row):
+        return Rejected(key, "the text holds an image mark", f"{marks} marks, {int('image' in row)} pictures")
+    problem = check_picture(image_root / row["image"]) if "image" in row else None
+    return problem and Rejected(key, *problem)
+
+
+def write_mixture(out: Path, stage: str) -> None:
+    """Write `STAGE.yaml`: the corpora of a stage that were converted into `out`, with their weights.
+
+    It overrides `data.sources` of a stage's configuration.
+    """
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*.report.json")]
+    order = list(all_recipes())
+    sources = []
+    for report in sorted(reports, key=lambda report: order.index(report["name"])):
+        if report["stage"] != stage:
+            continue
+        source = {"name": report["name"], "path": str(out / report["path"]), "weight": report["weight"]}
+        source |= {"image_root": report["image_root"]} if report["image_root"] else {}
+        source |= {"augment": report["augment"]} if report["augment"] != "none" else {}
+        sources.append(source)
+    text = f"# `owl2 train configs/{stage}.yaml --config THIS_FILE` trains on these.\n"
+    text += yaml.safe_dump({"data": {"sources": sources}}, sort_keys=False)
+    write_file(out / f"{stage}.yaml", text.encode())
+
+
+def join_files(parts: Iterable[Path], out: Path) -> None:
+    """Write the bytes of all parts to one file, whole or not at all."""
+    temporary = out.with_name(out.name + ".tmp")
+    with temporary.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as data:
+                shutil.copyfileobj(data, file)
+    temporary.replace(out)
+
+
+def _is_damaged(result: PartResult) -> bool:
+    return any(problem.reason == DAMAGED for problem in result.rejected)

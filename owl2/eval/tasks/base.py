@@ -1,0 +1,132 @@
+"""Benchmarks that are asked and scored alike: open questions on pictures, captions, questions on clips.
+
+A task of a family has its files and its reader; the family has the authors' decoding, the reading of the
+answer (the words as they are, as all three of the authors' scripts do) and the figures.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from owl2.eval.metrics.cider import cider_d
+from owl2.eval.metrics.exact import ExactVariant, exact_match
+from owl2.eval.metrics.vqa import Variant, vqa_accuracy
+from owl2.eval.scoring.averages import mean, mean_by_group
+from owl2.eval.task import Answer, Decoding, Item, Score, Task, Template
+from owl2.eval.tasks.prompts import by_analogy, caption, published, short_answer, short_answer_below
+
+SHORT_ANSWER = Decoding(max_new_tokens=10, min_new_tokens=1)
+SHORT_ANSWER_TEMPLATES = {
+    "owl2-paper": published(short_answer, "evaluate_vqa.py"),
+    "llava15": Template("LLaVA-1.5, also MMMU-Benchmark/MMMU issue 1 by the authors", short_answer_below),
+    "lmms-eval": Template("lmms-eval 0.7.2", short_answer_below),
+}
+UNPUBLISHED_SHORT_ANSWER_TEMPLATES = {
+    **SHORT_ANSWER_TEMPLATES,
+    "owl2-paper": by_analogy(short_answer, "evaluate_vqa.py"),
+}
+VIDEO_TEMPLATES = {
+    "owl2-paper": by_analogy(short_answer, "evaluate_vqa.py"),
+    "owl2-newline": Template("the authors' advice for short answers (MMMU issue 1)", short_answer_below),
+}
+CAPTION_TEMPLATES = {
+    "owl2-paper": published(caption, "evaluate_caption.py"),
+    "lmms-eval": Template("lmms-eval 0.7.2", caption),
+}
+
+
+class WordsTask(Task):
+    """A benchmark whose answer is all the model wrote."""
+
+    def parse(self, item: Item, output: str) -> str | None:
+        return output.strip() or None
+
+
+class VqaTask(WordsTask):
+    """Open questions with ten people's answers."""
+
+    templates = SHORT_ANSWER_TEMPLATES
+    decoding = SHORT_ANSWER
+    variants: ClassVar[tuple[Variant, ...]] = ("lavis", "official", "evalai")
+    """The first is the one that stands beside the paper's figure; the authors' script is LAVIS's variant."""
+    paper_id: ClassVar[str]
+
+    def score(self, answers: Sequence[Answer]) -> list[Score]:
+        """VQA accuracy by variant, then by category; nothing where the split keeps its answers secret."""
+        known = [answer for answer in answers if answer.item.references]
+        if not known:
+            return []
+        scores, values = [], {}
+        for number, variant in enumerate(self.variants):
+            values[variant] = [
+                0.0 if answer.parsed is None else vqa_accuracy(answer.parsed, answer.item.references, variant)
+                for answer in known
+            ]
+            paper_id = "" if number else self.paper_id
+            scores.append(mean(f"VQA accuracy ({variant})", known, values[variant], paper_id=paper_id))
+        first = self.variants[0]
+        for kind in _kinds(known):
+            scores += mean_by_group(kind, f"VQA accuracy ({first})", known, values[first])
+        return scores
+
+
+class CaptionTask(WordsTask):
+    """One sentence a picture, compared with several by people."""
+
+    # The authors generate with length_penalty 0, which changes nothing without beams.
+    decoding = Decoding(max_new_tokens=60, min_new_tokens=8)
+    paper_id: ClassVar[str]
+
+    def score(self, answers: Sequence[Answer]) -> list[Score]:
+        """CIDEr-D x 100; its word weights come from the references of these answers, so a subset differs."""
+        candidates = [answer.parsed or "" for answer in answers]
+        values = cider_d(candidates, [answer.item.references for answer in answers])
+        return [mean("CIDEr", answers, values, is_share=False, paper_id=self.paper_id)]
+
+
+class VideoQaTask(WordsTask):
+    """Open questions on clips with one right word.
+
+    The prompt was never published, nor how many frames the authors showed, nor how a match is decided. Theirs
+    before was mPLUG-2's: the right word, in lower case. `GPT` figures need a judge's grades.
+    """
+
+    templates = VIDEO_TEMPLATES
+    decoding = SHORT_ANSWER
+    judge = "video_chatgpt"
+    paper_ids: ClassVar[tuple[str, str, str]]
+    """Of exact match, the judge's accuracy and its score."""
+
+    def score(self, answers: Sequence[Answer]) -> list[Score]:
+        """Exact match by variant, then the judge's figures over the graded answers, then by category."""
+        scores = []
+        values: dict[ExactVariant, list[float]] = {}
+        variants: dict[ExactVariant, str] = {"lower": self.paper_ids[0], "raw": "", "evalai": ""}
+        for variant, paper_id in variants.items():
+            values[variant] = [_matches(answer, variant) for answer in answers]
+            scores.append(mean(f"exact match ({variant})", answers, values[variant], paper_id=paper_id))
+        graded = [(answer, answer.grade) for answer in answers if answer.grade is not None]
+        if graded:
+            judged = [answer for answer, _ in graded]
+            right = [grade["is_right"] for _, grade in graded]
+            relevance = [grade["score"] for _, grade in graded]
+            scores.append(mean("GPT accuracy", judged, right, paper_id=self.paper_ids[1]))
+            scores.append(mean("GPT score", judged, relevance, scale=1.0, paper_id=self.paper_ids[2]))
+        for kind in _kinds(answers):
+            scores += mean_by_group(kind, "exact match (lower)", answers, values["lower"])
+        return scores
+
+
+def _matches(answer: Answer, variant: ExactVariant) -> float:
+    if answer.parsed is None:
+        return 0.0
+    said = answer.output if variant == "raw" else answer.parsed
+    return float(exact_match(said, answer.item.references, variant))
+
+
+def _kinds(answers: Sequence[Answer]) -> list[str]:
+    """Kinds of category that tell answers apart."""
+    groups: dict[str, set[str]] = {}
+    for answer in answers:
+        for kind, group in answer.item.category.items():
+            groups.setdefault(kind, set()).add(group)
+    return [kind for kind, names in groups.items() if len(names) > 1]

@@ -1,0 +1,75 @@
+"""Checkpoint folders read and written by many ranks, none of which ever holds the whole model.
+
+Reading: every rank maps the same files and copies its own part of one layer after the other. Writing: the
+ranks join one tensor at a time, and the first writes it. The folders are those of one process.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from owl2.checkpoint import save_checkpoint
+from owl2.checkpoint.folder import IGNORED, fit, skeleton
+from owl2.checkpoint.tensors import TensorFolder, dtype_of
+from owl2.model import Owl2Model
+from owl2.model.abstractor import AbstractorAttention
+from owl2.model.decoder import RotaryEmbedding
+from owl2.processor import Processor
+from owl2.train.adapters.lora import add_adapters, checkpoint_name, initial_adapter, is_adapter
+from owl2.train.adapters.qlora import quantize_bases
+from owl2.train.config import LoraConfig
+from owl2.train.parallel import Sharding, gather_whole, set_parameter, shard_blocks
+from owl2.train.ranks import Ranks
+
+
+def load_sharded(folder: Path, sharding: Sharding, device: str, lora: LoraConfig | None = None) -> Owl2Model:
+    """Load a checkpoint in float32 with every layer sharded; what is outside the layers is whole still.
+
+    Adapters, if there are to be any, are put in before anything is loaded.
+
+    Raises:
+        CheckpointError: see `owl2.checkpoint.load_model`.
+        TrainConfigError: the model cannot be split like this.
+    """
+    model = skeleton(folder, torch.float32)
+    files = TensorFolder(folder)
+    fit(model, files)
+    if lora is not None:
+        add_adapters(model, lora)
+    names = {module: name for name, module in model.named_modules()}
+
+    def fill(part: nn.Module) -> None:
+        for module in part.modules():
+            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            if not any(tensor.is_meta for tensor in own):
+                continue
+            module.to_empty(device=device, recurse=False)
+            if isinstance(module, AbstractorAttention | RotaryEmbedding):
+                module.reset_buffers()
+            tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for name, tensor in tensors:
+                full_name = checkpoint_name(f"{names[module]}.{name}")
+                if full_name in files and not full_name.endswith(IGNORED):
+                    set_parameter(tensor, files.read(full_name, dtype=torch.float32))
+                elif lora is not None and is_adapter(full_name):
+                    set_parameter(tensor, initial_adapter(full_name, tensor.shape, lora.seed))
+        if lora is not None and lora.base_dtype == "nf4":
+            quantize_bases(part)
+
+    shard_blocks(model, sharding, fill)
+    return model.eval()
+
+
+def save_sharded(model: Owl2Model, folder: Path, processor: Processor, dtype: str, ranks: Ranks) -> None:
+    """Write the checkpoint folder of a model whose parameters may be sharded; called by every rank.
+
+    Raises:
+        CheckpointError: on the first rank, see `owl2.checkpoint.save_checkpoint`.
+    """
+    if ranks.is_first:
+        save_checkpoint(model, folder, processor=processor, dtype=dtype_of(dtype), whole=gather_whole)
+    else:
+        for tensor in model.state_dict().values():
+            gather_whole(tensor)
+    ranks.wait_for_all()
