@@ -2,12 +2,12 @@
 
     python -m bench.data [--images 100] [--size 448] [--rounds 7] [--samples 0] [--out data.json]
 
-Each way turns the same JPEG files (640 x 480, about 100 KB) into pictures of the same pixels. `pillow` only
+Each way turns the same JPEG files (640 x 480, about 100 KB) into images of the same pixels. `pillow` only
 decodes and resizes, twice as the released preprocessing does; the others also read, normalise, and give
 batches: `owl2` from shards in its own order, with captions tokenised and packed; a plain DataLoader over a
 folder; and webdataset over the same shards, both with captions as they are. No workers: figures are process
 CPU time on one thread, the ways take turns within each round, and `ratio` is the median over rounds of time /
-time of `pillow`. `--samples` then draws so many tiny ones from shards with two workers, their pictures left
+time of `pillow`. `--samples` then draws so many tiny ones from shards with two workers, their images left
 closed, and watches memory.
 """
 
@@ -44,77 +44,77 @@ from owl2.processor import ImageTransform, Processor
 BATCH = 8
 PAIRS_OF_TINY = 10_000
 """In the one shard that stands, under many names, for many."""
-CAPTION = "an owl on the branch of an old tree, looking over its shoulder at whoever took the picture"
+CAPTION = "an owl on the branch of an old tree, looking over its shoulder at whoever took the image"
 
 Run = Callable[[], object]
 Item = tuple[torch.Tensor, str]
 
 
 def jpeg(number: int, width: int = 640, height: int = 480) -> bytes:
-    """A picture with shapes, gradients and grain, as large as a photograph of its size."""
+    """An image with shapes, gradients and grain, as large as a photograph of its size."""
     rng = random.Random(number)
-    picture = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
     for _ in range(20):
         box = rng.randrange(width), rng.randrange(height)
         patch = Image.new("RGB", (width // 5 + 1, height // 5 + 1), tuple(rng.choices(range(256), k=3)))
-        picture.paste(patch, box)
+        image.paste(patch, box)
     grain = Image.effect_noise((width, height), 40).convert("RGB")
     file = io.BytesIO()
-    Image.blend(picture, grain, 0.3).save(file, "JPEG", quality=88)
+    Image.blend(image, grain, 0.3).save(file, "JPEG", quality=88)
     return file.getvalue()
 
 
-def write_shard(path: Path, pictures: Sequence[bytes]) -> None:
-    """Write a WebDataset shard; a caption for each picture."""
+def write_shard(path: Path, images: Sequence[bytes]) -> None:
+    """Write a WebDataset shard; a caption for each image."""
     with tarfile.open(path, "w") as tar:
-        for number, picture in enumerate(pictures):
-            for name, data in ((f"{number:06d}.jpg", picture), (f"{number:06d}.txt", CAPTION.encode())):
+        for number, image in enumerate(images):
+            for name, data in ((f"{number:06d}.jpg", image), (f"{number:06d}.txt", CAPTION.encode())):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
 
 
 class Folder(Dataset[Item]):
-    """What a plain DataLoader reads: pictures with captions beside them."""
+    """What a plain DataLoader reads: images with captions beside them."""
 
     def __init__(self, folder: Path, transform: ImageTransform):
-        self.pictures = sorted(folder.glob("*.jpg"))
+        self.images = sorted(folder.glob("*.jpg"))
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Item:
-        path = self.pictures[index]
+        path = self.images[index]
         with Image.open(path) as image:
             pixels = self.transform(image.convert("RGB"))
         return pixels, path.with_suffix(".txt").read_text(encoding="utf-8")
 
 
 class Bench:
-    """The same pictures in a folder and in shards, and the ways to read them."""
+    """The same images in a folder and in shards, and the ways to read them."""
 
     def __init__(self, root: Path, num_images: int, size: int):
         self.root = root
         self.transform = ImageTransform(size)
         self.num_images = num_images // BATCH * BATCH
-        pictures = [jpeg(number) for number in range(self.num_images)]
-        self.mean_bytes = statistics.mean(map(len, pictures))
+        images = [jpeg(number) for number in range(self.num_images)]
+        self.mean_bytes = statistics.mean(map(len, images))
         for kind in ("folder", "shards"):
             (root / kind).mkdir()
-        for number, picture in enumerate(pictures):
-            (root / "folder" / f"{number:06d}.jpg").write_bytes(picture)
+        for number, image in enumerate(images):
+            (root / "folder" / f"{number:06d}.jpg").write_bytes(image)
             (root / "folder" / f"{number:06d}.txt").write_text(CAPTION, encoding="utf-8")
         half = self.num_images // 2
-        write_shard(root / "shards" / "000000.tar", pictures[:half])
-        write_shard(root / "shards" / "000001.tar", pictures[half:])
+        write_shard(root / "shards" / "000000.tar", images[:half])
+        write_shard(root / "shards" / "000001.tar", images[half:])
         processor = Processor(Utf8Tokenizer(), self.transform, image_token_id=-200, tokens_per_image=65)
         source = TarSource("shards", root / "shards")
         self.draws = Draws([source], ["none"], Mixture([len(source)], [1.0], seed=0), processor, 2048)
         self.files = sorted((root / "folder").glob("*.jpg"))
 
     def ways(self) -> dict[str, Run]:
-        """Each reads all pictures once."""
+        """Each reads all images once."""
         return {name: getattr(self, name) for name in ("pillow", "owl2", "folder", "webdataset")}
 
     def pillow(self) -> int:
@@ -162,7 +162,7 @@ def measure(runs: dict[str, Run], num_images: int, rounds: int) -> dict[str, dic
             began = time.process_time()
             count = run()
             spent = time.process_time() - began
-            assert count == num_images, f"{name} gave {count} of {num_images} pictures"
+            assert count == num_images, f"{name} gave {count} of {num_images} images"
             if turn:
                 seconds[name].append(spent)
     bare = seconds["pillow"]
@@ -177,7 +177,7 @@ def measure(runs: dict[str, Run], num_images: int, rounds: int) -> dict[str, dic
 
 
 class Reads(Dataset[int]):
-    """Draw, index and reading of a sample, its picture left closed."""
+    """Draw, index and reading of a sample, its image left closed."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -226,7 +226,7 @@ def show(results: dict[str, dict[str, float]], memory: Sequence[dict[str, float]
     """Print both tables."""
     console = Console(width=110)
     if results:
-        table = Table("loader", "ms a picture", "pictures a CPU second", "ratio")
+        table = Table("loader", "ms an image", "images a CPU second", "ratio")
         for name, row in results.items():
             table.add_row(name, f"{row['ms']:.2f}", f"{row['per_s']:.1f}", f"{row['ratio']:.3f}")
         console.print(table)
@@ -247,12 +247,12 @@ def own_cache() -> Iterator[Path]:
 def main(
     images: int = 100, size: int = 448, rounds: int = 7, samples: int = 0, out: Path | None = None
 ) -> None:
-    """Time the ways to read pictures, and watch memory.
+    """Time the ways to read images, and watch memory.
 
     Args:
-        images: how many different pictures; rounded down to whole batches of 8; 0 for none.
+        images: how many different images; rounded down to whole batches of 8; 0 for none.
         size: side in pixels of what the vision encoder sees.
-        rounds: in which each way reads all pictures once.
+        rounds: in which each way reads all images once.
         samples: tiny samples to draw while memory is watched; 0 for none.
         out: JSON file for the figures.
     """

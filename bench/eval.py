@@ -1,11 +1,11 @@
-"""What batching is worth in evaluation: 500 open questions on pictures, one at a time and together.
+"""What batching is worth in evaluation: 500 open questions on images, one at a time and together.
 
-    python -m bench.eval runs/demo/checkpoint [--questions 500] [--per_picture 5] [--rounds 3]
+    python -m bench.eval runs/demo/checkpoint [--questions 500] [--per_image 5] [--rounds 3]
 
-Both go through the whole runner: pictures decoded and resized, prompts encoded, answers generated and kept.
-One at a time is the runner with batches of one, which opens and encodes a picture for every question, as a
-loop of `owl.chat` would. A batch encodes each of its pictures once, so questions that share pictures, as
-VQAv2's do, gain more; `--per_picture 1` shows what is gained without that.
+Both go through the whole runner: images decoded and resized, prompts encoded, answers generated and kept.
+One at a time is the runner with batches of one, which opens and encodes an image for every question, as a
+loop of `owl.chat` would. A batch encodes each of its images once, so questions that share images, as
+VQAv2's do, gain more; `--per_image 1` shows what is gained without that.
 
 A round asks every question in both ways, the order alternating, so that what else the machine does falls on
 both; a ratio is of one round, and the median over rounds is what counts. The answers must be identical, or
@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import owl2
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.answers.predictions import read_task
 from owl2.eval.engines.local import OwlEngine
 from owl2.eval.runner import Batching, Plan, run_plan
@@ -46,7 +46,7 @@ WORDS = (
     "left",
     "of",
     "this",
-    "picture",
+    "image",
     "behind",
     "how",
 )
@@ -54,21 +54,21 @@ SIDE = 320
 ONE = "one at a time"
 
 
-def questions(count: int, per_picture: int) -> list[Item]:
-    """Questions of 3 to 20 words, neighbours on one picture."""
+def questions(count: int, per_image: int) -> list[Item]:
+    """Questions of 3 to 20 words, neighbours on one image."""
     rng = random.Random(0)
-    pictures = [picture(number, rng) for number in range(-(-count // per_picture))]
+    images = [image(number, rng) for number in range(-(-count // per_image))]
     return [
         Item(
             id=str(number),
             question=f"{' '.join(rng.choices(WORDS, k=rng.randrange(3, 21))).capitalize()}?",
-            images=(pictures[number // per_picture],),
+            images=(images[number // per_image],),
         )
         for number in range(count)
     ]
 
 
-def picture(number: int, rng: random.Random) -> Picture:
+def image(number: int, rng: random.Random) -> StoredImage:
     """A JPEG with some coloured shapes."""
     image = Image.new("RGB", (SIDE, SIDE * 3 // 4), tuple(rng.choices(range(256), k=3)))
     draw = ImageDraw.Draw(image)
@@ -78,7 +78,7 @@ def picture(number: int, rng: random.Random) -> Picture:
     stream = io.BytesIO()
     image.save(stream, format="JPEG")
     data = stream.getvalue()
-    return Picture(f"{number}.jpg", lambda: data)
+    return StoredImage(f"{number}.jpg", lambda: data)
 
 
 def answers_of(folder: Path) -> dict[str, str]:
@@ -87,10 +87,10 @@ def answers_of(folder: Path) -> dict[str, str]:
     return {name: row.output for name, row in found.by_id.items()}
 
 
-def measure(checkpoint: str, count: int, per_picture: int, rounds: int, batch_size: int) -> dict[str, Any]:
+def measure(checkpoint: str, count: int, per_image: int, rounds: int, batch_size: int) -> dict[str, Any]:
     """Questions a second, process CPU seconds and the ratio, by way."""
     engine = OwlEngine(owl2.load(checkpoint, progress=False), checkpoint)
-    plan = Plan(find_task("vqav2"), "owl2-paper", questions(count, per_picture), count)
+    plan = Plan(find_task("vqav2"), "owl2-paper", questions(count, per_image), count)
     ways = {ONE: Batching(max_rows=1), f"batches of {batch_size}": Batching(max_rows=batch_size)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
@@ -119,7 +119,7 @@ def measure(checkpoint: str, count: int, per_picture: int, rounds: int, batch_si
 def main(
     checkpoint: str,
     questions: int = 500,
-    per_picture: int = 5,
+    per_image: int = 5,
     rounds: int = 3,
     batch_size: int = 32,
     out: Path | None = None,
@@ -129,13 +129,13 @@ def main(
     Args:
         checkpoint: checkpoint folder or hub id.
         questions: how many are asked in each round and way.
-        per_picture: how many of them are on one picture; VQAv2 has about five.
+        per_image: how many of them are on one image; VQAv2 has about five.
         rounds: each way is timed once a round; medians are printed.
         batch_size: questions answered together.
         out: also write the figures here as JSON.
     """
-    figures = measure(checkpoint, questions, per_picture, rounds, batch_size)
-    asked = f"{questions} questions, {per_picture} a picture"
+    figures = measure(checkpoint, questions, per_image, rounds, batch_size)
+    asked = f"{questions} questions, {per_image} an image"
     title = f"{asked}, {torch.get_num_threads()} threads, {rounds} rounds; answers identical"
     table = Table("", "questions/s", "times as fast", "CPU s", "times less CPU", title=title)
     for name, row in figures.items():
@@ -151,7 +151,7 @@ def main(
         settings = {
             "checkpoint": checkpoint,
             "questions": questions,
-            "per_picture": per_picture,
+            "per_image": per_image,
             "rounds": rounds,
         }
         out.write_text(json.dumps({**machine, **settings, "results": figures}, indent=1) + "\n")

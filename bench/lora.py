@@ -34,7 +34,7 @@ from owl2.train.rules import Assignment, apply_freeze, assign_rules
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = {"full fine-tuning": "instruct.yaml", "LoRA": "lora.yaml"}
 ROWS, TEXT = 2, 60
-"""Samples a step, each a picture and so many tokens of text."""
+"""Samples a step, each an image and so many tokens of text."""
 FLOAT32 = 4
 
 Figures = dict[str, float]
@@ -104,7 +104,7 @@ def measure(stage: str, width: int, layers: int, rank: int, steps: int) -> Figur
 
 
 def loss_of(model: Owl2Model, step: int) -> Tensor:
-    """The mean loss of drawn samples, each a picture followed by text that is to be predicted."""
+    """The mean loss of drawn samples, each an image followed by text that is to be predicted."""
     config = model.config
     generator = torch.Generator().manual_seed(step)
     queries, size = config.tokens_per_image, config.vision.image_size

@@ -5,7 +5,7 @@
 Both take whole steps (forward, backward, clipping, AdamW) on the same weights and samples; the released
 formulation is made again from its description (docs/fidelity.md): the embeddings are merged row by row, every
 norm and key-value projection finds, gathers and scatters its rows (bench/mam.py), attention is eager, logits
-of all tokens exist at once and their shifted copy meets the loss. Pictures are encoded alike in both, by a
+of all tokens exist at once and their shifted copy meets the loss. Images are encoded alike in both, by a
 vision encoder too small to count.
 
 Time is process CPU time on one thread, both in turn within each round, as in bench/mam.py. Memory is looked
@@ -75,7 +75,7 @@ def make_config(width: int, layers: int, vocab: int) -> Owl2Config:
 
 
 def make_batch(config: Owl2Config, rows: int, labelled: int) -> Batch:
-    """Rows of 256 tokens: text, a picture, more text whose last `labelled` tokens are to be predicted."""
+    """Rows of 256 tokens: text, an image, more text whose last `labelled` tokens are to be predicted."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, config.decoder.vocab_size, (rows, TOKENS), generator=generator)
     ids[:, START : START + VISUAL] = config.image_token_id
@@ -116,13 +116,13 @@ def released_loss(model: Owl2Model, batch: Batch) -> Tensor:
 
 
 def merge(model: Owl2Model, ids: Tensor, visual_tokens: Tensor) -> Tensor:
-    """Embed (B, T) -> (B, T, D) piece by piece: text, picture, text of each row."""
+    """Embed (B, T) -> (B, T, D) piece by piece: text, image, text of each row."""
     rows = []
-    for row, picture in zip(ids, visual_tokens, strict=True):
+    for row, image in zip(ids, visual_tokens, strict=True):
         places = torch.where(row == model.config.image_token_id)[0]
         before, after = row[: places[0]], row[places[-1] + 1 :]
         embed = model.model.embed_tokens
-        rows.append(torch.cat((embed(before), picture, embed(after))))
+        rows.append(torch.cat((embed(before), image, embed(after))))
     return torch.stack(rows)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 COMMANDS = {
     "demo": "the whole paper on a laptop: data, both training stages, examination, report",
-    "chat": "ask a checkpoint about pictures",
+    "chat": "ask a checkpoint about images",
     "data": "make corpora trainable, and look at samples as the model sees them",
     "train": "run or continue a training stage",
     "plan": "memory, traffic and days of a stage on GPUs that are not there yet",

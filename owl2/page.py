@@ -1,6 +1,6 @@
 """What all our HTML pages share: one document without scripts or outside files, for light and dark screens.
 
-A page brings its own style and body. Pictures travel inside it, and so do matplotlib's drawings, whose
+A page brings its own style and body. Images travel inside it, and so do matplotlib's drawings, whose
 stand-in colours become the page's variables. The pieces here escape all text on its way in; `content` is
 HTML already.
 """
@@ -73,8 +73,8 @@ def document(title: str, style: str, body: str) -> str:
     )
 
 
-def image(data: bytes, alt: str, mime: str = "image/jpeg") -> str:
-    """A picture file as an element."""
+def embedded_image(data: bytes, alt: str, mime: str = "image/jpeg") -> str:
+    """An image file as an element."""
     encoded = base64.b64encode(data).decode()
     return f'<img alt="{escape(alt)}" src="data:{mime};base64,{encoded}">'
 

@@ -24,11 +24,11 @@ from tests.processor.conftest import (  # noqa: F401  (fixtures)
     tokenizer,
 )
 
-PICTURE = Image.new("RGB", (50, 40), "orange")
+IMAGE = Image.new("RGB", (50, 40), "orange")
 QUESTION = [
     {
         "role": "user",
-        "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "What is this?"}],
+        "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "What is this?"}],
     }
 ]
 
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:  # noqa: F811
 def test_the_calls_of_the_contract_work_on_a_folder(folder: Path) -> None:
     owl = owl2.load(folder, device="cpu", dtype="float32")
     batch = owl.processor(
-        text=["USER: <|image|>What is this? ASSISTANT:", "USER: Hello ASSISTANT:"], images=[[PICTURE], []]
+        text=["USER: <|image|>What is this? ASSISTANT:", "USER: Hello ASSISTANT:"], images=[[IMAGE], []]
     )
     assert set(batch) == {"input_ids", "attention_mask", "pixel_values"}
     logits = owl.model(**batch)

@@ -1,4 +1,4 @@
-"""The data benchmark reads the same pictures in every way, and writes down what it found."""
+"""The data benchmark reads the same images in every way, and writes down what it found."""
 
 import json
 from pathlib import Path

@@ -33,7 +33,7 @@ vocabulary {decoder.vocab_size}, context {decoder.max_position_embeddings} |
 import owl2
 
 owl = owl2.load("{name}")
-print(owl.chat([{{"role": "user", "content": [{{"type": "image", "image": picture}}, \
+print(owl.chat([{{"role": "user", "content": [{{"type": "image", "image": image}}, \
 {{"type": "text", "text": "What is this?"}}]}}]))
 ```
 """

@@ -1,7 +1,7 @@
-"""`owl2 chat`: ask a checkpoint about pictures, once with `-m` or in a dialogue.
+"""`owl2 chat`: ask a checkpoint about images, once with `-m` or in a dialogue.
 
 Asked once, only the answer goes to standard output, so that a script can read it; notes and errors go to
-standard error. What a user types is text: a literal `<|image|>` shows no picture. Packages are imported when
+standard error. What a user types is text: a literal `<|image|>` shows no image. Packages are imported when
 the command runs, so that `owl2 --help` does not wait for torch.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from owl2.generate import ChatSession
 
-HELP = "/image PATH shows a picture with the next message, /reset starts anew, /quit leaves"
+HELP = "/image PATH shows an image with the next message, /reset starts anew, /quit leaves"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,11 +42,11 @@ def chat(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> None:
-    """Chat with a checkpoint about pictures.
+    """Chat with a checkpoint about images.
 
     Args:
         checkpoint: checkpoint folder, released or ours, or a hub id such as owner/name.
-        image: picture to show with the first message, or a list of them in this order.
+        image: image to show with the first message, or a list of them in this order.
         message: ask this once, print the answer and exit; without it a dialogue begins.
         temperature: above 0 draws answers, 0 takes the most probable token; default: the checkpoint's.
         top_p: draw among the most probable tokens that hold this much probability together.
@@ -85,7 +85,7 @@ def chat(
 def _prepare(
     checkpoint: str, paths: list[Path], settings: dict[str, Any], device: str, dtype: str
 ) -> tuple[ChatSession, list[Image]]:
-    """Load what is quick to fail first: settings and pictures, then the model."""
+    """Load what is quick to fail first: settings and images, then the model."""
     from owl2.api import load
     from owl2.generate import GenerationConfig
     from owl2.processor import load_image
@@ -99,7 +99,7 @@ def _prepare(
 def _print_answer(
     session: ChatSession, images: list[Image], text: str, settings: dict[str, Any], name: str = ""
 ) -> None:
-    """Ask with the pictures in front of the text, as the release does, and print the answer as it comes."""
+    """Ask with the images in front of the text, as the release does, and print the answer as it comes."""
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     with closing(session.say([*content, {"type": "text", "text": text}], **settings)) as pieces:
         for piece in pieces:

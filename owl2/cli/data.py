@@ -148,7 +148,7 @@ def inspect(
 
     Args:
         path: what training would read, local or a URL.
-        model: checkpoint folder whose tokenizer, template and picture size are used.
+        model: checkpoint folder whose tokenizer, template and image size are used.
         image_root: where image paths in a .jsonl file or a table begin; default: its folder.
         template: mplug_owl2 or vicuna_v1; default: the checkpoint's own.
         augment: as in a stage's configuration.

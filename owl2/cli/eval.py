@@ -233,7 +233,7 @@ def compare(a: Path, b: Path, *, data: Path | None = None, out: Path | None = No
     rows = compare_results(_score(a, data, None), _score(b, data, None))
     names = name_runs([a, b])
     print(comparison_table(rows, names[0], names[1]), end="")
-    print("* the 95 % interval of B - A leaves out 0 (paired bootstrap over pictures, videos or questions)")
+    print("* the 95 % interval of B - A leaves out 0 (paired bootstrap over images, videos or questions)")
     if out is not None:
         write_file(out, comparison_json(rows).encode())
 

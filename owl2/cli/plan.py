@@ -132,7 +132,7 @@ def _assumption(options: argparse.Namespace, plan: Plan) -> str:
         tokens = "estimated for the mixture of Table 14, set --tokens for another"
     images = "given" if options.images is not None else "assumed"
     return (
-        f"a sample on average: {averages.tokens:g} tokens ({tokens}), {averages.images:g} picture(s) "
+        f"a sample on average: {averages.tokens:g} tokens ({tokens}), {averages.images:g} image(s) "
         f"({images})" + f"; packs are taken to be {FILL:.0%} full" * packed
     )
 

@@ -2,7 +2,7 @@
 
 Chosen by source and off by default: a flip mirrors writing, and a crop may cut what the caption names. No
 source is flipped where its text says left or right. Everything random comes from the draw's seed, so a
-resumed or re-sharded run sees the same pictures.
+resumed or re-sharded run sees the same images.
 """
 
 import random
@@ -12,7 +12,7 @@ from PIL import Image
 
 AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
 CROP_SCALE = (0.5, 1.0)
-"""Share of the area that a crop keeps, BLIP-2's range; of a very long picture it may keep less."""
+"""Share of the area that a crop keeps, BLIP-2's range; of a very long image it may keep less."""
 CROP_RATIO = (3 / 4, 4 / 3)
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 """Also leftmost, right-hand, and a few words too many (rights): a flip less costs nothing."""
@@ -26,7 +26,7 @@ def augmentation_for(text: str, kind: str) -> str:
 
 
 def augment(image: Image.Image, kind: str, seed: int) -> Image.Image:
-    """Return the picture as one pass of training sees it; `kind` is one of AUGMENTATIONS."""
+    """Return the image as one pass of training sees it; `kind` is one of AUGMENTATIONS."""
     if kind == "none":
         return image
     rng = random.Random(seed)

@@ -74,7 +74,7 @@ UNUSABLE = (DataError, ImageError, TemplateError, VideoError, OSError)
 
 
 class Draws:
-    """Draw number -> tokens and pictures, or the reason why not."""
+    """Draw number -> tokens and images, or the reason why not."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Draws:
             raise
 
     def size(self, n: int) -> Size:
-        """What a draw costs, exactly, without opening its pictures; `NOTHING` if its text is unusable."""
+        """What a draw costs, exactly, without opening its images; `NOTHING` if its text is unusable."""
         draw = self.mixture[n]
         try:
             source = self.sources[draw.source]
@@ -328,10 +328,10 @@ def _kind(error: Exception) -> str:
     if isinstance(error, DataError):
         return error.kind
     if isinstance(error, FileNotFoundError):
-        return "picture is missing"
+        return "image is missing"
     if isinstance(error, VideoError):
         return "video cannot be read"
-    return "unusable conversation" if isinstance(error, TemplateError) else "picture cannot be read"
+    return "unusable conversation" if isinstance(error, TemplateError) else "image cannot be read"
 
 
 def _as_it_is(micro_batch: Any) -> Any:

@@ -3,10 +3,10 @@
 A step's samples are those of the plain order (order.py), whatever packs and ranks do: packing decides only
 who computes what beside what, so it changes neither the loss, which is divided by the targets of the whole
 step, nor where a run resumes. Packs are a pure function of the step. How long a sample is, its visual
-tokens included, is known from its text and the number of its pictures, before any picture is opened.
+tokens included, is known from its text and the number of its images, before any image is opened.
 
 Largest first into the emptiest (Graham, 1969), in two dimensions: decoder work goes by tokens, that of the
-vision encoder by pictures.
+vision encoder by images.
 """
 
 import math
@@ -70,9 +70,9 @@ def pack(sizes: Sequence[Size], capacity: int, multiple: int = 1) -> list[list[i
 
 
 def deal(sizes: Sequence[Size], packs: Sequence[list[int]], ranks: int) -> list[list[list[int]]]:
-    """Give each rank its packs, such that packs computed at the same time hold about as many pictures.
+    """Give each rank its packs, such that packs computed at the same time hold about as many images.
 
-    Rows of `ranks` packs, those with most pictures first, are dealt back and forth.
+    Rows of `ranks` packs, those with most images first, are dealt back and forth.
     """
 
     def load(members: list[int]) -> Size:

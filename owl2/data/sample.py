@@ -1,6 +1,6 @@
-"""One training sample: a conversation whose pictures are still closed.
+"""One training sample: a conversation whose images are still closed.
 
-Every corpus, whatever its files look like, becomes this; opening pictures and tokenising happen later, in
+Every corpus, whatever its files look like, becomes this; opening images and tokenising happen later, in
 the loader's workers, so that drawing a sample costs nothing.
 """
 
@@ -15,7 +15,7 @@ from owl2.processor.images import ImageError, load_image
 from owl2.processor.video import VideoError, sample_frames
 
 IMAGE_MARKS = ("<|image|>", "<image>")
-"""The released code's mark and LLaVA's; both stand for the next picture of the sample."""
+"""The released code's mark and LLaVA's; both stand for the next image of the sample."""
 VIDEO_MARKS = ("<|video|>", "<video>")
 """The next clip, in a row that has any: elsewhere these are words of HTML. In a row of clips alone image
 marks mean them too, as in LLaVA-Video's files."""
@@ -33,14 +33,14 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that is read when it is needed."""
+class StoredImage:
+    """An image that is read when it is needed."""
 
     name: str
     read: Callable[[], bytes]
 
     def open(self) -> Image.Image:
-        """Decode to RGB; raises `owl2.processor.images.ImageError` with the picture's name."""
+        """Decode to RGB; raises `owl2.processor.images.ImageError` with the image's name."""
         try:
             return load_image(self.read())
         except ImageError as error:
@@ -64,7 +64,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation in the processor's message form, with `Picture`s in place of images.
+    """A conversation in the processor's message form, with `StoredImage`s in place of images.
 
     A part may also be `{"type": "video", "video": Clip}`, which becomes several images.
     """
@@ -81,25 +81,25 @@ class Sample:
         return "\n".join(part.get("text", "") for content in parts for part in content)
 
 
-def sample_from_llava(source: str, row: dict[str, Any], picture: Callable[[Any], Picture]) -> Sample:
+def sample_from_llava(source: str, row: dict[str, Any], stored: Callable[[Any], StoredImage]) -> Sample:
     """Turn a row of the LLaVA format into a sample.
 
     Args:
-        picture: the file for what stands in the row's `image` or `video`, a name in JSON.
+        stored: the file for what stands in the row's `image` or `video`, a name in JSON.
 
     Raises:
         DataError: wrong roles, or marks and images or clips that do not match in number.
     """
     key = str(row.get("id", row.get("question_id", "?")))
     images, videos = _names(row, "image"), _names(row, "video")
-    media = Media.of(images, videos, picture)
+    media = Media.of(images, videos, stored)
     marks = [mark for turn in row["conversations"] for mark in media.pattern.findall(turn["value"])]
     num_videos = sum(mark in VIDEO_MARKS or not images for mark in marks) if videos else 0
     num_images = len(marks) - num_videos
     if num_images != len(images) or num_videos != len(videos):
         message = f"{source}: sample {key} has {num_images} image mark(s) and {len(images)} image(s)"
         message += f", {num_videos} video mark(s) and {len(videos)} video(s)" if videos else ""
-        raise DataError(message, "image marks and pictures differ")
+        raise DataError(message, "image marks and images differ")
     roles = {"human": "user", "gpt": "assistant"}
     messages = []
     for number, turn in enumerate(row["conversations"]):
@@ -120,8 +120,8 @@ def not_a_llava_row(place: str, error: Exception) -> DataError:
     return DataError(f"{place} is not a LLaVA row: {error!r}", kind)
 
 
-def sample_from_caption(source: str, key: str, caption: str, picture: Picture) -> Sample:
-    """Turn an image and its caption into a sample: the picture alone as the turn, the caption as answer.
+def sample_from_caption(source: str, key: str, caption: str, image: StoredImage) -> Sample:
+    """Turn an image and its caption into a sample: the image alone as the turn, the caption as answer.
 
     Raises:
         DataError: the caption is blank.
@@ -129,32 +129,34 @@ def sample_from_caption(source: str, key: str, caption: str, picture: Picture) -
     caption = caption.strip()
     if not caption:
         raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
-    question = {"role": "user", "content": [{"type": "image", "image": picture}]}
+    question = {"role": "user", "content": [{"type": "image", "image": image}]}
     return Sample(source, key, [question, {"role": "assistant", "content": caption}])
 
 
 @dataclass(frozen=True)
 class Media:
-    """The pictures and clips of a row, in the order of their marks."""
+    """The images and clips of a row, in the order of their marks."""
 
     images: Iterator[Any]
     videos: Iterator[Any]
-    picture: Callable[[Any], Picture]
+    stored: Callable[[Any], StoredImage]
     pattern: re.Pattern[str]
     """What marks one of them."""
 
     @classmethod
-    def of(cls, images: Sequence[Any], videos: Sequence[Any], picture: Callable[[Any], Picture]) -> "Media":
+    def of(
+        cls, images: Sequence[Any], videos: Sequence[Any], stored: Callable[[Any], StoredImage]
+    ) -> "Media":
         """The media of a row's `image` and `video`."""
         marks = IMAGE_MARKS + (VIDEO_MARKS if videos else ())
-        return cls(iter(images), iter(videos), picture, re.compile("|".join(map(re.escape, marks))))
+        return cls(iter(images), iter(videos), stored, re.compile("|".join(map(re.escape, marks))))
 
     def part(self, mark: str) -> dict[str, Any]:
         """What stands at the next mark."""
         image = None if mark in VIDEO_MARKS else next(self.images, None)
         if image is not None:
-            return {"type": "image", "image": self.picture(image)}
-        file = self.picture(next(self.videos))
+            return {"type": "image", "image": self.stored(image)}
+        file = self.stored(next(self.videos))
         return {"type": "video", "video": Clip(file.name, file.read)}
 
 

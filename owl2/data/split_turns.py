@@ -1,8 +1,8 @@
 """The questions of one conversation, each by itself: what `turns: apart` does to a sample.
 
-Asked one after another, questions about a picture answer each other ("Is there a red cat?" names what "What
-is in the picture?" asks for), and a model may learn to read them instead of looking. Apart, no question sees
-another, and the picture, encoded once, is seen by all. Not in the paper, which joins the pairs of a picture
+Asked one after another, questions about an image answer each other ("Is there a red cat?" names what "What
+is in the image?" asks for), and a model may learn to read them instead of looking. Apart, no question sees
+another, and the image, encoded once, is seen by all. Not in the paper, which joins the pairs of an image
 into one conversation (appendix B.1); off by default.
 """
 
@@ -17,35 +17,35 @@ Messages = list[dict[str, Any]]
 
 
 def set_apart(messages: Messages) -> list[Messages]:
-    """One conversation a question, each with the pictures that the first turn has.
+    """One conversation a question, each with the images that the first turn has.
 
     Raises:
-        DataError: a later turn has a picture of its own.
+        DataError: a later turn has an image of its own.
     """
     rounds = [messages[:2]]
-    pictures = _pictures(_parts(messages[0]))
+    images = _images(_parts(messages[0]))
     for begin in range(2, len(messages), 2):
         question, *answer = messages[begin : begin + 2]
         parts = _parts(question)
-        if _pictures(parts):
+        if _images(parts):
             raise DataError(
-                f"turn {begin + 1} has a picture of its own; only the first may where turns stand apart",
-                "picture in a later turn",
+                f"turn {begin + 1} has an image of its own; only the first may where turns stand apart",
+                "image in a later turn",
             )
-        rounds.append([{**question, "content": [*pictures, *parts]}, *answer])
+        rounds.append([{**question, "content": [*images, *parts]}, *answer])
     return rounds
 
 
 def join(encodings: Sequence[Encoding]) -> Encoding:
-    """Encodings that show the same pictures as one sample of several rows.
+    """Encodings that show the same images as one sample of several rows.
 
     Raises:
-        DataError: one has lost a picture to the limit of tokens.
+        DataError: one has lost an image to the limit of tokens.
     """
     if len(encodings) == 1:
         return encodings[0]
     if len({len(encoding.images) for encoding in encodings}) > 1:
-        raise DataError("a question's pictures do not fit into the limit of tokens", "no room for pictures")
+        raise DataError("a question's images do not fit into the limit of tokens", "no room for images")
     return Encoding(
         ids=[id_ for encoding in encodings for id_ in encoding.ids],
         is_target=[flag for encoding in encodings for flag in encoding.is_target],
@@ -59,5 +59,5 @@ def _parts(message: dict[str, Any]) -> list[Part]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _pictures(parts: Sequence[Part]) -> list[Part]:
+def _images(parts: Sequence[Part]) -> list[Part]:
     return [part for part in parts if part["type"] != "text"]

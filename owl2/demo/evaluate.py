@@ -1,8 +1,8 @@
 """The demo's examination: five kinds of held-out questions, against three ways to cheat.
 
 Exact match after trimming and lower case. Beside the model's accuracy stand the same model shown a blank
-picture, the constant answer that is most frequent in the test, and the language model alone before it saw any
-picture. A model that looks beats all three.
+image, the constant answer that is most frequent in the test, and the language model alone before it saw any
+image. A model that looks beats all three.
 """
 
 import json
@@ -45,7 +45,7 @@ class Answered:
 
 
 def read_questions(path: Path, kinds: Sequence[str] = KINDS) -> list[Question]:
-    """The questions of a `questions.jsonl`; pictures are named relative to its folder."""
+    """The questions of a `questions.jsonl`; images are named relative to its folder."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
         Question(
@@ -60,14 +60,14 @@ def read_questions(path: Path, kinds: Sequence[str] = KINDS) -> list[Question]:
 
 
 def ask(
-    owl: Owl2, questions: Sequence[Question], *, picture: str = "shown", batch: int = 64, title: str = ""
+    owl: Owl2, questions: Sequence[Question], *, image: str = "shown", batch: int = 64, title: str = ""
 ) -> list[Answered]:
-    """Ask all questions; `picture` is `shown`, `blank` (a grey one in its place) or `none`."""
+    """Ask all questions; `image` is `shown`, `blank` (a grey one in its place) or `none`."""
     order = sorted(questions, key=lambda q: (q.image is None, len(q.text)))
     answered = []
-    for begin in track(range(0, len(order), batch), description=title or f"asking ({picture})"):
+    for begin in track(range(0, len(order), batch), description=title or f"asking ({image})"):
         asked = order[begin : begin + batch]
-        inputs = owl.processor.chat([_messages(question, picture) for question in asked])
+        inputs = owl.processor.chat([_messages(question, image) for question in asked])
         said = owl.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
         answered += [
             Answered(q, owl.processor.decode(ids).strip()) for q, ids in zip(asked, said, strict=True)
@@ -118,10 +118,10 @@ def normalise(answer: str) -> str:
     return answer.strip().rstrip(".").strip().lower()
 
 
-def _messages(question: Question, picture: str) -> list[dict[str, Any]]:
+def _messages(question: Question, image: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [{"type": "text", "text": question.text}]
-    if question.image is not None and picture == "shown":
+    if question.image is not None and image == "shown":
         parts.insert(0, {"type": "image", "image": question.image})
-    elif picture == "blank":
+    elif image == "blank":
         parts.insert(0, {"type": "image", "image": Image.new("RGB", (64, 64), BLANK)})
     return [{"role": "user", "content": parts}]

@@ -1,7 +1,7 @@
 """The look of the demo's report: one HTML page without scripts or outside files, for light and dark screens.
 
-What is shown is built from the pieces of `owl2/page.py` and a few more: cards with a picture, bars on a
-scale of 0 to 100. All text is escaped on its way in; pictures travel inside the page.
+What is shown is built from the pieces of `owl2/page.py` and a few more: cards with an image, bars on a
+scale of 0 to 100. All text is escaped on its way in; images travel inside the page.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from html import escape
 from pathlib import PurePath
 
 from owl2.page import PIECES_STYLE, document
-from owl2.page import image as embedded
+from owl2.page import embedded_image as embedded
 
 MIME = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 
@@ -59,7 +59,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def image(data: bytes, name: str, alt: str) -> str:
-    """A picture inside the page; `name` tells its format by its suffix."""
+    """An image inside the page; `name` tells its format by its suffix."""
     return embedded(data, alt, MIME[PurePath(name).suffix.lower()])
 
 

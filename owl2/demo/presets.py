@@ -158,7 +158,7 @@ def pretrain_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> Tr
 
 
 def instruct_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
-    """Stage 2: everything learns, pictures and text together, at the higher resolution."""
+    """Stage 2: everything learns, images and text together, at the higher resolution."""
     rules = [*_vision_rules(preset, lr=0.1), Rule(match="*", weight_decay=0.0)]
     sources = [
         SourceConfig(name="scenes", path=world / "instruct/train.jsonl", weight=0.7, turns="apart"),

@@ -26,7 +26,7 @@ from owl2.train.metrics import read_metrics
 
 TITLE = "mPLUG-Owl2, trained on this computer"
 GOALS = {"yes_no": 0.85, "naming": 0.60, "colour": 0.70, "counting": 0.60}
-"""Accuracies that the demo is meant to reach, each `MARGIN` above the blank picture. Text alone may lose
+"""Accuracies that the demo is meant to reach, each `MARGIN` above the blank image. Text alone may lose
 `TEXT_LOSS` against the language model."""
 MARGIN = 0.20
 TEXT_LOSS = 0.02
@@ -39,7 +39,7 @@ NAMES = {
 }
 SHOWN = ("naming", "colour", "counting")
 BASELINES = {
-    "blank_image": "blank picture",
+    "blank_image": "blank image",
     "majority": "majority answer",
     "language_model": "language model",
 }
@@ -162,9 +162,9 @@ def _header(run: Run) -> str:
     captioned = sum(run.total(stage, "images") for stage in ("warm", "pretrain"))
     told = (
         f"A decoder of {_millions(run.parameters['decoder'])} parameters that could only talk was given "
-        f"eyes: it saw {captioned:,} pictures with captions, then "
+        f"eyes: it saw {captioned:,} images with captions, then "
         f"{run.total('instruct', 'images'):,} with conversations, mixed with text. Below it answers "
-        "questions about pictures whose things never met, and never wore these colours, in training."
+        "questions about images whose things never met, and never wore these colours, in training."
     )
     reached = sum(run.is_reached(kind) for kind in run.results)
     verdict = "" if run.preset == "smoke" else f" It reaches {reached} of its {len(run.results)} goals."
@@ -216,12 +216,12 @@ def _results(run: Run) -> str:
     marks = (
         ""
         if run.preset == "smoke"
-        else "Upright marks are the goals, which also ask for 20 points above the blank picture; "
+        else "Upright marks are the goals, which also ask for 20 points above the blank image; "
     )
     return section(
         "Held-out questions",
         "Exact match in percent, beside three ways to answer without looking: the same model before a blank "
-        "picture, always the most frequent answer, and the language model before it saw any picture. "
+        "image, always the most frequent answer, and the language model before it saw any image. "
         f"{marks}thin lines are 95 % intervals.",
         card(*groups),
         "<br>",
@@ -233,8 +233,8 @@ def _curves(run: Run) -> str:
     cards = []
     for stage, steps in run.metrics.items():
         name, what = STAGES[stage]
-        pictures = run.total(stage, "images")
-        seen = [f"{len(steps)} steps", *([f"{pictures:,} pictures"] if pictures else [])]
+        images = run.total(stage, "images")
+        seen = [f"{len(steps)} steps", *([f"{images:,} images"] if images else [])]
         seen.append(f"{_millions(run.total(stage, 'tokens'))} tokens")
         text = (
             f"<div><h3>{escape(name)}</h3><small>{escape(what)}</small><small>{', '.join(seen)}</small></div>"
@@ -275,7 +275,7 @@ def _more_answers(run: Run) -> str:
         grid([_answer(run, row) for row in sampled], least=200),
         "<h2>Mistakes</h2><p>The first two of each kind.</p>",
         grid([_answer(run, row) for row in mistakes], least=200),
-        "<h2>Without a picture</h2><p>Eight text-only questions in even steps through the test.</p>",
+        "<h2>Without an image</h2><p>Eight text-only questions in even steps through the test.</p>",
         card(table(("question", "the model", ""), rows, left=3)),
     )
 
@@ -306,19 +306,19 @@ def _training_data(run: Run) -> str:
         turns = "".join(f"<dt>{escape(asked)}</dt><dd>{escape(answer)}</dd>" for asked, answer in pairs)
         data = (world / "instruct" / row["image"]).read_bytes()
         talks.append(
-            card(image(data, row["image"], "a training picture"), f"<div><dl>{turns}</dl></div>", kind="shot")
+            card(image(data, row["image"], "a training image"), f"<div><dl>{turns}</dl></div>", kind="shot")
         )
     return section(
         "What it learned from",
-        "Drawn scenes of which everything is known. Stage 1 sees pictures with captions:",
+        "Drawn scenes of which everything is known. Stage 1 sees images with captions:",
         grid(captions, least=160),
-        "<br><p>Stage 2 sees pictures with all their questions and answers in one conversation:</p>",
+        "<br><p>Stage 2 sees images with all their questions and answers in one conversation:</p>",
         grid(talks, least=280),
     )
 
 
 def captioned(shard: Path, count: int) -> list[tuple[bytes, str, str]]:
-    """(picture, its name, caption) of some keys of a WebDataset shard."""
+    """(image, its name, caption) of some keys of a WebDataset shard."""
     with tarfile.open(shard) as tar:
         names = [name for name in tar.getnames() if name.endswith(".jpg")]
 
@@ -337,7 +337,7 @@ def _licences(run: Run) -> str:
     head = ("package", "version", "licence", "used for")
     return section(
         "What it is made of",
-        "Parts and pictures that ship in PyPI packages, with their licences. The easy-VQA pictures and "
+        "Parts and images that ship in PyPI packages, with their licences. The easy-VQA images and "
         "questions are training data too.",
         card(table(head, licences(packages(PRESETS[run.preset])), left=4)),
     )

@@ -63,7 +63,7 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
     with clock("examination"):
         examine(out, language, world / "test/questions.jsonl", console)
     write_report(out, preset_name)
-    console.print(f"report: {out / 'report.html'}\ntry:    owl2 chat {out / 'checkpoint'} --image PICTURE")
+    console.print(f"report: {out / 'report.html'}\ntry:    owl2 chat {out / 'checkpoint'} --image IMAGE")
 
 
 def examine(out: Path, language: Path, questions_path: Path, console: Console) -> None:
@@ -72,9 +72,9 @@ def examine(out: Path, language: Path, questions_path: Path, console: Console) -
         return
     questions = read_questions(questions_path)
     owl = owl2.load(out / "checkpoint", progress=False)
-    shown = ask(owl, questions, picture="shown", title="with its picture")
-    blank = ask(owl, questions, picture="blank", title="with a blank picture")
-    alone = ask(owl2.load(language, progress=False), questions, picture="none", title="language model alone")
+    shown = ask(owl, questions, image="shown", title="with its image")
+    blank = ask(owl, questions, image="blank", title="with a blank image")
+    alone = ask(owl2.load(language, progress=False), questions, image="none", title="language model alone")
     table = results(questions, shown, blank, alone)
     answers: list[dict[str, Any]] = [
         {"kind": a.question.kind, "question": a.question.text, "answer": a.question.answer, "said": a.said}
@@ -115,7 +115,7 @@ def _licence_table(names: Sequence[str]) -> Table:
 
 def _results_table(results: dict[str, dict[str, float]]) -> Table:
     table = Table(title="held-out questions, % right", title_justify="left")
-    for column in ("kind", "n", "the model", "blank picture", "majority", "language model"):
+    for column in ("kind", "n", "the model", "blank image", "majority", "language model"):
         table.add_column(column, justify="left" if column == "kind" else "right")
     for kind, row in results.items():
         shares = (row[key] for key in ("accuracy", "blank_image", "majority", "language_model"))

@@ -2,7 +2,7 @@
 
 Plan: the files of each task are found and read, and each item belongs to one rank by the hash of its id.
 Ask: what the folder does not yet have is sorted by length, longest first, within windows, questions on one
-picture together, and answered in batches; each batch is on disk before the next begins. The answers do not
+image together, and answered in batches; each batch is on disk before the next begins. The answers do not
 depend on the batches (tested), so a run may be killed, continued and divided anew at any time.
 """
 
@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.answers.predictions import Prediction, PredictionWriter, RunConfig, sha256, shard_of
-from owl2.eval.engines.local import Engine, Prompt, Reply, pictures_of
+from owl2.eval.engines.local import Engine, Prompt, Reply, images_of
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.task import DataMissing, Item, Task, Template, all_tasks, find_task
 
@@ -210,14 +210,14 @@ def prompt_of(task: Task, template: Template, item: Item) -> Prompt:
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """Tell prompts apart by everything that is asked; pictures count by their names."""
+    """Tell prompts apart by everything that is asked; images count by their names."""
     texts = [
         [message["role"], message["content"]]
         if isinstance(message["content"], str)
         else [message["role"], [part.get("text") for part in message["content"]]]
         for message in prompt.messages
     ]
-    names = [Path(picture.name).name for picture in pictures_of(prompt)]
+    names = [Path(image.name).name for image in images_of(prompt)]
     asked: list[Any] = [texts, names, prompt.answer_prefix, asdict(prompt.decoding), dict(prompt.choices)]
     return sha256(json.dumps(asked))
 
@@ -282,12 +282,12 @@ def _batches(
 def _sort(engine: Engine, prompts: Sequence[Prompt]) -> list[tuple[int, Prompt]]:
     """Lengths and prompts, the longest first: what does not fit fails at once.
 
-    Prompts that show the same pictures stay together, in the place of their longest, as a batch encodes a
-    picture once. The shorter ones among them cost nothing: padding is no token.
+    Prompts that show the same images stay together, in the place of their longest, as a batch encodes a
+    image once. The shorter ones among them cost nothing: padding is no token.
     """
-    groups: dict[tuple[Picture, ...], list[tuple[int, Prompt]]] = {}
+    groups: dict[tuple[StoredImage, ...], list[tuple[int, Prompt]]] = {}
     for prompt in prompts:
-        groups.setdefault(pictures_of(prompt), []).append((engine.measure(prompt), prompt))
+        groups.setdefault(images_of(prompt), []).append((engine.measure(prompt), prompt))
     for group in groups.values():
         group.sort(key=lambda pair: -pair[0])
     return [pair for group in sorted(groups.values(), key=lambda group: -group[0][0]) for pair in group]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.processor.template import Message
 from owl2.registry import import_modules, register
 
@@ -57,7 +57,7 @@ class Item:
     """Unique within the task and the same in every run: it names the prediction."""
     question: str
     """The benchmark's own words, without any template."""
-    images: tuple[Picture, ...] = ()
+    images: tuple[StoredImage, ...] = ()
     video: Path | None = None
     """A clip; the runner shows its uniformly sampled frames as images."""
     segment: tuple[float, float] | None = None
@@ -89,7 +89,7 @@ class Template:
     source: str
     """Where the wording comes from."""
     messages: Callable[[Item], list[Message]]
-    """The conversation up to the question; pictures are `{"type": "image", "image": Picture}`."""
+    """The conversation up to the question; images are `{"type": "image", "image": Image}`."""
     answer_prefix: str = ""
     """What stands behind `ASSISTANT:` before the model writes. The authors' evaluation scripts end prompts
     with a space, which LLaMA's tokenizer sees."""

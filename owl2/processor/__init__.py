@@ -1,4 +1,4 @@
-"""Conversations, raw prompts and pictures to model inputs, and ids back to text."""
+"""Conversations, raw prompts and images to model inputs, and ids back to text."""
 
 from owl2.processor.images import ImageError, ImageTransform, load_image
 from owl2.processor.processor import ContextError, Encoding, ImageCountError, Processor

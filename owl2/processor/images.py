@@ -1,4 +1,4 @@
-"""Pictures to pixels exactly as the released code makes them, in the three ways it has.
+"""Images to pixels exactly as the released code makes them, in the three ways it has.
 
 `square` is what the release's README and all its evaluation use: stretched to a square of the longer side,
 then to the model's size (two bicubic steps; the aspect is distorted, nothing is lost). `pad` is its command
@@ -36,11 +36,11 @@ ImageSource = Image.Image | str | Path | bytes
 
 
 class ImageError(ValueError):
-    """A picture that cannot be read or used; the message names the file and the reason."""
+    """An image that cannot be read or used; the message names the file and the reason."""
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """Return a picture as RGB, upright.
+    """Return an image as RGB, upright.
 
     The first frame of an animation; EXIF rotation applied; alpha dropped as `convert("RGB")` does; 16-bit
     grey scaled to 8 bits.
@@ -65,7 +65,7 @@ def load_image(source: ImageSource) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """A picture to a normalised square tensor."""
+    """An image to a normalised square tensor."""
 
     size: int
     """Side in pixels of what the vision encoder sees."""
@@ -80,13 +80,13 @@ class ImageTransform:
             raise ImageError(f"size is {self.size} px, expected a positive number")
 
     def __call__(self, image: Image.Image, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the pixels of an RGB picture, (3, size, size) float32, in `out` if it is given.
+        """Return the pixels of an RGB image, (3, size, size) float32, in `out` if it is given.
 
         Raises:
-            ImageError: the picture is not RGB; pass it through `load_image`.
+            ImageError: the image is not RGB; pass it through `load_image`.
         """
         if image.mode != "RGB":
-            raise ImageError(f"the picture has the mode {image.mode}, expected RGB: use load_image")
+            raise ImageError(f"the image has the mode {image.mode}, expected RGB: use load_image")
         pixels = np.asarray(_RESIZERS[self.resize](image, self))  # (H, W, 3) uint8
         out = torch.empty((3, self.size, self.size), dtype=torch.float32) if out is None else out
         for channel, values in enumerate(_normalised_values(tuple(self.mean), tuple(self.std))):
@@ -133,7 +133,7 @@ def _normalised_values(mean: tuple[float, ...], std: tuple[float, ...]) -> np.nd
     """Return what each of the 256 levels becomes in each channel, (3, 256) float32.
 
     Rescaled in float64, normalised in float32: bit for bit what the CLIP processor computes. To look a
-    picture of 448 px up takes 1.6 ms, to compute it 5.9 ms, a third of decoding and resizing it.
+    image of 448 px up takes 1.6 ms, to compute it 5.9 ms, a third of decoding and resizing it.
     """
     levels = (np.arange(256) * (1 / 255)).astype(np.float32)
     return (levels - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
@@ -196,7 +196,7 @@ def _shrink_long_axis(image: Image.Image, size: int) -> Image.Image:
 
 def _name_of(source: ImageSource) -> str:
     if isinstance(source, Image.Image):
-        return str(getattr(source, "filename", "") or f"a picture of mode {source.mode}")
+        return str(getattr(source, "filename", "") or f"an image of mode {source.mode}")
     return f"image data of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
 
 

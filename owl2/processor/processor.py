@@ -1,4 +1,4 @@
-"""Conversations and pictures to what the model eats. Training, chat, evaluation and serving all come here.
+"""Conversations and images to what the model eats. Training, chat, evaluation and serving all come here.
 
 Two ways in. `encode` and `chat` take messages: marks typed by a user mean nothing, and the label mask comes
 with the ids. `processor(text=...)` takes raw prompts, as the released evaluation scripts write them: each
@@ -42,7 +42,7 @@ class Encoding:
     is_target: list[bool]
     """Which ids training predicts: each answer and its end token."""
     images: list[Image.Image] = field(default_factory=list)
-    """RGB pictures in the order of their tokens."""
+    """RGB images in the order of their tokens."""
     rows: tuple[int, ...] | None = None
     """Where the sample is several rows that show the same `images` and see nothing of each other: the number
     of ids of each."""
@@ -132,7 +132,7 @@ class Processor:
 
         Raises:
             TemplateError: turns that do not alternate or content that is not understood.
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
             ContextError: longer than the decoder's context.
         """
         encoding = Encoding([], [])
@@ -175,7 +175,7 @@ class Processor:
         }
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Transform pictures to (N, 3, H, W) float32; N may be 0."""
+        """Transform images to (N, 3, H, W) float32; N may be 0."""
         side = self.image_transform.size
         pixels = torch.empty((len(images), 3, side, side), dtype=torch.float32)
         for image, out in zip(images, pixels, strict=True):
@@ -225,12 +225,12 @@ class Processor:
             )
         path = folder / CONFIG_NAME
         if not path.is_file():
-            raise ImageError(f"{path} is missing: it says how pictures become pixels")
+            raise ImageError(f"{path} is missing: it says how images become pixels")
         raw = json.loads(path.read_text("utf-8"))
         transform = ImageTransform.from_dict(raw)
         if transform.size % config.vision.patch_size:
             raise ImageError(
-                f"{path}: pictures of {transform.size} px cannot be cut into patches of "
+                f"{path}: images of {transform.size} px cannot be cut into patches of "
                 f"{config.vision.patch_size} px"
             )
         return cls(
@@ -244,7 +244,7 @@ class Processor:
 
     def _encode_prompt(self, row: int, prompt: str, images: Sequence[ImageSource]) -> Encoding:
         if isinstance(images, Image.Image):
-            raise TypeError(f"images of row {row} are one picture, expected a list of pictures")
+            raise TypeError(f"images of row {row} are one image, expected a list of images")
         chunks = prompt.split(IMAGE_MARK)
         if len(images) != len(chunks) - 1:
             raise ImageCountError(

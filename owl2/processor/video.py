@@ -1,6 +1,6 @@
 """A clip as a few frames: the middles of equal parts of it, in order.
 
-The released model was trained on no video; its authors' answer is one picture a frame. Middles of equal parts
+The released model was trained on no video; its authors' answer is one image a frame. Middles of equal parts
 are what SEED-Bench samples. Frames are counted by decoding, not taken from the file's header, which may be
 wrong or absent; only the chosen ones are kept, so memory does not grow with the clip's length. GIFs
 are read by Pillow, everything else by PyAV.
@@ -77,7 +77,7 @@ def _pick(
         if segment and time < segment[0]:
             continue
         if count in wanted:
-            picked[count] = _picture(frame)
+            picked[count] = _image(frame)
         count += 1
     return count, picked
 
@@ -149,11 +149,11 @@ def _announced_frames(clip: Clip) -> int:
         raise VideoError(f"{_name_of(clip)}: damaged or not a video ({error})") from error
 
 
-def _picture(frame: Any) -> Image.Image:
+def _image(frame: Any) -> Image.Image:
     if isinstance(frame, Image.Image):
         return frame.convert("RGB")
-    picture: Image.Image = frame.to_image()
-    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+    image: Image.Image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 
 def _length(clip: Clip) -> str:

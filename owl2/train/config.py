@@ -41,7 +41,7 @@ class SourceConfig:
     """`none`, `crop`, `flip` or `crop_flip` (stage 1 of the paper). `crop` alone where writing matters, which
     a flip mirrors; samples whose text says left or right are never flipped."""
     turns: Literal["together", "apart"] = "together"
-    """`apart`: no question of a conversation sees another, and all see its pictures, which are encoded once.
+    """`apart`: no question of a conversation sees another, and all see its images, which are encoded once.
     The paper has them together."""
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """What a step costs in floating-point operations, counted from what its batch holds.
 
-Pictures cost what the vision encoder and the abstractor do, tokens what the decoder does, targets what the
+Images cost what the vision encoder and the abstractor do, tokens what the decoder does, targets what the
 head does: a count of parameters times tokens would bill the vision encoder for every word. Two operations a
 multiply-add; matrix products and attention only. Utilisation is against the device's dense bfloat16 peak.
 """
@@ -30,7 +30,7 @@ class Work:
 
 
 def vision_flops(config: Owl2Config) -> float:
-    """Forward pass of the vision encoder for one picture."""
+    """Forward pass of the vision encoder for one image."""
     vision = config.vision
     width, patches = vision.hidden_size, vision.grid_size**2
     tokens = patches + vision.use_cls_token
@@ -40,7 +40,7 @@ def vision_flops(config: Owl2Config) -> float:
 
 
 def abstractor_flops(config: Owl2Config) -> float:
-    """Forward pass of the abstractor for one picture."""
+    """Forward pass of the abstractor for one image."""
     abstractor, width = config.abstractor, config.abstractor.hidden_size
     queries = abstractor.num_learnable_queries
     keys = queries + config.vision.grid_size**2 + config.vision.use_cls_token
@@ -94,8 +94,8 @@ class StepCost:
     def flops(self, work: Work) -> float:
         """Operations of a step."""
         vision, abstractor, decoder = self.factors
-        pictures = vision * vision_flops(self.config) + abstractor * abstractor_flops(self.config)
-        return work.images * pictures + decoder * decoder_flops(self.config, work)
+        images = vision * vision_flops(self.config) + abstractor * abstractor_flops(self.config)
+        return work.images * images + decoder * decoder_flops(self.config, work)
 
     def rates(self, work: Work, seconds: float) -> dict[str, float]:
         """`tflops` a second and device, and `mfu`, their share of the peak, where that is known."""

@@ -28,7 +28,7 @@ from owl2.train.parallel import (
     drop_blank_gradients,
     finish_gradients,
     set_last_micro_batch,
-    with_picture,
+    with_image,
 )
 from owl2.train.prepare import load_stage, make_batches, open_draws, order_of, seen_of
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
@@ -201,7 +201,7 @@ def accumulate(run: Run, micro_batches: Iterator[tuple[Batch | None, bool]], tal
         if batch is not None:
             tally.add(batch)
         if ranks.store is not None:
-            batch = with_picture(batch, objective.model.config)
+            batch = with_image(batch, objective.model.config)
         if batch is None:  # no sample of it could be used
             continue
         ranks.report(f"computing micro-batch {number} of step {step + 1}")

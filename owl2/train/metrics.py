@@ -63,7 +63,7 @@ class Tally:
         """The loss a target token, in all and of each source that has one, and the counts; over all ranks."""
         losses, targets = ({name: 0.0 for name in self.sources} for _ in range(2))
         for keys, sums in self.by_sample:
-            for key, loss, count in zip(keys, *sums.tolist(), strict=False):  # a blank picture has no key
+            for key, loss, count in zip(keys, *sums.tolist(), strict=False):  # a blank image has no key
                 source = key.partition(":")[0]
                 losses[source] += loss
                 targets[source] += count

@@ -1,7 +1,7 @@
 """What a stage minimises: the paper's next-token loss, or a cheap warm start of the abstractor before it.
 
 `bag_of_words` is not in the paper and off in its configurations. The decoder does not run: read out through
-final norm and head, the visual tokens of a picture must between them name the words of its caption, in no
+final norm and head, the visual tokens of an image must between them name the words of its caption, in no
 order. That puts words of the embedding space into visual tokens, where a frozen language model can read them,
 for a small part of a captioning step's cost (learning visual features from words: Joulin et al., 2016).
 """
@@ -25,18 +25,18 @@ def next_token(model: Owl2Model, batch: Batch) -> Tensor:
 
 
 def bag_of_words(model: Owl2Model, batch: Batch) -> Tensor:
-    """Cross-entropy (L,) of each labelled token given its sample's picture alone.
+    """Cross-entropy (L,) of each labelled token given its sample's image alone.
 
-    A picture's distribution over words is the mean of its visual tokens' distributions, so tokens that share
+    An image's distribution over words is the mean of its visual tokens' distributions, so tokens that share
     the words among them score better than tokens that all say everything.
 
     Raises:
-        ValueError: a sample without exactly one picture.
+        ValueError: a sample without exactly one image.
     """
     num_samples, num_images = len(batch.layout.lengths), len(batch.pixel_values)
     if num_samples != num_images:
         raise ValueError(
-            f"bag_of_words needs one picture a sample; got {num_images} for {num_samples} samples: use "
+            f"bag_of_words needs one image a sample; got {num_images} for {num_samples} samples: use "
             f"caption sources only"
         )
     visual_tokens = model.model.norm(model.encode_images(batch.pixel_values))  # I Q D

@@ -6,7 +6,7 @@ vision encoder (Megatron-LM, arXiv:1909.08053); the rest is computed by all rank
 Gradients are summed, never averaged: the loss is divided by the targets of the whole step (loop.py).
 
 Ranks call each layer's collectives in the same order only if all of them run the same layers. So a
-micro-batch without a picture gets one more sample, a blank picture from which nothing is learnt.
+micro-batch without an image gets one more sample, a blank image from which nothing is learnt.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -230,15 +230,15 @@ def keep_products(_: object, operation: object, *__: object, **___: object) -> C
 # -- micro-batches ---------------------------------------------------------------------------------------
 
 
-def with_picture(batch: Batch | None, config: Owl2Config) -> Batch:
-    """A micro-batch in which every layer has work: a blank picture is added where there is none.
+def with_image(batch: Batch | None, config: Owl2Config) -> Batch:
+    """A micro-batch in which every layer has work: a blank image is added where there is none.
 
     It is a sample of its own, seen by no other and without targets: its gradients are exactly zero.
     """
     if batch is not None and len(batch.pixel_values):
         return batch
-    picture = torch.full((config.tokens_per_image,), config.image_token_id, dtype=torch.int64)
-    ids = picture if batch is None else torch.cat((batch.input_ids, picture))
+    image = torch.full((config.tokens_per_image,), config.image_token_id, dtype=torch.int64)
+    ids = image if batch is None else torch.cat((batch.input_ids, image))
     lengths = (*(() if batch is None else batch.layout.lengths), config.tokens_per_image)
     none = torch.zeros(0, dtype=torch.int64)
     size = config.vision.image_size
@@ -253,7 +253,7 @@ def with_picture(batch: Batch | None, config: Owl2Config) -> Batch:
 
 
 def drop_blank_gradients(model: Owl2Model) -> None:
-    """Forget the zeros of a step in which no rank had a picture, so that they change nothing.
+    """Forget the zeros of a step in which no rank had an image, so that they change nothing.
 
     Without gradient the optimizer leaves a parameter and its moments alone, as in a run of one process.
     """

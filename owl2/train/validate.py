@@ -19,7 +19,7 @@ from owl2.data.sample import DataError
 from owl2.processor import Processor
 from owl2.train.config import TrainConfig
 from owl2.train.metrics import drop_steps_from
-from owl2.train.parallel import Objective, reshard, with_picture
+from owl2.train.parallel import Objective, reshard, with_image
 from owl2.train.prepare import make_draws
 from owl2.train.ranks import Ranks, local_device
 
@@ -67,7 +67,7 @@ class Validation:
             for batch, num_bad in self._batches(draws):
                 bad += num_bad
                 if self.ranks.store is not None:
-                    batch = with_picture(batch, objective.model.config)
+                    batch = with_image(batch, objective.model.config)
                 if batch is not None:
                     losses = objective(batch.to(local_device(self.config.device)))
                     loss += losses.double().sum().item()

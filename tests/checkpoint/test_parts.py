@@ -140,7 +140,7 @@ def test_the_visual_way_starts_as_a_copy_of_the_text_way(tmp_path):
         )
         assert torch.equal(text, visual)
         assert text.data_ptr() != visual.data_ptr()
-    # So the decoder treats a picture's tokens as it treats text: the plain LLaMA on the same embeddings.
+    # So the decoder treats an image's tokens as it treats text: the plain LLaMA on the same embeddings.
     image = model.config.image_token_id
     ids = torch.tensor([[1, 5, *[image] * model.config.tokens_per_image, 9, 11]])
     layout = padded_layout(ids, None, image)

@@ -29,13 +29,13 @@ def folder(tmp_path: Path, sentencepiece_tokenizer: SentencePieceTokenizer) -> P
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     Image.new("RGB", (30, 20), "green").save(tmp_path / "green.png")
     return tmp_path / "green.png"
 
 
-def content(text: str, *pictures: Path) -> list[dict[str, object]]:
-    return [*({"type": "image", "image": path} for path in pictures), {"type": "text", "text": text}]
+def content(text: str, *images: Path) -> list[dict[str, object]]:
+    return [*({"type": "image", "image": path} for path in images), {"type": "text", "text": text}]
 
 
 def type_in(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) -> None:
@@ -56,11 +56,11 @@ def answers(output: str) -> list[str]:
 
 
 def test_a_message_prints_the_answer_alone(
-    folder: Path, picture: Path, capfd: pytest.CaptureFixture[str]
+    folder: Path, image: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    chat(str(folder), image=[picture, picture], message="What <|image|>?", max_new_tokens=12)
+    chat(str(folder), image=[image, image], message="What <|image|>?", max_new_tokens=12)
     owl = owl2.load(folder, progress=False)
-    messages = [{"role": "user", "content": content("What <|image|>?", picture, picture)}]
+    messages = [{"role": "user", "content": content("What <|image|>?", image, image)}]
     assert capfd.readouterr().out == owl.chat(messages, max_new_tokens=12) + "\n"
 
 
@@ -81,15 +81,15 @@ def test_a_temperature_draws_and_its_seed_repeats(folder: Path, capfd: pytest.Ca
     assert run(temperature=0.0) == run()
 
 
-def test_a_dialogue_remembers_shows_pictures_and_starts_anew(
-    folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_dialogue_remembers_shows_images_and_starts_anew(
+    folder: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    type_in(monkeypatch, "Hello", "", f"/image {picture}", "What is it?", "/reset", "Hello", "/quit", "no")
+    type_in(monkeypatch, "Hello", "", f"/image {image}", "What is it?", "/reset", "Hello", "/quit", "no")
     chat(str(folder), max_new_tokens=6)
     first, second, third = answers(capfd.readouterr().out)
     session = owl2.load(folder, progress=False).session()
     assert first == "".join(session.say("Hello", max_new_tokens=6)).split("\n")[0]
-    assert second == "".join(session.say(content("What is it?", picture), max_new_tokens=6)).split("\n")[0]
+    assert second == "".join(session.say(content("What is it?", image), max_new_tokens=6)).split("\n")[0]
     assert third == first
 
 

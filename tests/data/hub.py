@@ -9,20 +9,20 @@ import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from owl2.data.readers.sources import Source
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-"""What `datasets` keeps a picture as."""
+"""What `datasets` keeps an image as."""
 TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
 
 
 def embedded(folder: Path, name: str | None) -> dict[str, Any] | None:
-    """A picture with its bytes, as `push_to_hub` leaves it."""
+    """An image with its bytes, as `push_to_hub` leaves it."""
     return None if name is None else {"bytes": (folder / name).read_bytes(), "path": name}
 
 
 def chat_table(corpora: Path, *, embed: bool = True) -> pa.Table:
-    """The rows of `chat.jsonl`, with their pictures or with paths to them."""
+    """The rows of `chat.jsonl`, with their images or with paths to them."""
     rows = [json.loads(line) for line in (corpora / "chat.jsonl").read_text().splitlines()]
     images = [row.get("image") for row in rows]
     return pa.table(
@@ -65,10 +65,10 @@ def write_folder(folder: Path, table: pa.Table, sizes: Sequence[int]) -> Path:
 
 
 def read_rows(source: Source) -> list[tuple[str, str, list[bytes]]]:
-    """Key, text and pictures of every sample; here, where a process that is spawned imports little."""
+    """Key, text and images of every sample; here, where a process that is spawned imports little."""
     rows = []
     for sample in map(source.__getitem__, range(len(source))):
         parts = [part for message in sample.messages for part in message["content"] if isinstance(part, dict)]
-        pictures = [part["image"].read() for part in parts if isinstance(part.get("image"), Picture)]
-        rows.append((sample.key, sample.text, pictures))
+        images = [part["image"].read() for part in parts if isinstance(part.get("image"), StoredImage)]
+        rows.append((sample.key, sample.text, images))
     return rows

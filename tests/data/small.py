@@ -1,4 +1,4 @@
-"""Corpora in small: twenty pictures in tar shards with captions, and conversations of uneven length."""
+"""Corpora in small: twenty images in tar shards with captions, and conversations of uneven length."""
 
 import io
 import json
@@ -11,16 +11,16 @@ from PIL import Image
 
 from tests.processor.small import WORDS
 
-NUM_PICTURES = 20
+NUM_IMAGES = 20
 
 
 def jpeg(number: int) -> bytes:
-    """Return one of the pictures: a coloured one of its own size with a square in another colour."""
+    """Return one of the images: a coloured one of its own size with a square in another colour."""
     rng = random.Random(number)
-    picture = Image.new("RGB", (20 + number, 40 - number), tuple(rng.choices(range(256), k=3)))
-    picture.paste(tuple(rng.choices(range(256), k=3)), (4, 4, 14, 14))
+    image = Image.new("RGB", (20 + number, 40 - number), tuple(rng.choices(range(256), k=3)))
+    image.paste(tuple(rng.choices(range(256), k=3)), (4, 4, 14, 14))
     file = io.BytesIO()
-    picture.save(file, "JPEG")
+    image.save(file, "JPEG")
     return file.getvalue()
 
 
@@ -45,22 +45,22 @@ def turns(*values: str) -> list[dict[str, str]]:
 
 
 def write_corpora(folder: Path) -> Path:
-    """Write `captions/` (two shards) and `chat.jsonl` with its pictures, a third of it text alone."""
+    """Write `captions/` (two shards) and `chat.jsonl` with its images, a third of it text alone."""
     rng = random.Random(5)
     (folder / "captions").mkdir()
     for shard in range(2):
         members = {}
-        for number in range(shard, NUM_PICTURES, 2):
+        for number in range(shard, NUM_IMAGES, 2):
             members[f"{number:04d}.jpg"] = jpeg(number)
             members[f"{number:04d}.txt"] = " ".join(rng.choices(WORDS, k=rng.randint(2, 9))).encode()
         write_tar(folder / "captions" / f"{shard:06d}.tar", members)
     rows = []
-    for number in range(NUM_PICTURES):
-        has_picture = number % 3 != 0
+    for number in range(NUM_IMAGES):
+        has_image = number % 3 != 0
         answers = [" ".join(rng.choices(WORDS, k=rng.randint(1, 20))) for _ in range(rng.randint(1, 3))]
-        values = [value for answer in answers for value in ("what is in the picture?", answer)]
+        values = [value for answer in answers for value in ("what is in the image?", answer)]
         row: dict[str, Any] = {"id": f"chat-{number}", "conversations": turns(*values)}
-        if has_picture:
+        if has_image:
             (folder / f"{number}.jpg").write_bytes(jpeg(number))
             row["image"] = f"{number}.jpg"
             row["conversations"][0]["value"] = "<image>\n" + values[0]

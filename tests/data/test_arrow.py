@@ -26,9 +26,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def pairs(count: int, first: int = 0, picture: bytes = b"no picture") -> pa.Table:
+def pairs(count: int, first: int = 0, image: bytes = b"no image") -> pa.Table:
     captions = [f"owl {number}" for number in range(first, first + count)]
-    return pa.table({"image": [picture] * count, "text": captions})
+    return pa.table({"image": [image] * count, "text": captions})
 
 
 def captions(path: Path) -> list[str]:
@@ -74,7 +74,7 @@ def test_an_arrow_file_is_read_where_it_lies_unless_it_is_compressed(tmp_path: P
     plain = write_arrow(tmp_path / "plain.arrow", pairs(100))
     assert captions(plain) == owls(100)
     assert not list(own_cache.glob("tables/*"))
-    packed = write_arrow(tmp_path / "packed.arrow", pairs(100, picture=bytes(500)), compression="zstd")
+    packed = write_arrow(tmp_path / "packed.arrow", pairs(100, image=bytes(500)), compression="zstd")
     assert captions(packed) == owls(100)
     assert len(list(own_cache.glob("tables/*"))) == 1
 
@@ -123,7 +123,7 @@ def test_a_damaged_table_is_remembered_with_its_reason_and_leaves_nothing_half_w
 ) -> None:
     write = {"a.parquet": write_parquet, "a.arrow": write_arrow, "stream.arrow": write_stream}[name]
     checked = {"write_page_checksum": True} if write is write_parquet else {}
-    path = write(tmp_path / name, pairs(1000, picture=os.urandom(50)), **checked)
+    path = write(tmp_path / name, pairs(1000, image=os.urandom(50)), **checked)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"web: table {path} is damaged or none: .*; make or fetch it again"):
         open_source("web", path)
@@ -144,7 +144,7 @@ def test_a_table_that_cannot_be_reached_is_tried_again_at_the_next_start(
 
 
 def test_a_disk_without_room_is_named_and_left_as_it_was(tmp_path: Path, own_cache: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", pairs(1000, picture=os.urandom(2000)))
+    path = write_parquet(tmp_path / "a.parquet", pairs(1000, image=os.urandom(2000)))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     try:
@@ -160,7 +160,7 @@ def test_a_disk_without_room_is_named_and_left_as_it_was(tmp_path: Path, own_cac
 
 def test_columns_of_no_use_are_an_error_before_anything_is_written(tmp_path: Path, own_cache: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", pa.table({"pixels": [b"x"]}))
-    with pytest.raises(DataError, match="has no picture, no caption"):
+    with pytest.raises(DataError, match="has no image, no caption"):
         open_source("web", path)
     assert list((own_cache / "tables").iterdir()) == []
 

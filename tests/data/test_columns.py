@@ -17,21 +17,21 @@ def layout(**columns: pa.DataType) -> dict[str, str]:
 def test_known_names_of_fitting_types_are_what_they_are_called() -> None:
     assert layout(id=pa.string(), image=IMAGE, conversations=TURNS, data_source=pa.string()) == {
         "key": "id",
-        "picture": "image",
+        "image": "image",
         "conversation": "conversations",
     }
     assert layout(images=pa.list_(IMAGE), messages=CHAT, text=pa.string(), caption=pa.string()) == {
-        "picture": "images",
+        "image": "images",
         "conversation": "messages",
     }
     assert layout(jpg=pa.large_binary(), txt=pa.large_string(), __key__=pa.string()) == {
-        "picture": "jpg",
+        "image": "jpg",
         "caption": "txt",
         "key": "__key__",
     }
     assert layout(conversations=pa.large_list(TURNS.value_type), image=pa.null(), id=pa.int64()) == {
         "conversation": "conversations",
-        "picture": "image",
+        "image": "image",
         "key": "id",
     }
 
@@ -41,15 +41,15 @@ def test_known_names_of_fitting_types_are_what_they_are_called() -> None:
     [
         (
             {"pixels": pa.binary()},
-            r"has no picture, no caption\. Its columns are pixels \(binary\)\. Expected is",
+            r"has no image, no caption\. Its columns are pixels \(binary\)\. Expected is",
         ),
         ({"image": IMAGE, "captions": pa.string()}, "has no caption.*; captions may be meant as caption"),
         (
             {"image": IMAGE, "text": pa.string(), "caption": pa.string()},
             "has both caption and text for its cap",
         ),
-        ({"image": IMAGE, "png": IMAGE, "conversations": TURNS}, "has both image and png for its picture"),
-        ({"image": pa.int64(), "text": pa.string()}, "has image of type int64, which is no picture"),
+        ({"image": IMAGE, "png": IMAGE, "conversations": TURNS}, "has both image and png for its image"),
+        ({"image": pa.int64(), "text": pa.string()}, "has image of type int64, which is no image"),
         ({"image": IMAGE, "text": pa.list_(pa.string())}, "has text of type list<.*>, which is no caption"),
         ({"conversations": pa.string()}, "has conversations of type string, which is no conversation"),
         ({"id": pa.float64(), "messages": CHAT}, "has id of type double, which is no key"),

@@ -1,7 +1,7 @@
 """Every fault at once: each is left out, counted by source and kind, and the rest comes in its own order.
 
 Faults of files (truncated, empty, missing, a bomb, a broken shard), of text (not JSON, not UTF-8, half a
-surrogate pair) and of conversations (roles, marks); and pictures that are odd but whole, which are used.
+surrogate pair) and of conversations (roles, marks); and images that are odd but whole, which are used.
 """
 
 import io
@@ -47,8 +47,8 @@ def bomb() -> bytes:
     return bytes(data)
 
 
-def odd_pictures() -> dict[str, bytes]:
-    """Pictures that are unusual and whole."""
+def odd_images() -> dict[str, bytes]:
+    """Images that are unusual and whole."""
     image = Image.open(io.BytesIO(jpeg(7)))
     frames = [Image.new("P", (12, 12), colour) for colour in (3, 90)]
     rotated = Image.Exif()
@@ -66,7 +66,7 @@ def odd_pictures() -> dict[str, bytes]:
 
 
 def talk_lines(folder: Path) -> Iterator[tuple[bytes, str | None]]:
-    """Lines of a JSONL file, each with the kind of its fault; writes their pictures."""
+    """Lines of a JSONL file, each with the kind of its fault; writes their images."""
 
     def row(key: str, *values: str, image: str | None = None, **others: Any) -> bytes:
         value = {"id": key, "conversations": turns(*values), **others}
@@ -80,19 +80,19 @@ def talk_lines(folder: Path) -> Iterator[tuple[bytes, str | None]]:
     for number in range(12):
         yield pictured(f"good-{number}.jpg", jpeg(number)), None
         yield row(f"text-{number}", "what is it?", f"two owls {number}"), None
-    for name, data in odd_pictures().items():
+    for name, data in odd_images().items():
         yield pictured(name, data), None
-    yield pictured("cut.jpg", jpeg(3)[:-200]), "picture cannot be read"
-    yield pictured("empty.jpg", b""), "picture cannot be read"
-    yield pictured("page.jpg", b"<html>404</html>"), "picture cannot be read"
-    yield pictured("bomb.png", bomb()), "picture cannot be read"
-    yield pictured("gone.jpg", None), "picture is missing"
+    yield pictured("cut.jpg", jpeg(3)[:-200]), "image cannot be read"
+    yield pictured("empty.jpg", b""), "image cannot be read"
+    yield pictured("page.jpg", b"<html>404</html>"), "image cannot be read"
+    yield pictured("bomb.png", bomb()), "image cannot be read"
+    yield pictured("gone.jpg", None), "image is missing"
     yield b'{"id": "torn", "conversations": [{"from": "hum', "not a LLaVA row"
     yield b'{"id": "latin", "conversations": [{"from": "human", "value": "caf\xe9"}]}', "text is not UTF-8"
     yield row("half", "what is it?", "half \ud800"), "text is not UTF-8"
     yield row("bot", "x", "y").replace(b'"gpt"', b'"bot"'), "turns do not alternate"
-    yield row("no-picture", "<image>what is it?", "an owl"), "image marks and pictures differ"
-    yield row("no-mark", "what is it?", "an owl", image="good-0.jpg"), "image marks and pictures differ"
+    yield row("no-image", "<image>what is it?", "an owl"), "image marks and images differ"
+    yield row("no-mark", "what is it?", "an owl", image="good-0.jpg"), "image marks and images differ"
     yield row("drawn", "what is it?", "<image>", image="good-0.jpg"), "unusable conversation"
     yield row("monologue", "what is it?"), "no answer within the limit"
     yield row("clip", "<video>what is it?", "an owl", video="page.jpg"), "video cannot be read"
@@ -102,8 +102,8 @@ def web_members() -> Iterator[tuple[dict[str, bytes], str | None]]:
     """Pairs of a tar shard, each with the kind of its fault."""
     for number in range(10):
         yield {f"good{number}.jpg": jpeg(number), f"good{number}.txt": b"an owl on a branch"}, None
-    yield {"cut.jpg": jpeg(5)[:-250], "cut.txt": b"an owl"}, "picture cannot be read"
-    yield {"empty.jpg": b"", "empty.txt": b"an owl"}, "picture cannot be read"
+    yield {"cut.jpg": jpeg(5)[:-250], "cut.txt": b"an owl"}, "image cannot be read"
+    yield {"empty.jpg": b"", "empty.txt": b"an owl"}, "image cannot be read"
     yield {"latin.jpg": jpeg(5), "latin.txt": b"caf\xe9"}, "text is not UTF-8"
     yield {"blank.jpg": jpeg(5), "blank.txt": b" \n"}, "caption is blank"
 
@@ -197,10 +197,10 @@ def test_a_resumed_run_draws_the_same_samples_around_the_faults(
     assert "shard is damaged" not in log.read_text(), "recorded once, at the beginning"
 
 
-def test_odd_pictures_are_used_and_look_right(faulty: Faulty, processor: Processor) -> None:
+def test_odd_images_are_used_and_look_right(faulty: Faulty, processor: Processor) -> None:
     found = inspect_source(open_source("talk", faulty.paths[0]), processor, num_opened=0, num_shown=100)
-    shown = {sample.key.removeprefix("talk:"): sample.pictures for sample in found.shown}
-    assert odd_pictures().keys() <= shown.keys()
+    shown = {sample.key.removeprefix("talk:"): sample.images for sample in found.shown}
+    assert odd_images().keys() <= shown.keys()
     (plain,), (cmyk,), (named_wrong,) = shown["good-7.jpg"], shown["cmyk.jpg"], shown["png-named.jpg"]
     assert np.abs(np.asarray(plain, int) - np.asarray(named_wrong, int)).mean() < 1
     assert np.abs(np.asarray(plain, int) - np.asarray(cmyk, int)).mean() < 12

@@ -15,18 +15,18 @@ from owl2.data.loader import Draws
 from owl2.data.order import Mixture
 from owl2.data.readers.sources import open_source
 from owl2.processor import Encoding, Processor
-from tests.data.small import NUM_PICTURES, jpeg, turns, write_jsonl
+from tests.data.small import NUM_IMAGES, jpeg, turns, write_jsonl
 
 
 def rows_of(*shapes: tuple[int, str]) -> list[dict[str, object]]:
-    """Conversations with this many pictures and this answer."""
+    """Conversations with this many images and this answer."""
     return [
         {
             "id": f"row-{n}",
-            "image": ["a.jpg"] * pictures,
-            "conversations": turns("<image>" * pictures + "what?", answer),
+            "image": ["a.jpg"] * images,
+            "conversations": turns("<image>" * images + "what?", answer),
         }
-        for n, (pictures, answer) in enumerate(shapes)
+        for n, (images, answer) in enumerate(shapes)
     ]
 
 
@@ -42,10 +42,10 @@ def test_every_sample_is_opened_once_and_counted(corpora: Path, processor: Proce
     found = inspect_source(
         open_source("captions", corpora / "captions"), processor, num_opened=0, num_shown=99
     )
-    assert found.num_samples == found.num_opened == NUM_PICTURES
-    assert len({shown.key for shown in found.shown}) == NUM_PICTURES
-    assert found.shapes == {"with 1 picture": NUM_PICTURES}
-    assert found.num_visual == 5 * NUM_PICTURES
+    assert found.num_samples == found.num_opened == NUM_IMAGES
+    assert len({shown.key for shown in found.shown}) == NUM_IMAGES
+    assert found.shapes == {"with 1 image": NUM_IMAGES}
+    assert found.num_visual == 5 * NUM_IMAGES
 
 
 def test_figures_are_those_of_the_encodings(rows: Path, processor: Processor) -> None:
@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_encodings(rows: Path, processor: Processor) ->
     found = inspect_source(source, processor)
     assert sorted(found.lengths) == sorted(len(encoding.ids) for encoding in encodings.values())
     assert found.num_targets == sum(sum(encoding.is_target) for encoding in encodings.values())
-    assert found.shapes == Counter(["text alone", "with 1 picture", "with 2 pictures"])
+    assert found.shapes == Counter(["text alone", "with 1 image", "with 2 images"])
     assert sum(count for _, _, count in found.histogram()) == 3
     assert found.quantile(1.0) == max(found.lengths)
 
@@ -72,7 +72,7 @@ def test_the_page_marks_exactly_the_answers_and_escapes_them(rows: Path, process
     learned = re.findall(r'<span class="l">(.*?)</span>|<span class="(l end)">', page)
     answers = "".join("|" if end else text for text, end in learned).strip("|").split("|")
     assert {answer.strip() for answer in answers} == {"an owl", "two owls", "&lt;b&gt;猫&lt;/b&gt; &amp; 🦙"}
-    assert page.count('<span class="chip">picture') == 3
+    assert page.count('<span class="chip">image') == 3
     assert page.count("<img ") == 3
     assert 'src="http' not in page
 
@@ -88,16 +88,16 @@ def test_characters_of_several_tokens_stay_whole(processor: Processor) -> None:
     assert "".join(piece.text for piece in pieces if piece.is_target).strip() == "ü 你好"
 
 
-def test_the_pictures_are_those_of_training_after_augmentation(corpora: Path, processor: Processor) -> None:
+def test_the_images_are_those_of_training_after_augmentation(corpora: Path, processor: Processor) -> None:
     source = open_source("captions", corpora / "captions")
     plain = inspect_source(source, processor, num_opened=0, num_shown=99)
     varied = inspect_source(source, processor, augmentation="crop_flip", num_opened=0, num_shown=99)
     changed = 0
     for a, b in zip(plain.shown, varied.shown, strict=True):
         assert a.key == b.key
-        assert a.pictures[0].size == b.pictures[0].size == (28, 28)
-        changed += bool(np.abs(np.asarray(a.pictures[0], int) - np.asarray(b.pictures[0], int)).max() > 8)
-    assert changed > NUM_PICTURES // 2
+        assert a.images[0].size == b.images[0].size == (28, 28)
+        changed += bool(np.abs(np.asarray(a.images[0], int) - np.asarray(b.images[0], int)).max() > 8)
+    assert changed > NUM_IMAGES // 2
     index = next(
         n for n in range(len(source)) if source[n].key == plain.shown[0].key.removeprefix("captions:")
     )
@@ -105,7 +105,7 @@ def test_the_pictures_are_those_of_training_after_augmentation(corpora: Path, pr
     resized = original.resize((max(original.size),) * 2, Image.Resampling.BICUBIC).resize(
         (28, 28), Image.Resampling.BICUBIC
     )
-    assert np.abs(np.asarray(resized, int) - np.asarray(plain.shown[0].pictures[0], int)).max() <= 1
+    assert np.abs(np.asarray(resized, int) - np.asarray(plain.shown[0].images[0], int)).max() <= 1
 
 
 def test_the_command_prints_figures_and_faults_and_writes_the_page(
@@ -121,7 +121,7 @@ def test_the_command_prints_figures_and_faults_and_writes_the_page(
     assert re.search(r"^ +2  samples$", shown, re.MULTILINE)
     assert re.search(r"^ +1  broken, as rows:gone: FileNotFoundError", shown, re.MULTILINE)
     assert "length in bytes" in shown
-    assert "picture is missing" in out.read_text(encoding="utf-8")
+    assert "image is missing" in out.read_text(encoding="utf-8")
 
 
 def test_what_is_no_source_is_one_line_and_exit_code_1(

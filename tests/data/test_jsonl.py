@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from owl2.data.readers.sources import JsonlSource, open_source
-from owl2.data.sample import DataError, Picture, Sample
+from owl2.data.sample import DataError, Sample, StoredImage
 from owl2.processor import ImageError
 from tests.data.small import jpeg, turns, write_jsonl
 
@@ -19,14 +19,14 @@ def open_row(tmp_path: Path, row: Any) -> Sample:
 
 
 def shape(sample: Sample) -> list[list[str]]:
-    """The parts of each turn; a picture by its name in brackets."""
+    """The parts of each turn; an image by its name in brackets."""
     return [
         [part["text"] if part["type"] == "text" else f"[{part['image'].name}]" for part in message["content"]]
         for message in sample.messages
     ]
 
 
-def test_a_row_is_a_conversation_with_its_picture_in_place(tmp_path: Path) -> None:
+def test_a_row_is_a_conversation_with_its_image_in_place(tmp_path: Path) -> None:
     row = {
         "id": 7,
         "image": "a.jpg",
@@ -38,7 +38,7 @@ def test_a_row_is_a_conversation_with_its_picture_in_place(tmp_path: Path) -> No
     assert shape(sample) == [["[a.jpg]", "\nWhat is it?"], ["An owl."], ["Sure?"], ["Yes."]]
 
 
-def test_both_marks_stand_for_pictures_and_a_list_fills_them_in_order(tmp_path: Path) -> None:
+def test_both_marks_stand_for_images_and_a_list_fills_them_in_order(tmp_path: Path) -> None:
     row = {
         "id": "two",
         "image": ["a.jpg", "b/c.png"],
@@ -48,7 +48,7 @@ def test_both_marks_stand_for_pictures_and_a_list_fills_them_in_order(tmp_path: 
 
 
 @pytest.mark.parametrize("image", [{}, {"image": None}, {"image": []}, {"image": ""}])
-def test_a_row_without_a_picture_is_text_alone(tmp_path: Path, image: dict[str, Any]) -> None:
+def test_a_row_without_an_image_is_text_alone(tmp_path: Path, image: dict[str, Any]) -> None:
     row = {"id": "text", "conversations": turns("What is 2 + 2?", "4"), **image}
     assert shape(open_row(tmp_path, row)) == [["What is 2 + 2?"], ["4"]]
 
@@ -118,21 +118,21 @@ def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         JsonlSource("rows", path)[0]
 
 
-def test_a_picture_is_opened_late_below_the_image_root_and_named_when_it_fails(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures/good.jpg").write_bytes(jpeg(3))
-    (tmp_path / "pictures/cut.jpg").write_bytes(jpeg(3)[:300])
+def test_an_image_is_opened_late_below_the_image_root_and_named_when_it_fails(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/good.jpg").write_bytes(jpeg(3))
+    (tmp_path / "images/cut.jpg").write_bytes(jpeg(3)[:300])
     names = ["good.jpg", "cut.jpg", "gone.jpg"]
     rows = [{"id": name, "image": name, "conversations": turns("<image>", "x")} for name in names]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    source = open_source("rows", path, tmp_path / "pictures")
-    pictures = [source[i].messages[0]["content"][0]["image"] for i in range(3)]
-    assert all(isinstance(picture, Picture) for picture in pictures)
-    assert pictures[0].open().size == (23, 37)
+    source = open_source("rows", path, tmp_path / "images")
+    images = [source[i].messages[0]["content"][0]["image"] for i in range(3)]
+    assert all(isinstance(image, StoredImage) for image in images)
+    assert images[0].open().size == (23, 37)
     with pytest.raises(ImageError, match=r"cut\.jpg: .*Truncated File Read"):
-        pictures[1].open()
-    with pytest.raises(FileNotFoundError, match=r"pictures/gone\.jpg"):
-        pictures[2].open()
+        images[1].open()
+    with pytest.raises(FileNotFoundError, match=r"images/gone\.jpg"):
+        images[2].open()
 
 
 def test_what_is_no_corpus_is_an_error_that_says_what_it_is(tmp_path: Path) -> None:

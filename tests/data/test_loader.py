@@ -109,7 +109,7 @@ def test_a_batch_is_its_samples_end_to_end_with_answers_and_end_tokens_as_target
     assert batch.pixel_values.dtype == torch.float32
 
 
-def test_a_picture_is_augmented_anew_in_every_draw_and_each_of_a_sample_in_its_own_way(
+def test_an_image_is_augmented_anew_in_every_draw_and_each_of_a_sample_in_its_own_way(
     processor: Processor, tmp_path: Path
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
@@ -119,7 +119,7 @@ def test_a_picture_is_augmented_anew_in_every_draw_and_each_of_a_sample_in_its_o
     seen = [
         encoding.images for n in range(10) for encoding in [draws[n][1]] if isinstance(encoding, Encoding)
     ]
-    assert len({picture.tobytes() for pictures in seen for picture in pictures}) == 20
+    assert len({image.tobytes() for images in seen for image in images}) == 20
 
 
 def test_no_target_crosses_from_one_sample_to_the_next(
@@ -188,7 +188,7 @@ def test_no_worker_outlives_its_batches(processor: Processor, corpora: Path, tmp
 
 
 def write_mixed(folder: Path, num_good: int, num_bad: int) -> Path:
-    """Text rows that are good and rows whose picture is missing."""
+    """Text rows that are good and rows whose image is missing."""
     good = [{"id": f"good-{i}", "conversations": turns("two?", "red")} for i in range(num_good)]
     bad = [
         {"id": f"bad-{i}", "image": f"gone-{i}.jpg", "conversations": turns("<image>", "red")}
@@ -318,7 +318,7 @@ def test_a_fault_that_nobody_foresaw_says_in_which_sample_it_happened(
     assert caught.value.__notes__ == ["This happened in draw 3, sample mixed:good-0"]
 
 
-PICTURE = Image.new("RGB", (4, 4))
+IMAGE = Image.new("RGB", (4, 4))
 
 
 def encoding(layout: str) -> Encoding:
@@ -327,7 +327,7 @@ def encoding(layout: str) -> Encoding:
     for letter in layout:
         ids += [IMAGE] * 3 if letter == "I" else [7]
         is_target += [False] * 3 if letter == "I" else [letter == "A"]
-    return Encoding(ids, is_target, [PICTURE] * layout.count("I"))
+    return Encoding(ids, is_target, [IMAGE] * layout.count("I"))
 
 
 @pytest.mark.parametrize(
@@ -369,17 +369,17 @@ def test_a_sample_with_nothing_left_to_learn_is_an_error_with_its_length(
         truncate(encoding(layout), max_tokens, IMAGE)
 
 
-def test_cutting_and_collating_at_every_length_keeps_pictures_and_places_together(
+def test_cutting_and_collating_at_every_length_keeps_images_and_places_together(
     processor: Processor,
 ) -> None:
     whole = processor.encode(
         [
             {
                 "role": "user",
-                "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "two?"}],
+                "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "two?"}],
             },
             {"role": "assistant", "content": "an owl"},
-            {"role": "user", "content": [{"type": "image", "image": PICTURE}] * 2},
+            {"role": "user", "content": [{"type": "image", "image": IMAGE}] * 2},
             {"role": "assistant", "content": "two owls"},
         ]
     )

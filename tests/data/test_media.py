@@ -1,4 +1,4 @@
-"""Pictures and clips of a sample: what becomes of them, in which order, and what is said of broken ones."""
+"""Images and clips of a sample: what becomes of them, in which order, and what is said of broken ones."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from owl2.data.loader import Batches, Draws
 from owl2.data.order import Mixture
 from owl2.data.packing import PackSampler
 from owl2.data.readers.sources import open_source
-from owl2.data.sample import Clip, DataError, Picture, sample_from_llava
+from owl2.data.sample import Clip, DataError, StoredImage, sample_from_llava
 from owl2.processor import Encoding, Processor, SentencePieceTokenizer
 from owl2.train.config import DataConfig, SourceConfig
 from owl2.train.metrics import read_metrics
@@ -57,7 +57,7 @@ BROKEN: list[dict[str, Any]] = [
     {"id": "gone", "video": "gone.mp4", "conversations": turns("<video>what?", "x")},
     {"id": "marks", "video": "a.mp4", "conversations": turns("what?", "x")},
     {"id": "twice", "video": "a.mp4", "conversations": turns("<video><video>what?", "x")},
-    {"id": "no-picture", "video": "a.mp4", "image": "p.jpg", "conversations": turns("<video>what?", "x")},
+    {"id": "no-image", "video": "a.mp4", "image": "p.jpg", "conversations": turns("<video>what?", "x")},
 ]
 
 
@@ -93,7 +93,7 @@ def test_the_length_of_a_clip_is_known_before_it_is_opened(folder: Path, process
         assert draws.size(n) == (len(item.ids), len(item.images))  # type: ignore[union-attr]
 
 
-def test_frames_of_a_clip_are_cut_and_mirrored_alike_and_pictures_of_a_sample_each_in_their_own_way() -> None:
+def test_frames_of_a_clip_are_cut_and_mirrored_alike_and_images_of_a_sample_each_in_their_own_way() -> None:
     columns = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
     frame = Image.fromarray(np.stack([columns] * 3, axis=-1))
 
@@ -101,7 +101,7 @@ def test_frames_of_a_clip_are_cut_and_mirrored_alike_and_pictures_of_a_sample_ea
         def sample(self, num_frames: int) -> list[Image.Image]:
             return [frame] * num_frames
 
-    class Shown(Picture):
+    class Shown(StoredImage):
         def open(self) -> Image.Image:
             return frame
 
@@ -121,17 +121,17 @@ def test_broken_clips_are_bad_samples_with_a_kind_and_a_reason(folder: Path, pro
     found = by_key(open_draws(folder, BROKEN, processor))
     kinds = {key.lstrip("#"): item["kind"] for key, item in found.items()}
     assert sorted(kinds.values()) == sorted(
-        ["video cannot be read"] * 2 + ["picture is missing"] + ["image marks and pictures differ"] * 3
+        ["video cannot be read"] * 2 + ["image is missing"] + ["image marks and images differ"] * 3
     )
     assert "cut.mp4: " in found["cut"]["reason"]
     with pytest.raises(DataError, match=r"sample twice has 0 image mark.*, 2 video mark.s. and 1 video"):
-        sample_from_llava("s", BROKEN[4], lambda name: Picture(name, bytes))
+        sample_from_llava("s", BROKEN[4], lambda name: StoredImage(name, bytes))
 
 
 def test_a_caption_that_says_left_is_not_mirrored(tmp_path: Path, processor: Processor) -> None:
     columns = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
-    picture = Image.fromarray(np.stack([columns] * 3, axis=-1))
-    picture.save(tmp_path / "ramp.png")
+    image = Image.fromarray(np.stack([columns] * 3, axis=-1))
+    image.save(tmp_path / "ramp.png")
     ramp = (tmp_path / "ramp.png").read_bytes()
     members = {"0.png": ramp, "0.txt": b"an owl left of a cup", "1.png": ramp, "1.txt": b"an owl on a cup"}
     write_tar(tmp_path / "0.tar", members)
@@ -146,7 +146,7 @@ def test_a_caption_that_says_left_is_not_mirrored(tmp_path: Path, processor: Pro
     assert mirrored == {"0": {False}, "1": {False, True}}
 
 
-def test_training_on_clips_pictures_and_text_with_broken_ones_among_them(
+def test_training_on_clips_images_and_text_with_broken_ones_among_them(
     folder: Path, sentencepiece_tokenizer: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
     path = write_jsonl(folder / "all.jsonl", GOOD + BROKEN[:2])

@@ -1,4 +1,4 @@
-"""Packs: full, even, exact in length before a picture is opened, and without influence on what is learned."""
+"""Packs: full, even, exact in length before an image is opened, and without influence on what is learned."""
 
 import dataclasses
 import random
@@ -48,7 +48,7 @@ def test_packs_of_the_instruction_mixture_are_95_percent_full(capacity: int) -> 
     assert useful / room > 0.95
 
 
-def test_pictures_and_tokens_are_even_over_ranks() -> None:
+def test_images_and_tokens_are_even_over_ranks() -> None:
     """The fullest of the packs that ranks compute at the same time has hardly more than the mean of them."""
     rng = random.Random(0)
     waits: dict[str, list[float]] = {"tokens": [], "images": [], "plain": []}
@@ -66,7 +66,7 @@ def test_pictures_and_tokens_are_even_over_ranks() -> None:
     assert mean["images"] < 1.05 < mean["plain"]
 
 
-def test_many_pictures_that_are_clips_are_even_too() -> None:
+def test_many_images_that_are_clips_are_even_too() -> None:
     rng = random.Random(1)
     sizes = [Size(600 + rng.randrange(200), 8) for _ in range(20)] + [Size(rng.randrange(40, 400), 0)] * 60
     loads = sums(sizes, pack(sizes, 4096, 4))
@@ -82,7 +82,7 @@ def test_samples_that_fill_a_pack_or_more_have_one_each() -> None:
 
 @pytest.fixture(scope="module")
 def draws(processor: Processor, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Draws:
-    """Captions, conversations with and without pictures, and some that cannot be used."""
+    """Captions, conversations with and without images, and some that cannot be used."""
     broken = tmp_path_factory.mktemp("broken")
     (broken / "page.jpg").write_text("<html>404</html>")
     rows: list[dict[str, Any]] = [
@@ -97,7 +97,7 @@ def draws(processor: Processor, corpora: Path, tmp_path_factory: pytest.TempPath
     return Draws(sources, ["crop_flip", "none", "none"], mixture, processor, LIMIT)
 
 
-def test_sizes_are_exact_before_any_picture_is_opened(draws: Draws) -> None:
+def test_sizes_are_exact_before_any_image_is_opened(draws: Draws) -> None:
     holes = 0
     for n in range(200):
         item, size = draws[n][1], draws.size(n)
@@ -105,7 +105,7 @@ def test_sizes_are_exact_before_any_picture_is_opened(draws: Draws) -> None:
             assert size == (len(item.ids), len(item.images))
         else:
             holes += 1
-            assert size == (0, 0) or item["kind"] == "picture cannot be read"
+            assert size == (0, 0) or item["kind"] == "image cannot be read"
     assert holes > 10
 
 

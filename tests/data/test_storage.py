@@ -13,9 +13,9 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers import storage
 from owl2.data.readers.sources import Source, open_source
 from owl2.data.readers.storage import Location, StorageError, look_at, read_bytes
-from owl2.data.sample import DataError, Picture, Sample
+from owl2.data.sample import DataError, Sample, StoredImage
 from owl2.processor import Processor
-from tests.data.small import NUM_PICTURES, jpeg, turns, write_jsonl, write_tar
+from tests.data.small import NUM_IMAGES, jpeg, turns, write_jsonl, write_tar
 from tests.data.test_loader import assert_same
 from tests.data.web import Server
 
@@ -55,16 +55,16 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "WAITS_S", (0.0, 0.0, 0.0, 0.0))
 
 
-def pictures_of(sample: Sample) -> list[bytes]:
+def images_of(sample: Sample) -> list[bytes]:
     parts = [part for message in sample.messages for part in message["content"] if isinstance(part, dict)]
-    return [part["image"].read() for part in parts if isinstance(part.get("image"), Picture)]
+    return [part["image"].read() for part in parts if isinstance(part.get("image"), StoredImage)]
 
 
 def assert_same_samples(ours: Source, theirs: Source) -> None:
     assert len(ours) == len(theirs)
     for index in range(len(ours)):
         a, b = ours[index], theirs[index]
-        assert (a.key, a.text, pictures_of(a)) == (b.key, b.text, pictures_of(b))
+        assert (a.key, a.text, images_of(a)) == (b.key, b.text, images_of(b))
 
 
 @pytest.mark.parametrize("shuffle", ["samples", "slices"])
@@ -72,11 +72,11 @@ def test_shards_in_a_bucket_are_the_same_samples_as_in_a_folder(
     bucket: str, corpora: Path, shuffle: str
 ) -> None:
     ours = open_source("captions", f"{bucket}/captions", shuffle=shuffle)  # type: ignore[arg-type]
-    assert len(ours) == NUM_PICTURES
+    assert len(ours) == NUM_IMAGES
     assert_same_samples(ours, open_source("captions", corpora / "captions"))
 
 
-def test_rows_in_a_bucket_and_their_pictures_are_the_same_as_in_a_folder(bucket: str, corpora: Path) -> None:
+def test_rows_in_a_bucket_and_their_images_are_the_same_as_in_a_folder(bucket: str, corpora: Path) -> None:
     assert_same_samples(
         open_source("chat", f"{bucket}/chat.jsonl"), open_source("chat", corpora / "chat.jsonl")
     )
@@ -113,7 +113,7 @@ def test_what_is_not_in_a_bucket_is_named(bucket: str, processor: Processor, tmp
     source = open_source("web", write_jsonl(tmp_path / "rows.jsonl", rows), image_root=bucket)
     _, bad = Draws([source], ["none"], Mixture([1], [1.0], 0), processor, 99)[0]
     assert isinstance(bad, dict)
-    assert (bad["key"], bad["kind"]) == ("web:x", "picture is missing")
+    assert (bad["key"], bad["kind"]) == ("web:x", "image is missing")
 
 
 def write_shard(folder: Path, num_pairs: int) -> None:
@@ -130,13 +130,13 @@ def test_a_slice_of_a_shard_is_one_request_and_a_single_sample_two(web: Server, 
     web.requests.clear()
     assert [slices[index].text.strip() for index in range(250)] == [f"owl {n}" for n in range(250)]
     assert len(web.requests) == 3, "two slices of 100 and one of 50"
-    assert sum(len(pictures_of(slices[index])) for index in range(250)) == 250
+    assert sum(len(images_of(slices[index])) for index in range(250)) == 250
     assert len(web.requests) == 3
     samples = open_source("web", web.url, shuffle="samples")
     web.requests.clear()
     sample = samples[7]
     assert len(web.requests) == 1, "packing asks for the caption alone"
-    assert pictures_of(sample) == pictures_of(slices[7])
+    assert images_of(sample) == images_of(slices[7])
     assert len(web.requests) == 2
 
 
@@ -149,13 +149,13 @@ def test_a_shard_is_scanned_once_and_read_in_large_parts(web: Server, tmp_path: 
     assert [request for request in web.requests if "0.tar" in request] == scanned
 
 
-def test_pictures_whose_captions_lie_far_from_them_are_read_one_by_one(web: Server, tmp_path: Path) -> None:
+def test_images_whose_captions_lie_far_from_them_are_read_one_by_one(web: Server, tmp_path: Path) -> None:
     ballast = {f"{number}.bin": bytes(50_000) for number in range(20)}
     members = {"a.jpg": jpeg(1), "b.jpg": jpeg(2), **ballast, "a.txt": b"one", "b.txt": b"two"}
     write_tar(tmp_path / "web" / "0.tar", members)
     source = open_source("web", web.url)
     web.requests.clear()
-    assert (source[0].text.strip(), pictures_of(source[1])) == ("one", [jpeg(2)])
+    assert (source[0].text.strip(), images_of(source[1])) == ("one", [jpeg(2)])
     assert all(int(last) - int(first) < 5000 for first, last in map(range_of, web.requests))
 
 

@@ -27,10 +27,10 @@ from tests.data.hub import (
     write_parquet,
     write_stream,
 )
-from tests.data.small import NUM_PICTURES, jpeg, turns, write_tar
+from tests.data.small import NUM_IMAGES, jpeg, turns, write_tar
 from tests.data.test_jsonl import shape
 from tests.data.test_loader import assert_same
-from tests.data.test_storage import assert_same_samples, pictures_of
+from tests.data.test_storage import assert_same_samples, images_of
 from tests.data.web import Server
 from tests.train.tiny import losses, run_whole, stage, write_checkpoint
 
@@ -63,14 +63,14 @@ def test_a_folder_of_files_is_one_source_in_the_order_of_their_names(
     source = open_source("chat", folder)
     assert_same_samples(source, chat)
     assert [source[n].key for n in (19, 2, 3, 11)] == ["chat-19", "chat-2", "chat-3", "chat-11"]
-    for index in (-1, NUM_PICTURES):
+    for index in (-1, NUM_IMAGES):
         with pytest.raises(IndexError, match=f"chat has 20 samples, none is number {index}"):
             source[index]
 
 
-def test_pictures_with_captions_are_those_of_tar_shards(corpora: Path, tmp_path: Path) -> None:
+def test_images_with_captions_are_those_of_tar_shards(corpora: Path, tmp_path: Path) -> None:
     shards = TarSource("captions", corpora / "captions")
-    data = [pictures_of(sample)[0] for sample in map(shards.__getitem__, range(len(shards)))]
+    data = [images_of(sample)[0] for sample in map(shards.__getitem__, range(len(shards)))]
     captions = [shards[n].messages[1]["content"] for n in range(len(shards))]
     table = pa.table({"__key__": [shards[n].key for n in range(len(shards))], "jpg": data, "txt": captions})
     path = write_parquet(tmp_path / "web.parquet", table, row_group_size=6)
@@ -89,10 +89,10 @@ def test_a_chat_with_roles_is_the_same_conversation(tmp_path: Path, name: str) -
     sample = one_row(tmp_path, {name: [talk], "images": [[{"bytes": jpeg(1), "path": None}]]})
     assert shape(sample) == [["[rows.parquet:0]", "what?"], ["an owl"]]
     assert sample.key == "rows.parquet:0", "named by its place where it has no id"
-    assert pictures_of(sample) == [jpeg(1)]
+    assert images_of(sample) == [jpeg(1)]
 
 
-def test_a_chat_in_parts_has_its_pictures_where_the_parts_are(tmp_path: Path) -> None:
+def test_a_chat_in_parts_has_its_images_where_the_parts_are(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "one "}, {"type": "image", "text": None}, {"type": "text", "text": "?"}]
     talk = [{"role": "user", "content": parts}, {"role": "assistant", "content": [parts[0]]}]
     sample = one_row(tmp_path, {"messages": [talk], "image": ["owls/a.jpg"], "id": [7]})
@@ -110,19 +110,19 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"image": None, "conversations": turns("<image>?", "x")},
         "1 image mark",
-        "image marks and pictures differ",
+        "image marks and images differ",
     ),
-    ({"image": b"", "conversations": turns("what?", "x")}, "0 image mark", "image marks and pictures differ"),
-    ({"image": [None], "conversations": turns("<image>?", "x")}, "an image of row", "picture is missing"),
+    ({"image": b"", "conversations": turns("what?", "x")}, "0 image mark", "image marks and images differ"),
+    ({"image": [None], "conversations": turns("<image>?", "x")}, "an image of row", "image is missing"),
     ({"conversations": None}, "row rows.parquet:0 is not a LLaVA row", "not a LLaVA row"),
     ({"conversations": turns("?", "x")[1:]}, "turn 1 of sample rows.parquet:0", "turns do not alternate"),
     ({"conversations": [{"from": "human", "value": None}]}, "not a LLaVA row: TypeError", "not a LLaVA row"),
     ({"messages": [{"role": "system", "content": "?"}]}, "from 'system'", "turns do not alternate"),
-    ({"image": None, "caption": "an owl"}, "has a caption and 0 images", "picture is missing"),
+    ({"image": None, "caption": "an owl"}, "has a caption and 0 images", "image is missing"),
     (
         {"image": [b"a", b"b"], "text": "two"},
         "has a caption and 2 images",
-        "several pictures with one caption",
+        "several images with one caption",
     ),
     ({"image": b"a", "text": None}, "the caption of rows.parquet:0 is blank", "caption is blank"),
     ({"image": b"a", "text": b"caf\xe9"}, "not UTF-8", "text is not UTF-8"),
@@ -147,13 +147,13 @@ def test_a_row_that_cannot_be_used_is_named_with_its_kind(
 
 
 @pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}, {"bytes": None, "path": ""}])
-def test_a_row_without_a_picture_is_text_alone(tmp_path: Path, image: dict[str, Any] | None) -> None:
+def test_a_row_without_an_image_is_text_alone(tmp_path: Path, image: dict[str, Any] | None) -> None:
     columns = {"image": pa.array([image], IMAGE), "conversations": [turns("2 + 2?", "4")]}
     assert shape(one_row(tmp_path, columns)) == [["2 + 2?"], ["4"]]
 
 
-def test_a_picture_stays_closed_until_it_is_opened(tmp_path: Path) -> None:
-    columns = {"image": [b"no picture"], "text": ["an owl"]}
+def test_an_image_stays_closed_until_it_is_opened(tmp_path: Path) -> None:
+    columns = {"image": [b"no image"], "text": ["an owl"]}
     sample = one_row(tmp_path, columns)
     assert sample.text.strip() == "an owl"
     with pytest.raises(Exception, match=r"rows.parquet:0: "):
@@ -261,8 +261,8 @@ def test_tables_at_a_url_are_fetched_once_and_then_read_from_the_cache(
 def test_inspection_shows_what_a_table_holds(corpora: Path, processor: Processor, tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "rows.parquet", chat_table(corpora))
     found = inspect_source(open_source("rows", path), processor, num_opened=0)
-    assert (found.num_opened, len(found.bad)) == (NUM_PICTURES, 0)
-    assert found.shapes == {"with 1 picture": 13, "text alone": 7}
+    assert (found.num_opened, len(found.bad)) == (NUM_IMAGES, 0)
+    assert found.shapes == {"with 1 image": 13, "text alone": 7}
 
 
 def test_what_is_to_be_read_of_a_folder_is_never_guessed(corpora: Path, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_what_is_to_be_read_of_a_folder_is_never_guessed(corpora: Path, tmp_path
         DataError, match=r"has test-.*parquet and train-.*, of which some .* path: .*/train\*"
     ):
         open_source("chat", folder)
-    assert len(open_source("chat", folder / "train-*.parquet")) == NUM_PICTURES
+    assert len(open_source("chat", folder / "train-*.parquet")) == NUM_IMAGES
     with pytest.raises(DataError, match=r"none of 3 \*.parquet and \*.arrow in .* matches dev\*.parquet"):
         open_source("chat", folder / "dev*.parquet")
     write_tar(folder / "0.tar", {"a.jpg": jpeg(1), "a.txt": b"an owl"})

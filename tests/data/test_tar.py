@@ -16,7 +16,7 @@ def pair(key: str, number: int = 0, caption: str = "an owl") -> dict[str, bytes]
 
 
 def parts(sample: Sample) -> tuple[tuple[int, int], str]:
-    """The picture's size and the caption."""
+    """The image's size and the caption."""
     question, answer = sample.messages
     return question["content"][0]["image"].open().size, answer["content"]
 
@@ -49,7 +49,7 @@ def test_folders_long_names_capitals_and_other_files_are_no_obstacle(tmp_path: P
 
 
 def test_incomplete_keys_are_counted_and_never_drawn(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", {**pair("a"), "no-caption.jpg": jpeg(0), "no-picture.txt": b"an owl"})
+    write_tar(tmp_path / "0.tar", {**pair("a"), "no-caption.jpg": jpeg(0), "no-image.txt": b"an owl"})
     write_tar(tmp_path / "1.tar", {"other.png": jpeg(0)})
     source = TarSource("captions", tmp_path)
     assert len(source) == 1
@@ -112,7 +112,7 @@ def test_a_folder_without_shards_or_without_a_single_pair_is_an_error(tmp_path: 
     with pytest.raises(DataError, match=r"captions: no \*.tar in "):
         TarSource("captions", tmp_path)
     write_tar(tmp_path / "0.tar", {"a.jpg": jpeg(0)})
-    with pytest.raises(DataError, match=r"no key with a picture and a .txt caption in 1 shards"):
+    with pytest.raises(DataError, match=r"no key with an image and a .txt caption in 1 shards"):
         TarSource("captions", tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Questions set apart: no question sees another, all see the picture, and it is encoded once."""
+"""Questions set apart: no question sees another, all see the image, and it is encoded once."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -65,7 +65,7 @@ def _targets(batch: Batch, row: int) -> int:
     return int(((batch.targets.rows >= begin) & (batch.targets.rows < end)).sum())
 
 
-def test_the_size_of_a_sample_apart_is_known_before_its_picture_is_opened(
+def test_the_size_of_a_sample_apart_is_known_before_its_image_is_opened(
     folder: Path, processor: Processor
 ) -> None:
     rows = [{"id": "a", "image": "a.jpg", "conversations": turns(*(t for pair in PAIRS for t in pair))}]
@@ -76,14 +76,14 @@ def test_the_size_of_a_sample_apart_is_known_before_its_picture_is_opened(
     assert drawn.size(0) == (sum(item.rows), 1) == (len(item.ids), 1)
 
 
-def test_a_picture_in_a_later_turn_cannot_be_set_apart(folder: Path, processor: Processor) -> None:
+def test_an_image_in_a_later_turn_cannot_be_set_apart(folder: Path, processor: Processor) -> None:
     rows = [{"id": "a", "image": ["a.jpg"] * 2, "conversations": turns("<image>a?", "b", "<image>c?", "d")}]
     _, bad = draws(folder, processor, rows, ["chat"])[0]
     assert isinstance(bad, dict)
-    assert bad["kind"] == "picture in a later turn"
+    assert bad["kind"] == "image in a later turn"
 
 
-def test_text_alone_can_be_set_apart_beside_pictures(folder: Path, processor: Processor) -> None:
+def test_text_alone_can_be_set_apart_beside_images(folder: Path, processor: Processor) -> None:
     rows = [
         {"id": "a", "conversations": turns("one?", "two", "two?", "one")},
         {"id": "b", "image": "a.jpg", "conversations": turns("<image>a?", "b", "c?", "d")},

@@ -52,7 +52,7 @@ def test_a_world_is_the_same_on_one_core_and_on_two(
     assert digest(tmp_path / "again") == digest(world)
 
 
-def test_another_seed_gives_other_pictures(world: Path, assets: dict[str, Path], tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(world: Path, assets: dict[str, Path], tmp_path: Path) -> None:
     write_world(tmp_path / "other", TINY, seed=1, processes=1, assets=assets)
     ours, other = digest(world), digest(tmp_path / "other")
     assert ours.keys() == other.keys()
@@ -117,7 +117,7 @@ def test_captions_are_webdataset_shards_with_the_scene_as_truth(world: Path) -> 
             assert colour_split(item["name"], item["colour"]) == "train"
 
 
-def test_instructions_are_llava_records_with_all_pairs_of_a_picture_merged(world: Path) -> None:
+def test_instructions_are_llava_records_with_all_pairs_of_an_image_merged(world: Path) -> None:
     records = rows(world / "instruct" / "train.jsonl")
     assert len(records) == TINY.instruct_images
     for record in [*records, *rows(world / "instruct" / "easyvqa.jsonl")]:
@@ -145,7 +145,7 @@ def test_no_written_training_file_but_language_alone_speaks_of_a_held_out_pair(w
     assert uttered([(world / "lm" / "train.jsonl").read_text(encoding="utf-8")]) & HELD_OUT
 
 
-def test_the_test_questions_are_balanced_and_their_pictures_exist(world: Path) -> None:
+def test_the_test_questions_are_balanced_and_their_images_exist(world: Path) -> None:
     records = rows(world / "test" / "questions.jsonl")
     assert Counter(record["kind"] for record in records) == dict.fromkeys(
         ("yes_no", "naming", "colour", "counting", "text"), TINY.test_questions

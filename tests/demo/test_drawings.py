@@ -1,4 +1,4 @@
-"""Pictures show what the scene says: colours, boxes, words; and drawing is a pure function."""
+"""Images show what the scene says: colours, boxes, words; and drawing is a pure function."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_boxes_enclose_what_is_drawn_and_little_else(drawings: Drawings) -> None
         assert np.allclose(np.array(seen.items[0].box) * side, drawn, atol=4), seed
 
 
-def test_a_word_stays_inside_the_picture_and_its_plate_is_its_box(drawings: Drawings) -> None:
+def test_a_word_stays_inside_the_image_and_its_plate_is_its_box(drawings: Drawings) -> None:
     for seed in range(40):
         image, seen = drawings.draw(scene(seed, "train", "word"), 84)
         assert seen.sign is not None

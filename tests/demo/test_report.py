@@ -31,7 +31,7 @@ RESULTS = {
     "counting": (0.65, 0.2, 0.2, 0.2),
     "text": (0.9, 0.9, 0.1, 0.91),
 }
-"""Three goals are reached: naming is too near to the blank picture, colour too low."""
+"""Three goals are reached: naming is too near to the blank image, colour too low."""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_every_figure_of_the_results_is_shown(html: str) -> None:
             assert f">{100 * share:.1f}<" in shown
 
 
-def test_a_goal_counts_only_well_above_the_blank_picture(html: str) -> None:
+def test_a_goal_counts_only_well_above_the_blank_image(html: str) -> None:
     assert "reaches 3 of its 5 goals" in html
 
 
@@ -125,7 +125,7 @@ def test_the_smoke_preset_has_no_goals_and_says_why(run: Path, tmp_path: Path) -
     assert "<u " not in page
 
 
-def test_three_right_answers_come_first_with_their_pictures(html: str) -> None:
+def test_three_right_answers_come_first_with_their_images(html: str) -> None:
     shown = part(html, "Three questions")
     assert shown.count("<img") == 3
     assert shown.count("✓") == 3
@@ -145,7 +145,7 @@ def test_what_a_model_says_cannot_become_markup(html: str) -> None:
     assert "&lt;b&gt;naming&lt;/b&gt;" in html
 
 
-def test_training_pictures_stand_beside_their_captions_and_conversations(html: str) -> None:
+def test_training_images_stand_beside_their_captions_and_conversations(html: str) -> None:
     shown = part(html, "What it learned from")
     assert shown.count("<img") == 10 + 3
     assert "<|image|>" not in shown

@@ -87,7 +87,7 @@ def test_every_colour_is_held_out_about_equally_often() -> None:
     assert max(held_out.values()) - min(held_out.values()) <= 1
 
 
-def test_things_that_meet_in_a_held_out_picture_never_met_in_training() -> None:
+def test_things_that_meet_in_a_held_out_image_never_met_in_training() -> None:
     met = {
         split: {pair for seen in scenes(split) for pair in combinations(sorted(seen.names), 2)}
         for split in SPLITS
@@ -191,7 +191,7 @@ def test_yes_and_no_are_balanced_and_negatives_are_adversarial() -> None:
     assert animals > 40
 
 
-def test_no_held_out_pair_is_uttered_where_training_pictures_are_spoken_of() -> None:
+def test_no_held_out_pair_is_uttered_where_training_images_are_spoken_of() -> None:
     """Captions of stage 1 and instructions of stage 2, the text-only ones included."""
     said = []
     for seen in scenes("train"):

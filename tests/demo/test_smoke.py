@@ -51,7 +51,7 @@ def test_the_demo_survives_an_interruption_and_ends_with_a_model_that_answers(tm
         assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), stage
     assert "<html" in (out / "report.html").read_text()
 
-    picture = next((out / "world" / "test" / "images").iterdir())
-    asked = owl2("chat", str(out / "checkpoint"), "--image", str(picture), "-m", "What is in the picture?")
+    image = next((out / "world" / "test" / "images").iterdir())
+    asked = owl2("chat", str(out / "checkpoint"), "--image", str(image), "-m", "What is in the picture?")
     answer = asked.communicate(timeout=120)[0]
     assert asked.returncode == 0, answer

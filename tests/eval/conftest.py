@@ -46,5 +46,5 @@ def engine(owl: Owl2, checkpoint: Path) -> OwlEngine:
 
 @pytest.fixture(scope="session")
 def vqa_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen questions on eight pictures; not to be changed."""
+    """Sixteen questions on eight images; not to be changed."""
     return write_vqa(tmp_path_factory.mktemp("data"), num_questions=NUM_QUESTIONS)

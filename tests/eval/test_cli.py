@@ -89,8 +89,8 @@ def test_a_judge_is_asked_only_with_yes(
 ) -> None:
     folder = tmp_path / "data" / "mm-vet"
     (folder / "images").mkdir(parents=True)
-    picture = next((vqa_data / "coco" / "val2014").iterdir()).read_bytes()
-    (folder / "images" / "v1_0.jpg").write_bytes(picture)
+    image = next((vqa_data / "coco" / "val2014").iterdir()).read_bytes()
+    (folder / "images" / "v1_0.jpg").write_bytes(image)
     question = {"imagename": "v1_0.jpg", "question": "What?", "answer": "owl", "capability": ["rec"]}
     write_json(folder / "mm-vet.json", {"v1_0": question})
     with served(lambda request: "0.5") as script:
@@ -166,5 +166,5 @@ def test_the_benchmark_prints_a_table_and_writes_its_figures(
     record = json.loads((tmp_path / "eval.json").read_text())
     assert record["results"]["one at a time"]["speed_ratio"] == 1
     assert record["results"]["batches of 4"]["questions_per_s"] > 0
-    assert record["per_picture"] == 5
+    assert record["per_image"] == 5
     assert "times as fast" in capsys.readouterr().out

@@ -20,7 +20,7 @@ def engine(url: str) -> EndpointEngine:
     return EndpointEngine(ChatClient(url, "owl", first_wait_s=0.01, timeout_s=5, max_tries=3))
 
 
-def test_questions_reach_the_server_with_their_pictures_and_answers_are_kept(
+def test_questions_reach_the_server_with_their_images_and_answers_are_kept(
     vqa_data: Path, tmp_path: Path
 ) -> None:
     def repeat(request: dict[str, Any]) -> str:

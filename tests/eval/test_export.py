@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.engines.local import Reply
 from owl2.eval.report.export import EXPORTS, ExportError, export_task
 from owl2.eval.scoring.score import TaskResult, score_run
 from owl2.eval.task import Answer, Item, all_tasks
 from tests.eval.small import Scripted, run
 
-PICTURE = Picture("existence/0001.jpg", lambda: b"")
+IMAGE = StoredImage("existence/0001.jpg", lambda: b"")
 
 
 def files(task: str, *answers: Answer) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def test_answers_for_evalai_have_numbers_as_ids(vqa_data: Path, tmp_path: Path) 
     assert isinstance(result, TaskResult)
 
 
-def test_vizwiz_names_pictures_and_normalises() -> None:
+def test_vizwiz_names_images_and_normalises() -> None:
     item = Item("VizWiz_test_00000000.jpg", "What?")
     assert one("vizwiz_test", item, "Two.") == [{"image": "VizWiz_test_00000000.jpg", "answer": "2"}]
 
@@ -78,7 +78,7 @@ def test_mme_has_a_text_a_subtask_with_four_columns() -> None:
     item = Item(
         "existence/0001.jpg/1",
         "Is there an owl? Please answer yes or no.",
-        (PICTURE,),
+        (IMAGE,),
         references=("yes",),
         category={"kind": "perception", "subtask": "existence"},
     )

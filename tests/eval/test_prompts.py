@@ -2,20 +2,20 @@
 
 import pytest
 
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.task import Item, Template
 from owl2.eval.tasks import prompts
 from owl2.processor.template import render
 
-PICTURE = Picture("a.png", lambda: b"")
+IMAGE = StoredImage("a.png", lambda: b"")
 ITEM = Item(
     id="1",
     question="Which one?",
-    images=(PICTURE,),
+    images=(IMAGE,),
     choices={"A": "red", "B": "None"},
     extra={"hint": "Look."},
 )
-BARE = Item(id="2", question="Which one?", images=(PICTURE,), choices={"A": "red", "B": "None"})
+BARE = Item(id="2", question="Which one?", images=(IMAGE,), choices={"A": "red", "B": "None"})
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option’s letter from the given choices directly."
 
@@ -57,14 +57,14 @@ def test_a_missing_hint_is_na_for_the_authors_and_nothing_for_others() -> None:
     assert llava == f"{question}Answer with the option's letter from the given choices directly."
 
 
-def test_pictures_stand_before_the_words_and_text_alone_has_none() -> None:
-    several = Item(id="3", question="What?", images=(PICTURE, PICTURE))
+def test_images_stand_before_the_words_and_text_alone_has_none() -> None:
+    several = Item(id="3", question="What?", images=(IMAGE, IMAGE))
     assert shown(Template("x", prompts.bare_question), several) == "USER: <|image|><|image|>What? ASSISTANT:"
     none = Item(id="4", question="What?")
     assert shown(Template("x", prompts.bare_question), none) == "USER: What? ASSISTANT:"
 
 
 def test_a_mark_in_a_question_is_only_text() -> None:
-    item = Item(id="5", question="What is <|image|>?", images=(PICTURE,))
+    item = Item(id="5", question="What is <|image|>?", images=(IMAGE,))
     kinds = [chunk.kind for chunk in render(prompts.short_answer(item), generation_prompt=True)]
     assert kinds.count("image") == 1

@@ -6,8 +6,8 @@ import pytest
 
 from owl2.eval.formats.records import (
     as_records,
-    base64_picture,
-    folder_pictures,
+    base64_image,
+    folder_images,
     official,
     read_json,
     read_jsonl,
@@ -78,21 +78,19 @@ def test_a_file_that_stands_instead_of_another_is_found_after_it(tmp_path: Path)
     assert official({}, files, "a") == []
 
 
-def test_pictures_are_closed_until_needed_and_counted_before(tmp_path: Path) -> None:
+def test_images_are_closed_until_needed_and_counted_before(tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match="t: missing images"):
-        folder_pictures("t", tmp_path, "images", ["a"])
+        folder_images("t", tmp_path, "images", ["a"])
     (tmp_path / "images").mkdir()
-    (tmp_path / "images/a").write_bytes(b"not a picture")
-    pictures = folder_pictures("t", tmp_path, "images", ["a", "a"])
-    assert pictures["a"].read() == b"not a picture"
-    with pytest.raises(
-        EvalDataError, match=r"t: 2 of 3 pictures are not in .*images, the first is b; unpack"
-    ):
-        folder_pictures("t", tmp_path, "images", ["a", "b", "c", "b"])
+    (tmp_path / "images/a").write_bytes(b"not an image")
+    images = folder_images("t", tmp_path, "images", ["a", "a"])
+    assert images["a"].read() == b"not an image"
+    with pytest.raises(EvalDataError, match=r"t: 2 of 3 images are not in .*images, the first is b; unpack"):
+        folder_images("t", tmp_path, "images", ["a", "b", "c", "b"])
 
 
-def test_a_picture_in_a_table_is_decoded_when_it_is_read() -> None:
-    assert base64_picture("name", "aGk=").read() == b"hi"
+def test_an_image_in_a_table_is_decoded_when_it_is_read() -> None:
+    assert base64_image("name", "aGk=").read() == b"hi"
 
 
 def asked(*groups: str) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""The report: every figure beside the paper's, what is missing said, failures with their pictures."""
+"""The report: every figure beside the paper's, what is missing said, failures with their images."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ def paths(vqa_data: Path, tmp_path: Path) -> dict[str, Path]:
     replies = {
         first.id: Reply(max(first.references, key=first.references.count)),
         second.id: Reply(""),
-        third.id: Reply(error="no picture"),
+        third.id: Reply(error="no image"),
     }
     engine = Scripted(replies)
     engine.replies["1003"] = Reply("<script>alert('owl')</script>")
@@ -44,7 +44,7 @@ def test_markdown_has_ours_the_papers_and_what_a_reader_must_know(paths: dict[st
     assert cells[6:] == ["16 (!)", "214,354", "1 + 1 not asked", "owl2-paper", "–"]
     assert "VQAv2 val: 16 answered of 16 in the data; official: 214,354" in text
     assert "takes them for a yes)\n\n- VQAv2 val: 1, such as 1001" in text
-    assert "the first, 1002: no picture" in text
+    assert "the first, 1002: no image" in text
     assert "MME (perception), sum(acc+acc+): 1450.19 (Table 2)" in text
 
 
@@ -58,7 +58,7 @@ def test_csv_and_json_have_every_figure_unrounded(paths: dict[str, Path]) -> Non
     assert raw["rows"][0]["is_main"]
 
 
-def test_the_page_shows_failures_with_picture_question_answer_and_reference(
+def test_the_page_shows_failures_with_image_question_answer_and_reference(
     paths: dict[str, Path], vqa_data: Path
 ) -> None:
     page = paths["html"].read_text()
@@ -74,10 +74,10 @@ def test_the_page_shows_failures_with_picture_question_answer_and_reference(
         assert item.question in card
         assert item.references[0] in card
     assert "could not be read" in next(card for card in cards if "1001 ·" in card)
-    assert "no picture" in next(card for card in cards if "1002 ·" in card)
+    assert "no image" in next(card for card in cards if "1002 ·" in card)
 
 
-def test_a_picture_that_is_gone_is_said_and_does_not_stop_the_report(vqa_data: Path, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_is_said_and_does_not_stop_the_report(vqa_data: Path, tmp_path: Path) -> None:
     run(Scripted({}), vqa_data, tmp_path / "run", limit=2)
     results = score_run(tmp_path / "run")
 

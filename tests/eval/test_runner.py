@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from owl2.api import Owl2
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.answers.predictions import PredictionError, PredictionWriter
 from owl2.eval.engines.local import OwlEngine, Prompt, fingerprint, log_likelihoods
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
@@ -31,10 +31,10 @@ def test_any_batching_gives_the_answers_of_one_question_at_a_time(
         assert outputs(tmp_path / f"many{number}") == alone
 
 
-def test_a_batch_opens_and_encodes_a_picture_once_however_many_questions_show_it(engine: OwlEngine) -> None:
+def test_a_batch_opens_and_encodes_an_image_once_however_many_questions_show_it(engine: OwlEngine) -> None:
     reads: list[str] = []
-    pictures = [counted_picture(name, colour, reads) for name, colour in (("a", "red"), ("b", "green"))]
-    shown = [pictures[:1], pictures[1:], pictures[::-1], [], pictures[:1]]
+    images = [counted_image(name, colour, reads) for name, colour in (("a", "red"), ("b", "green"))]
+    shown = [images[:1], images[1:], images[::-1], [], images[:1]]
     prompts = [question(str(number), *images) for number, images in enumerate(shown)]
     alone = [engine.answer(engine.prepare([prompt]))[0] for prompt in prompts]
     assert reads == ["a", "b", "b", "a", "a"]
@@ -46,18 +46,18 @@ def test_a_batch_opens_and_encodes_a_picture_once_however_many_questions_show_it
     assert alone[0].output != alone[1].output
 
 
-def test_questions_on_one_picture_are_asked_together_the_longest_first(
+def test_questions_on_one_image_are_asked_together_the_longest_first(
     engine: OwlEngine, vqa_data: Path, tmp_path: Path
 ) -> None:
     run(engine, vqa_data, tmp_path, batching=Batching(3))
-    picture = {item.id: item.images for item in plan(vqa_data).items}
+    image = {item.id: item.images for item in plan(vqa_data).items}
     rows = lines(tmp_path)
-    seen = [images for images, _ in itertools.groupby(picture[row["id"]] for row in rows)]
+    seen = [images for images, _ in itertools.groupby(image[row["id"]] for row in rows)]
     assert len(seen) == len(set(seen)) == NUM_QUESTIONS / 2
     assert rows[0]["prompt_tokens"] == max(row["prompt_tokens"] for row in rows)
 
 
-def test_frames_of_one_part_of_a_clip_are_the_same_pictures() -> None:
+def test_frames_of_one_part_of_a_clip_are_the_same_images() -> None:
     clip = Path("clip.mp4")
     assert frames_of(clip, (1.0, 2.0)) == frames_of(clip, (1.0, 2.0))
     assert (
@@ -161,14 +161,14 @@ def test_a_question_that_cannot_be_asked_is_recorded_and_tried_again(
     engine: OwlEngine, tmp_path: Path
 ) -> None:
     data = write_vqa(tmp_path / "data", num_questions=6, num_images=3)
-    picture = data / "coco" / "val2014" / "COCO_val2014_000000000001.jpg"
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[:50])
+    image = data / "coco" / "val2014" / "COCO_val2014_000000000001.jpg"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:50])
     outcome = run(engine, data, tmp_path / "out")
     assert set(outcome.errors) == {"1001", "1004"}
     assert "COCO_val2014_000000000001.jpg" in outcome.errors["1001"]
     assert not outcome.is_in_vain
-    picture.write_bytes(whole)
+    image.write_bytes(whole)
     assert run(engine, data, tmp_path / "out").num_asked == 2
     assert not any(row.error for row in read(tmp_path / "out").by_id.values())
 
@@ -196,16 +196,16 @@ def test_a_prompt_longer_than_the_context_is_recorded_and_a_tight_one_answered_w
 
 def test_a_task_none_of_whose_questions_can_be_asked_is_in_vain(engine: OwlEngine, tmp_path: Path) -> None:
     data = write_vqa(tmp_path / "data", num_questions=2, num_images=1)
-    next((data / "coco" / "val2014").iterdir()).write_bytes(b"no picture")
+    next((data / "coco" / "val2014").iterdir()).write_bytes(b"no image")
     assert run(engine, data, tmp_path / "out").is_in_vain
 
 
 def test_likelihoods_of_choices_are_those_of_whole_forward_passes(engine: OwlEngine, owl: Owl2) -> None:
-    pictures = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green")]
+    images = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green")]
     conversations = [
         [{"role": "user", "content": [{"type": "image", "image": p}, {"type": "text", "text": text}]}]
         for p, text in zip(
-            pictures, ("What is this?", "What is on the left of the tree, and how many?"), strict=True
+            images, ("What is this?", "What is on the left of the tree, and how many?"), strict=True
         )
     ]
     encode = owl.processor.tokenizer.encode
@@ -251,8 +251,8 @@ def test_missing_files_are_returned_and_the_other_tasks_planned(vqa_data: Path, 
     assert plan_tasks([find_task("vqav2")], tmp_path)[1][0].paths == ("coco/val2014",)
 
 
-def counted_picture(name: str, colour: str, reads: list[str]) -> Picture:
-    """A picture that says when it is read."""
+def counted_image(name: str, colour: str, reads: list[str]) -> StoredImage:
+    """An image that says when it is read."""
     stream = io.BytesIO()
     Image.new("RGB", (20, 20), colour).save(stream, format="PNG")
 
@@ -260,10 +260,10 @@ def counted_picture(name: str, colour: str, reads: list[str]) -> Picture:
         reads.append(name)
         return stream.getvalue()
 
-    return Picture(name, read)
+    return StoredImage(name, read)
 
 
-def question(name: str, *pictures: Picture) -> Prompt:
-    parts = [{"type": "image", "image": picture} for picture in pictures]
+def question(name: str, *images: StoredImage) -> Prompt:
+    parts = [{"type": "image", "image": image} for image in images]
     content = [*parts, {"type": "text", "text": "What is on the left?"}]
     return Prompt(name, [{"role": "user", "content": content}], " ", Decoding(8))

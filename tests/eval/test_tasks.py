@@ -76,7 +76,7 @@ def test_every_row_of_the_papers_first_four_tables_and_of_pope_is_some_benchmark
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_items_have_unique_names_and_each_template_shows_all_their_pictures(name: str) -> None:
+def test_items_have_unique_names_and_each_template_shows_all_their_images(name: str) -> None:
     task = find_task(name)
     items = task.items(DATA)
     assert items

@@ -14,7 +14,7 @@ from owl2.processor import ImageError, Processor, Tokenizer
 LENGTH = {"max_new_tokens": 9}
 
 
-def picture(colour: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
+def image(colour: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
     return (
         Image.effect_noise(size, 90).convert("RGB") if colour == "noise" else Image.new("RGB", size, colour)
     )
@@ -25,9 +25,9 @@ def ask(text: str, *images: Image.Image) -> list[dict[str, object]]:
 
 
 QUESTIONS = [
-    ask("what is this?", picture("red")),
+    ask("what is this?", image("red")),
     "and this?",
-    ask("or these?", picture("blue"), picture("noise")),
+    ask("or these?", image("blue"), image("noise")),
     "why <|image|> so?",
 ]
 
@@ -81,12 +81,12 @@ def test_a_turn_reads_only_what_is_new(
     whole = len(processor.encode([*session.messages[:3]], generation_prompt=True).ids)
     assert session.num_prefilled <= whole - first
     list(session.say(QUESTIONS[2], **LENGTH))
-    assert encoded == [1, 2], "each picture is encoded in the turn that shows it"
+    assert encoded == [1, 2], "each image is encoded in the turn that shows it"
 
 
-def test_another_picture_in_the_same_place_is_read_anew(model: Owl2Model, processor: Processor) -> None:
+def test_another_image_in_the_same_place_is_read_anew(model: Owl2Model, processor: Processor) -> None:
     session = ChatSession(model, processor)
-    red, blue = ([{"role": "user", "content": ask("what?", picture(c))}] for c in ("red", "blue"))
+    red, blue = ([{"role": "user", "content": ask("what?", image(c))}] for c in ("red", "blue"))
     list(session.answer(red, **LENGTH))
     assert "".join(session.answer(blue, **LENGTH)) == fresh(model, processor, blue)
     list(session.answer(blue, **LENGTH))

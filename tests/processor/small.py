@@ -14,7 +14,7 @@ from owl2.processor import ImageTransform, Processor, Tokenizer
 
 SENTENCES = (
     "the image shows an owl on a branch and two red apples beside green cups near one window what is in "
-    "picture describe how many colour where left right yes no please answer question USER ASSISTANT"
+    "image describe how many colour where left right yes no please answer question USER ASSISTANT"
 )
 WORDS = SENTENCES.split()
 ODD_TEXT = "naïve café · 你好 🦙 e\u0301 \t tab\nline  two   three 1234 (a) </s> <|image|> <0x41> �"

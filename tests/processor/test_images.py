@@ -1,4 +1,4 @@
-"""Pictures: the released pixels, every mode and format made RGB, and bad files refused by name."""
+"""Images: the released pixels, every mode and format made RGB, and bad files refused by name."""
 
 import contextlib
 import io
@@ -59,7 +59,7 @@ def test_pixels_are_those_of_the_released_code(resize: Resize, size: tuple[int, 
 
 @pytest.mark.parametrize("resize", ["square", "pad", "crop"])
 @pytest.mark.parametrize("size", SIZES)
-def test_the_frugal_way_for_long_pictures_gives_the_same_pixels_up_to_rounding(
+def test_the_frugal_way_for_long_images_gives_the_same_pixels_up_to_rounding(
     resize: Resize, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = noise(*size, low=80, high=176)  # no overshoot beyond 0 and 255
@@ -84,7 +84,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-def test_a_picture_20000_pixels_wide_needs_little_memory() -> None:
+def test_an_image_20000_pixels_wide_needs_little_memory() -> None:
     result = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 250  # MiB; one square of 20,000 px would be 1,144
 
@@ -170,7 +170,7 @@ def test_exif_rotation_is_applied(orientation: int) -> None:
     assert load_image(loaded).size == upright.size  # not rotated twice
 
 
-def test_paths_strings_bytes_and_pictures_load_alike(tmp_path: Path) -> None:
+def test_paths_strings_bytes_and_images_load_alike(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     data = encoded(noise(7, 5), "PNG")
     path.write_bytes(data)
@@ -196,7 +196,7 @@ def test_cut_anywhere_a_file_either_loads_whole_or_is_an_image_error() -> None:
                 assert load_image(data[:length]).size == (30, 20)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+@pytest.mark.parametrize("content", [b"", b"not an image", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_what_is_no_image_is_an_error_that_names_the_file_and_its_size(
     content: bytes, tmp_path: Path
 ) -> None:
@@ -277,6 +277,6 @@ def test_a_config_that_asks_for_other_steps_is_an_error_that_names_the_field(
         ImageTransform.from_dict({**ImageTransform(448).to_dict(), **change})
 
 
-def test_a_picture_that_is_not_rgb_is_an_error_that_says_what_to_do() -> None:
+def test_an_image_that_is_not_rgb_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ImageError, match="mode L, expected RGB: use load_image"):
         ImageTransform(28)(Image.new("L", (4, 4)))

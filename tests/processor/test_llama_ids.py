@@ -94,11 +94,11 @@ def test_the_released_example_has_the_released_ids_as_prompt_and_in_chat(
     llama: SentencePieceTokenizer,
 ) -> None:
     processor = make_processor(llama, tokens_per_image=1)
-    picture = Image.new("RGB", (8, 8))
+    image = Image.new("RGB", (8, 8))
     expected = [1, 3148, 1001, 29901, 29871, -200, *DESCRIBE]
-    raw = processor(text=["USER: <|image|>Describe the image. ASSISTANT:"], images=[[picture]])
+    raw = processor(text=["USER: <|image|>Describe the image. ASSISTANT:"], images=[[image]])
     assert raw["input_ids"][0].tolist() == expected
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Describe the image."}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Describe the image."}]
     assert processor.chat([[{"role": "user", "content": content}]])["input_ids"][0].tolist() == expected
 
 

@@ -26,12 +26,12 @@ from owl2.processor import (
 from owl2.processor.processor import PaddingSide
 from tests.processor.small import make_processor, random_text
 
-PICTURE = Image.new("RGB", (20, 10), (200, 30, 40))
+IMAGE = Image.new("RGB", (20, 10), (200, 30, 40))
 OTHER = Image.new("RGB", (10, 20), (30, 200, 40))
 VISUAL = [-200] * 3
 
 
-def image_part(image: object = PICTURE) -> dict[str, object]:
+def image_part(image: object = IMAGE) -> dict[str, object]:
     return {"type": "image", "image": image}
 
 
@@ -48,8 +48,8 @@ def assistant(text: str) -> dict[str, object]:
 
 
 def prompt_ids(processor: Processor, prompt: str) -> list[int]:
-    pictures = [[PICTURE] * prompt.count("<|image|>")]
-    return processor(text=[prompt], images=pictures)["input_ids"][0].tolist()
+    images = [[IMAGE] * prompt.count("<|image|>")]
+    return processor(text=[prompt], images=images)["input_ids"][0].tolist()
 
 
 def test_each_piece_around_an_image_is_tokenised_alone_and_bos_comes_once(
@@ -123,14 +123,14 @@ def test_chat_gives_the_ids_of_the_raw_prompt_of_the_same_conversation(tokenizer
     for _ in range(200):
         messages, prompt = random_conversation(rng)
         chat = processor.chat([messages])
-        raw = processor(text=[prompt], images=[[PICTURE] * prompt.count("<|image|>")])
+        raw = processor(text=[prompt], images=[[IMAGE] * prompt.count("<|image|>")])
         assert chat["input_ids"].tolist() == raw["input_ids"].tolist(), prompt
         torch.testing.assert_close(chat["pixel_values"], raw["pixel_values"])
 
 
 def test_an_answer_tokenised_alone_is_the_answer_tokenised_in_its_prompt(tokenizer: Tokenizer) -> None:
     rng = random.Random(2)
-    question = "USER: what is in the picture? ASSISTANT:"
+    question = "USER: what is in the image? ASSISTANT:"
     for answer in ["", " ", "  two", "\nowl", "42", *(random_text(rng) for _ in range(300))]:
         alone = tokenizer.encode(question) + tokenizer.encode(answer, space=True)
         assert alone == tokenizer.encode(f"{question} {answer}")
@@ -194,14 +194,12 @@ def test_the_training_template_asks_as_the_release_trains(
     ]
 
 
-def test_an_encoding_carries_its_pictures_in_order_from_paths_and_objects(
+def test_an_encoding_carries_its_images_in_order_from_paths_and_objects(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     path = tmp_path / "owl.png"
     OTHER.save(path)
-    encoding = make_processor(tokenizer).encode(
-        [user(image_part(PICTURE), text_part("or"), image_part(path))]
-    )
+    encoding = make_processor(tokenizer).encode([user(image_part(IMAGE), text_part("or"), image_part(path))])
     assert [image.getpixel((0, 0)) for image in encoding.images] == [(200, 30, 40), (30, 200, 40)]
 
 
@@ -210,19 +208,19 @@ def test_rows_are_padded_and_masked_and_images_come_flat_in_order(
     tokenizer: Tokenizer, side: PaddingSide
 ) -> None:
     processor = make_processor(tokenizer)
-    prompts = ["USER: <|image|>what<|image|> ASSISTANT:", "USER: no picture", "<|image|>"]
-    pictures = [[PICTURE, OTHER], [], [OTHER]]
-    batch = processor(text=prompts, images=pictures, padding_side=side)
+    prompts = ["USER: <|image|>what<|image|> ASSISTANT:", "USER: no image", "<|image|>"]
+    images = [[IMAGE, OTHER], [], [OTHER]]
+    batch = processor(text=prompts, images=images, padding_side=side)
     assert batch["input_ids"].dtype == torch.int64
     assert batch["attention_mask"].dtype == torch.bool
     assert batch["attention_mask"].shape == batch["input_ids"].shape
     for row, prompt in enumerate(prompts):
-        alone = processor(text=[prompt], images=[pictures[row]])["input_ids"][0]
+        alone = processor(text=[prompt], images=[images[row]])["input_ids"][0]
         mask = batch["attention_mask"][row]
         assert batch["input_ids"][row][mask].tolist() == alone.tolist()
         assert (batch["input_ids"][row][~mask] == tokenizer.pad_token_id).all()
         assert mask[0 if side == "right" else -1]
-    expected = torch.stack([processor.image_transform(image) for image in (PICTURE, OTHER, OTHER)])
+    expected = torch.stack([processor.image_transform(image) for image in (IMAGE, OTHER, OTHER)])
     torch.testing.assert_close(batch["pixel_values"], expected)
 
 
@@ -233,7 +231,7 @@ def test_a_batch_without_images_has_no_pixels(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "pictures", "complaint"),
+    ("prompt", "images", "complaint"),
     [
         ("USER: <|image|>a", 0, r"row 1 has 1 <\|image\|> marks but 0 images"),
         ("USER: a", 1, r"row 1 has 0 <\|image\|> marks but 1 images"),
@@ -241,10 +239,10 @@ def test_a_batch_without_images_has_no_pixels(tokenizer: Tokenizer) -> None:
     ],
 )
 def test_more_or_fewer_images_than_marks_is_an_error_with_the_row_and_both_counts(
-    tokenizer: Tokenizer, prompt: str, pictures: int, complaint: str
+    tokenizer: Tokenizer, prompt: str, images: int, complaint: str
 ) -> None:
     with pytest.raises(ImageCountError, match=complaint):
-        make_processor(tokenizer)(text=["fine", prompt], images=[[], [PICTURE] * pictures])
+        make_processor(tokenizer)(text=["fine", prompt], images=[[], [IMAGE] * images])
 
 
 def test_calls_of_the_wrong_shape_are_errors_that_say_what_is_expected(tokenizer: Tokenizer) -> None:
@@ -253,8 +251,8 @@ def test_calls_of_the_wrong_shape_are_errors_that_say_what_is_expected(tokenizer
         processor(text=["a", "b"], images=[[]])
     with pytest.raises(TypeError, match="expected a list with one prompt a row"):
         processor(text="an owl")
-    with pytest.raises(TypeError, match="images of row 0 are one picture"):
-        processor(text=["<|image|>"], images=[PICTURE])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="images of row 0 are one image"):
+        processor(text=["<|image|>"], images=[IMAGE])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="row 0 is empty"):
         processor(text=[""])
     with pytest.raises(ValueError, match="at least one row"):
@@ -271,12 +269,12 @@ def test_a_prompt_longer_than_the_context_is_an_error_with_the_counts(
     fits = make_processor(sentencepiece_tokenizer, max_tokens=6)
     assert len(prompt_ids(fits, "<|image|><|image|>")) == 6
     with pytest.raises(ContextError, match=r"row 1 has 9 tokens \(3 images are 9 of them\).*context is 6"):
-        fits(text=["a", "<|image|>" * 3], images=[[], [PICTURE] * 3])
+        fits(text=["a", "<|image|>" * 3], images=[[], [IMAGE] * 3])
     with pytest.raises(ContextError, match=r"the conversation has .*shorten the text"):
-        fits.encode([user("what is in the picture")])
+        fits.encode([user("what is in the image")])
 
 
-def test_a_broken_picture_in_a_conversation_is_an_error_that_names_it(
+def test_a_broken_image_in_a_conversation_is_an_error_that_names_it(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     path = tmp_path / "owl.png"

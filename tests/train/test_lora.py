@@ -74,7 +74,7 @@ def with_drawn_adapters(config: LoraConfig = LORA) -> Owl2Model:
 
 @torch.no_grad()
 def logits(model: Owl2Model) -> Tensor:
-    """Logits of a batch with pictures and of one without."""
+    """Logits of a batch with images and of one without."""
     mixed = pad(draw("3 I 5", "7", "I 2 I 4"))
     text = pad(draw("6", "9"))
     batches = [model(b.input_ids, b.attention_mask, b.pixel_values) for b in (mixed, text)]

@@ -1,4 +1,4 @@
-"""The warm start: pictures must score the words of their captions, without the decoder."""
+"""The warm start: images must score the words of their captions, without the decoder."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CAPTIONS = ((5, 9, 2), (7, 2))
 
 
 def captioned(model: Owl2Model, captions: tuple[tuple[int, ...], ...], num_images: int) -> Batch:
-    """Samples of a picture and a caption, all of whose words are labelled."""
+    """Samples of an image and a caption, all of whose words are labelled."""
     image = [model.config.image_token_id] * model.config.tokens_per_image
     ids = torch.tensor([i for caption in captions for i in (*image, *caption)])
     layout = packed_layout(ids, [len(image) + len(c) for c in captions], model.config.image_token_id)
@@ -29,7 +29,7 @@ def captioned(model: Owl2Model, captions: tuple[tuple[int, ...], ...], num_image
     )
 
 
-def test_the_words_of_a_caption_are_shared_among_its_own_pictures_tokens_in_no_order() -> None:
+def test_the_words_of_a_caption_are_shared_among_its_own_images_tokens_in_no_order() -> None:
     model = build("tiny")
     batch = captioned(model, CAPTIONS, 2)
     tokens = model.model.norm(model.encode_images(batch.pixel_values))
@@ -47,7 +47,7 @@ def test_the_decoder_does_not_run() -> None:
     assert model.model.visual_abstractor.visual_fc.weight.grad is not None
 
 
-def test_a_sample_without_its_one_picture_is_an_error_with_the_counts() -> None:
+def test_a_sample_without_its_one_image_is_an_error_with_the_counts() -> None:
     model = build("tiny")
     with pytest.raises(ValueError, match="got 1 for 2 samples"):
         bag_of_words(model, captioned(model, CAPTIONS, 1))

@@ -9,7 +9,7 @@ import pytest
 from owl2.data.loader import Batch
 from owl2.model import build, preset
 from owl2.train.config import ParallelConfig, TrainConfig
-from owl2.train.parallel import with_picture
+from owl2.train.parallel import with_image
 from owl2.train.prepare import load_stage, make_batches, open_draws
 from owl2.train.ranks import Ranks
 from tests.train.ranks import Pool, all_returned
@@ -41,18 +41,18 @@ def test_accumulation_on_copies_exchanges_gradients_once_and_correctly(
     assert_equal_runs(config, reference("stage 2"))
 
 
-def test_stage_1_with_its_frozen_language_model_is_the_same_on_ranks_without_pictures(
+def test_stage_1_with_its_frozen_language_model_is_the_same_on_ranks_without_images(
     reference: Reference, pool: Pool, tmp_path: Path
 ) -> None:
     whole = reference("stage 1")
     config = split(whole, tmp_path, 4)
     all_returned(pool.run(4, train_on_rank, config))
     assert_equal_runs(config, whole)
-    assert without_pictures(config), "the test would show nothing"
+    assert without_images(config), "the test would show nothing"
 
 
-def without_pictures(config: TrainConfig) -> list[Batch]:
-    """The micro-batches of four ranks that have no picture."""
+def without_images(config: TrainConfig) -> list[Batch]:
+    """The micro-batches of four ranks that have no image."""
     _, processor = load_stage(dataclasses.replace(config, parallel=ParallelConfig()))
     draws = open_draws(config, processor)
     per_rank = [make_batches(config, draws, 0, Ranks(rank, 4)) for rank in range(4)]
@@ -78,9 +78,9 @@ def test_layers_computed_again_or_compiled_change_nothing(
     assert_equal_runs(config, reference("stage 2"))
 
 
-def test_a_blank_picture_has_no_loss_and_gives_every_parameter_a_gradient_of_zero() -> None:
+def test_a_blank_image_has_no_loss_and_gives_every_parameter_a_gradient_of_zero() -> None:
     model = build("tiny")
-    blank = with_picture(None, preset("tiny"))
+    blank = with_image(None, preset("tiny"))
     loss = model.token_losses(blank.input_ids, blank.layout, blank.targets, blank.pixel_values).sum()
     loss.backward()
     assert loss.item() == 0

@@ -281,7 +281,7 @@ def test_a_stage_in_packs_is_planned_for_full_packs_and_says_what_it_assumes(
     printed = capsys.readouterr().out
     assert "--data.pack_tokens 4096 --micro_batch_size 1 --accumulation 1 --parallel.tensor 2" in printed
     assert "380 tokens (estimated for the mixture of Table 14" in printed
-    assert "1 picture(s) (assumed); packs are taken to be 97% full" in printed
+    assert "1 image(s) (assumed); packs are taken to be 97% full" in printed
     assert re.search(r"packs +│ +32 │ 4 a GPU, 74% full", printed), "3.06 a GPU, as many on every one"
     assert re.search(r"tokens +│ +97,280 ", printed)
     assert "host memory for a save: " in printed
@@ -291,7 +291,7 @@ def test_a_stage_in_packs_is_planned_for_full_packs_and_says_what_it_assumes(
     assert re.search(r"packs +│ +72 │ 9 a GPU, 87% full", printed)
 
 
-def test_a_full_pack_has_whole_samples_a_rest_and_the_pictures_of_average_samples() -> None:
+def test_a_full_pack_has_whole_samples_a_rest_and_the_images_of_average_samples() -> None:
     config, model = tiny_stage("instruct", micro_batch_size=1)
     packed = dataclasses.replace(config, data=dataclasses.replace(config.data, pack_tokens=4500))
     samples = longest_micro_batch(packed, model, Averages(tokens=450, images=0.55))
@@ -325,12 +325,12 @@ def test_a_state_has_what_learns_its_moments_and_its_average(capsys: pytest.Capt
     assert re.search(r"for a save: .* a node of 2, while it is written", capsys.readouterr().out)
 
 
-def test_a_stage_without_pictures_is_planned_and_one_without_tokens_is_no_stage(
+def test_a_stage_without_images_is_planned_and_one_without_tokens_is_no_stage(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [str(ROOT / "configs/tiny.yaml"), "--gpus", "1", "--model", "tiny", "--images", "0"]
     main(words)
-    assert "512 tokens (data.max_tokens), 0 picture(s) (given)" in capsys.readouterr().out
+    assert "512 tokens (data.max_tokens), 0 image(s) (given)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*words, "--tokens", "0"])
     assert "argument --tokens: 0 must be above 0" in capsys.readouterr().err
@@ -359,11 +359,11 @@ def test_time_follows_from_operations_peak_and_utilisation() -> None:
         (["--gpus", "8", "--data.pack_tokens", "4096"], "leave micro_batch_size 8 and accumulation 8 at 1"),
         (
             ["--gpus", "8", "--tokens", "4", "--images", "2", *PACKED],
-            "samples of 4 tokens and 2 picture(s) on average have no room for text",
+            "samples of 4 tokens and 2 image(s) on average have no room for text",
         ),
         (
             ["--gpus", "8", "--objective", "bag_of_words", *PACKED],
-            "one picture a sample, so a full pack of 4096 tokens is not planned",
+            "one image a sample, so a full pack of 4096 tokens is not planned",
         ),
         (["--gpus", "8", "--tp", "8", "--model", "tiny"], "parallel.tensor 8 does not divide the 4"),
     ],

@@ -1,6 +1,6 @@
 """What a source holds, measured on the very path that training takes: `owl2 data inspect`.
 
-Samples come from the loader's own draws (order, picture opening, augmentation, template, truncation), so what
+Samples come from the loader's own draws (order, image opening, augmentation, template, truncation), so what
 is counted and shown is what a model would see, broken samples included. Without a checkpoint a stand-in
 counts bytes instead of tokens.
 """
@@ -44,7 +44,7 @@ class Utf8Tokenizer:
 
 
 def stand_in_processor() -> Processor:
-    """Bytes, pictures of 224 px and 65 tokens each: what a text-and-picture source is without a model."""
+    """Bytes, images of 224 px and 65 tokens each: what a text-and-image source is without a model."""
     return Processor(Utf8Tokenizer(), ImageTransform(224), image_token_id=-200, tokens_per_image=65)
 
 
@@ -64,10 +64,10 @@ class Piece:
     """A run of a sample's tokens as it is shown."""
 
     text: str
-    """One token's text, or a character's where tokens are parts of it; empty for a picture."""
+    """One token's text, or a character's where tokens are parts of it; empty for an image."""
     is_target: bool
     image: int | None = None
-    """Number of the picture that stands here."""
+    """Number of the image that stands here."""
     is_end: bool = False
 
 
@@ -76,7 +76,7 @@ class Shown:
     """A sample as the model sees it."""
 
     key: str
-    pictures: list[Image.Image]
+    images: list[Image.Image]
     """After augmentation, at the model's size."""
     pieces: list[Piece]
     num_tokens: int
@@ -100,7 +100,7 @@ class Inspection:
     num_cut: int = 0
     """Samples at the limit of `max_tokens`."""
     shapes: Counter[str] = field(default_factory=Counter)
-    """Opened samples by their number of pictures."""
+    """Opened samples by their number of images."""
     bad: list[Bad] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
 
@@ -165,25 +165,25 @@ def inspect_source(
 
 
 def show(key: str, encoding: Encoding, processor: Processor) -> Shown:
-    """Return a sample as pictures at the model's size and runs of text."""
+    """Return a sample as images at the model's size and runs of text."""
     return Shown(
         key=key,
-        pictures=[picture_of(processor, image) for image in encoding.images],
+        images=[image_of(processor, image) for image in encoding.images],
         pieces=pieces_of(encoding, processor),
         num_tokens=len(encoding.ids),
         num_targets=sum(encoding.is_target),
     )
 
 
-def picture_of(processor: Processor, image: Image.Image) -> Image.Image:
-    """Return the pixels that the vision encoder gets, as a picture again."""
+def image_of(processor: Processor, image: Image.Image) -> Image.Image:
+    """Return the pixels that the vision encoder gets, as an image again."""
     transform = processor.image_transform
     pixels = transform(image).permute(1, 2, 0).numpy() * transform.std + transform.mean  # (H, W, 3)
     return Image.fromarray((pixels * 255).round().clip(0, 255).astype("uint8"))
 
 
 def pieces_of(encoding: Encoding, processor: Processor) -> list[Piece]:
-    """Return the tokens of a sample as they are shown: a piece each, whole characters, one for a picture."""
+    """Return the tokens of a sample as they are shown: a piece each, whole characters, one for an image."""
     pieces: list[Piece] = []
     rest, num_visual = b"", 0
     for token_id, is_target in zip(encoding.ids, encoding.is_target, strict=True):
@@ -205,4 +205,4 @@ def pieces_of(encoding: Encoding, processor: Processor) -> list[Piece]:
 
 
 def _shape(num_images: int) -> str:
-    return {0: "text alone", 1: "with 1 picture"}.get(num_images, f"with {num_images} pictures")
+    return {0: "text alone", 1: "with 1 image"}.get(num_images, f"with {num_images} images")

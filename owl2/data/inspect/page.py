@@ -1,6 +1,6 @@
 """The page of `owl2 data inspect`: one HTML file without scripts or outside files, light and dark.
 
-Lengths as a histogram, what could not be used and why, and samples as the model sees them: the pictures at
+Lengths as a histogram, what could not be used and why, and samples as the model sees them: the images at
 its size, the text cut into its tokens, and what is learned from on a coloured ground.
 """
 
@@ -11,7 +11,7 @@ from html import escape
 from PIL import Image
 
 from owl2.data.inspect.inspection import Inspection, Piece, Shown
-from owl2.page import document, image
+from owl2.page import document, embedded_image
 
 STYLE = """
 :root { --line: #e5e3dd; --learned: #c9ece4; --edge: #8fcfc1; --chip: #efede8; }
@@ -70,7 +70,7 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         (f"{found.num_cut:,}", f"cut at {found.max_tokens:,}"),
     ]
     if found.num_incomplete:
-        rows.insert(1, (f"{found.num_incomplete:,}", "keys without picture or caption"))
+        rows.insert(1, (f"{found.num_incomplete:,}", "keys without image or caption"))
     return rows
 
 
@@ -136,26 +136,26 @@ def _samples(found: Inspection) -> str:
 
 
 def _sample(shown: Shown) -> str:
-    pictures = "".join(_picture(picture) for picture in shown.pictures)
-    column = f"<div>{pictures}</div>" if pictures else ""
+    images = "".join(_image(image) for image in shown.images)
+    column = f"<div>{images}</div>" if images else ""
     text = "".join(_piece(piece) for piece in shown.pieces)
     counts = f"{shown.num_tokens:,} in all, {shown.num_targets:,} learned from"
     return (
-        f'<article class="card sample{"" if pictures else " alone"}">'
+        f'<article class="card sample{"" if images else " alone"}">'
         f'<header>{escape(shown.key)} · {counts}</header>{column}<div class="text">{text}</div></article>'
     )
 
 
 def _piece(piece: Piece) -> str:
     if piece.image is not None:
-        return f'<span class="chip">picture {piece.image + 1}</span>'
+        return f'<span class="chip">image {piece.image + 1}</span>'
     if piece.is_end:
         return f'<span class="{"l end" if piece.is_target else "end"}">end</span>'
     kind = ' class="l"' if piece.is_target else ""
     return f"<span{kind}>{escape(piece.text)}</span>"
 
 
-def _picture(picture: Image.Image) -> str:
+def _image(image: Image.Image) -> str:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=92)
-    return image(file.getvalue(), alt="what the vision encoder gets")
+    image.save(file, "JPEG", quality=92)
+    return embedded_image(file.getvalue(), alt="what the vision encoder gets")

@@ -1,6 +1,6 @@
 """Tables whose rows are read one by one: Arrow files that are mapped into memory, in place or from the cache.
 
-A Parquet file is compressed by row groups of hundreds of pictures, an Arrow stream has no table of contents,
+A Parquet file is compressed by row groups of hundreds of images, an Arrow stream has no table of contents,
 and the batches of an Arrow file may be compressed too: one row of them costs many. Such a file, and any at a
 URL, is written once, a piece at a time, as an Arrow file in the cache, named by place, size and stamp. A row
 is then found by arithmetic, costs a few microseconds and the pages it lies on, and the operating system
@@ -23,8 +23,8 @@ from owl2.files import write_file
 
 SUFFIXES = (".parquet", ".arrow")
 ROWS = 64
-"""Of a batch in the cache. 64 pictures are some 20 MB while they are written; a batch's own 1.5 KB add little
-even to captions without pictures."""
+"""Of a batch in the cache. 64 images are some 20 MB while they are written; a batch's own 1.5 KB add little
+even to captions without images."""
 _OPEN_TABLES = 4096
 """Mapped at a time in a process; Linux allows 65,530 mappings. None holds a file descriptor."""
 _FILE_MAGIC = b"ARROW1"

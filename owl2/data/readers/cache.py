@@ -16,7 +16,7 @@ from owl2.data.sample import DataError
 from owl2.files import cache_folder, write_file
 
 MAX_SLICE_BYTES = 16_000_000_000
-"""Kept of shards in all; the oldest go first. Twice the windows of six corpora with pictures of 200 KB."""
+"""Kept of shards in all; the oldest go first. Twice the windows of six corpora with images of 200 KB."""
 _NUM_LOCKS = 256
 
 

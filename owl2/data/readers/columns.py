@@ -1,6 +1,6 @@
 """Which column of a table is what: by its name, and by whether its type can be that.
 
-Corpora on the hub are alike in kind, conversations or pictures with captions, and differ in what they call
+Corpora on the hub are alike in kind, conversations or images with captions, and differ in what they call
 their columns. Names that are known stand in `ROLES`; a table that has none of them, or two for one role, is
 an error that shows its columns and says what is expected, never a guess. Here `kind` is a `pyarrow.DataType`.
 """
@@ -13,7 +13,7 @@ from owl2.data.sample import DataError
 
 ROLES = {
     "conversation": ("conversations", "conversation", "messages"),
-    "picture": ("image", "images", "jpg", "jpeg", "png", "webp"),
+    "image": ("image", "images", "jpg", "jpeg", "png", "webp"),
     "caption": ("caption", "text", "txt"),
     "video": ("video", "videos"),
     "key": ("id", "question_id", "__key__"),
@@ -21,18 +21,18 @@ ROLES = {
 """What a column may be called, by what it is for; of keys the first counts."""
 
 Layout = Mapping[str, str]
-"""The column of each role that a table has: `conversation`, or `picture` and `caption`."""
+"""The column of each role that a table has: `conversation`, or `image` and `caption`."""
 
 
 def layout_of(source: str, path: str, schema: Any) -> Layout:
     """Return which column of a table is what, from its `pyarrow.Schema`.
 
     Raises:
-        DataError: it has neither conversations nor pictures with captions, or two columns for one role.
+        DataError: it has neither conversations nor images with captions, or two columns for one role.
     """
     found = {role: [name for name in names if name in schema.names] for role, names in ROLES.items()}
-    needed = ["conversation"] if found["conversation"] else ["picture", "caption"]
-    used = ["conversation", "picture", "video"] if found["conversation"] else needed
+    needed = ["conversation"] if found["conversation"] else ["image", "caption"]
+    used = ["conversation", "image", "video"] if found["conversation"] else needed
     faults = [f"no {role}" for role in needed if not found[role]]
     faults += [f"both {' and '.join(found[role])} for its {role}" for role in used if len(found[role]) > 1]
     layout = {role: found[role][0] for role in (*used, "key") if found[role]}
@@ -54,9 +54,9 @@ def _expectation(schema: Any) -> str:
         f"{name} may be meant as {names[0]}" for name, names in near.items() if names and name not in known
     ]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    turns, pictures, captions = (" or ".join(ROLES[role]) for role in ("conversation", "picture", "caption"))
+    turns, images, captions = (" or ".join(ROLES[role]) for role in ("conversation", "image", "caption"))
     wanted = (
-        f"Expected is {turns}, a list of {{from, value}} or {{role, content}}, or one of {pictures}, with "
+        f"Expected is {turns}, a list of {{from, value}} or {{role, content}}, or one of {images}, with "
         f"bytes or paths, and one of {captions}; rename or drop columns"
     )
     return "; ".join([f"Its columns are {columns}. {wanted}", *meant])
@@ -115,7 +115,7 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 _FITS: dict[str, Callable[[Any], bool]] = {
     "conversation": _is_conversation,
-    "picture": _is_media,
+    "image": _is_media,
     "caption": _is_text,
     "video": _is_media,
     "key": _is_key,

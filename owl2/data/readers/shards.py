@@ -23,7 +23,7 @@ from owl2.files import write_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _ROW = np.dtype("<u4")
-"""A pair is four of them: the block where the picture's first header begins, the bytes from there to the end
+"""A pair is four of them: the block where the image's first header begins, the bytes from there to the end
 of its data, and the same of the caption. Tars are made of blocks of 512 bytes, so 32 bits reach 2 TB."""
 _ROW_BYTES = 4 * _ROW.itemsize
 _LARGEST = np.iinfo(_ROW).max
@@ -42,7 +42,7 @@ class Shard:
     """Where the rows begin in the file of the index."""
     num_pairs: int
     num_incomplete: int
-    """Keys with a picture but no caption or the reverse."""
+    """Keys with an image but no caption or the reverse."""
     damage: str | None
     """Why the shard cannot be used."""
 
@@ -55,7 +55,7 @@ class Shard:
         return self.name.removesuffix(".tar")
 
     def extents(self, first: int, count: int = 1) -> np.ndarray:
-        """Return offset and size of picture and caption of some pairs, (count, 4) int64, in bytes."""
+        """Return offset and size of image and caption of some pairs, (count, 4) int64, in bytes."""
         at = self.rows_at + first * _ROW_BYTES
         rows = np.fromfile(self.index, _ROW, 4 * count, offset=at).reshape(count, 4).astype(np.int64)
         rows[:, ::2] *= tarfile.BLOCKSIZE
@@ -117,13 +117,13 @@ def _write_index(
 
 
 def _scan(stored: Stored) -> tuple[list[tuple[Extent, Extent]], int, None]:
-    """Return the extents of picture and caption of the complete keys, and the number of incomplete ones.
+    """Return the extents of image and caption of the complete keys, and the number of incomplete ones.
 
     Raises:
         DataError: not a tar, one that ends early or is damaged in the middle, or a key that occurs twice.
         OSError: the file cannot be read.
     """
-    pictures: dict[str, Extent] = {}
+    images: dict[str, Extent] = {}
     texts: dict[str, Extent] = {}
     try:
         with open_file(stored) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -133,7 +133,7 @@ def _scan(stored: Stored) -> tuple[list[tuple[Extent, Extent]], int, None]:
                 kind = suffix.lower()
                 if not info.isfile() or kind not in (*IMAGE_SUFFIXES, ".txt"):
                     continue
-                members = texts if kind == ".txt" else pictures
+                members = texts if kind == ".txt" else images
                 if key in members:
                     raise DataError(f"shard {stored.path} has {key} twice ({info.name})")
                 members[key] = (info.offset, info.offset_data + info.size - info.offset)
@@ -148,8 +148,8 @@ def _scan(stored: Stored) -> tuple[list[tuple[Extent, Extent]], int, None]:
             f"shard {stored.path} is truncated or damaged at byte {end:,} of {stored.size:,}: neither a file "
             f"nor the end mark of a tar is there; make or fetch the shard again"
         )
-    rows = [(extent, texts[key]) for key, extent in pictures.items() if key in texts]
-    return rows, len(pictures.keys() ^ texts.keys()), None
+    rows = [(extent, texts[key]) for key, extent in images.items() if key in texts]
+    return rows, len(images.keys() ^ texts.keys()), None
 
 
 def num_unknown(shards: list[Stored]) -> int:

@@ -27,8 +27,8 @@ from owl2.data.readers.storage import Location, is_url, join, list_files, list_n
 from owl2.data.readers.tables import TableSource
 from owl2.data.sample import (
     DataError,
-    Picture,
     Sample,
+    StoredImage,
     not_a_llava_row,
     sample_from_caption,
     sample_from_llava,
@@ -60,7 +60,7 @@ class Source(Protocol):
 class JsonlSource:
     """A JSONL file of LLaVA rows; image paths are relative to `image_root` (default: the file's folder).
 
-    A file at a URL is copied to the cache; its pictures are not.
+    A file at a URL is copied to the cache; its images are not.
     """
 
     num_incomplete = 0
@@ -85,19 +85,19 @@ class JsonlSource:
         begin, end = int(self.offsets[index]), int(self.offsets[index + 1])
         try:
             row: dict[str, Any] = json.loads(read_bytes(self.rows, begin, end - begin))
-            return sample_from_llava(self.name, row, self._picture)
+            return sample_from_llava(self.name, row, self._image)
         except DataError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             place = f"{self.name}: line {self.line_numbers[index]} of {self.path}"
             raise not_a_llava_row(place, error) from error
 
-    def _picture(self, name: str) -> Picture:
-        return Picture(name, partial(read_bytes, join(self.image_root, name)))
+    def _image(self, name: str) -> StoredImage:
+        return StoredImage(name, partial(read_bytes, join(self.image_root, name)))
 
 
 class TarSource:
-    """A folder of WebDataset shards with one picture and one `.txt` caption a key."""
+    """A folder of WebDataset shards with one image and one `.txt` caption a key."""
 
     def __init__(self, name: str, folder: Location, *, in_slices: bool = False):
         self.name = name
@@ -109,11 +109,11 @@ class TarSource:
             print(f"{name}: indexing {unknown:,} shards of {folder}, once", file=sys.stderr, flush=True)
         self.shards, self.damaged = open_whole(name, stored, open_shard)
         self.num_incomplete = sum(shard.num_incomplete for shard in self.shards)
-        """Keys with a picture but no caption or the reverse; shown at start-up, never drawn."""
+        """Keys with an image but no caption or the reverse; shown at start-up, never drawn."""
         self.firsts = [0, *accumulate(shard.num_pairs for shard in self.shards)]
         """Index of each shard's first sample, and of none after the last."""
         if not len(self):
-            raise DataError(f"{name}: no key with a picture and a .txt caption in {len(stored)} shards")
+            raise DataError(f"{name}: no key with an image and a .txt caption in {len(stored)} shards")
 
     def __len__(self) -> int:
         return self.firsts[-1]
@@ -121,7 +121,7 @@ class TarSource:
     def __getitem__(self, index: int) -> Sample:
         number, row = find_row(self.name, self.firsts, index)
         shard = self.shards[number]
-        begin_picture, picture_size, begin_text, text_size = shard.extents(row)[0].tolist()
+        begin_image, image_size, begin_text, text_size = shard.extents(row)[0].tolist()
         read = self._reader(number, row)
         name, data = _read_member(shard, read, begin_text, text_size)
         key = os.path.splitext(name)[0]
@@ -130,10 +130,10 @@ class TarSource:
         except UnicodeDecodeError as error:
             message = f"{self.name}: the caption of {shard.stem}/{key} is not UTF-8: {error}"
             raise DataError(message, "text is not UTF-8") from error
-        picture = Picture(
-            f"{shard.name}:{key}", lambda: _read_member(shard, read, begin_picture, picture_size)[1]
+        image = StoredImage(
+            f"{shard.name}:{key}", lambda: _read_member(shard, read, begin_image, image_size)[1]
         )
-        return sample_from_caption(self.name, f"{shard.stem}/{key}", caption, picture)
+        return sample_from_caption(self.name, f"{shard.stem}/{key}", caption, image)
 
     def _reader(self, number: int, row: int) -> Read:
         """Return what reads a pair: its slice in one request where neighbours come soon, else each member."""
@@ -144,7 +144,7 @@ class TarSource:
         # Those of its slice that are in this shard.
         begin_row = max(0, (first + row) // SLICE * SLICE - first)
         end_row = min(shard.num_pairs, ((first + row) // SLICE + 1) * SLICE - first)
-        extents = shard.extents(begin_row, end_row - begin_row).reshape(-1, 2)  # pictures' and captions'
+        extents = shard.extents(begin_row, end_row - begin_row).reshape(-1, 2)  # images' and captions'
         begin, end = int(extents[:, 0].min()), int(extents.sum(axis=1).max())
         is_scattered = end - begin > MAX_SPARSE * int(extents[:, 1].sum())
         return direct if is_scattered else partial(read_slice, shard.stored, begin, end)

@@ -1,8 +1,8 @@
 """Parquet and Arrow files as the Hugging Face hub has them: a folder of them, one file, or a pattern.
 
-A row is a conversation, with or without pictures, or a picture with its caption; which column is what stands
-in columns.py, how a single row is reached in arrow.py. Pictures may lie in the table, as `datasets` keeps
-them, or beside it; either way their bytes stay where they are until a picture is opened.
+A row is a conversation, with or without images, or an image with its caption; which column is what stands
+in columns.py, how a single row is reached in arrow.py. Images may lie in the table, as `datasets` keeps
+them, or beside it; either way their bytes stay where they are until an image is opened.
 """
 
 import re
@@ -22,8 +22,8 @@ from owl2.data.readers.rows import find_row
 from owl2.data.readers.storage import Location, Stored, is_url, join, list_files, look_at, read_bytes
 from owl2.data.sample import (
     DataError,
-    Picture,
     Sample,
+    StoredImage,
     not_a_llava_row,
     sample_from_caption,
     sample_from_llava,
@@ -37,9 +37,9 @@ _MARKS = {"image": "<image>", "video": "<video>"}
 
 
 class TableSource:
-    """Rows of Parquet and Arrow files: conversations, or pictures with captions.
+    """Rows of Parquet and Arrow files: conversations, or images with captions.
 
-    Paths of pictures are relative to `image_root` (default: the folder of the files).
+    Paths of images are relative to `image_root` (default: the folder of the files).
     """
 
     num_incomplete = 0
@@ -79,35 +79,35 @@ class TableSource:
         try:
             row = {
                 "id": _key(place, cells),
-                "image": _media(cells.get("picture")),
+                "image": _media(cells.get("image")),
                 "video": _media(cells.get("video")),
                 "conversations": [_turn(turn) for turn in cells["conversation"].as_py()],
             }
-            return sample_from_llava(self.name, row, partial(self._picture, place))
+            return sample_from_llava(self.name, row, partial(self._image, place))
         except DataError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise not_a_llava_row(f"{self.name}: row {place}", error) from error
 
     def _caption(self, place: str, cells: Mapping[str, Any]) -> Sample:
-        pictures = _media(cells["picture"])
-        if len(pictures) != 1:
-            kind = "several pictures with one caption" if pictures else "picture is missing"
-            raise DataError(f"{self.name}: row {place} has a caption and {len(pictures)} images", kind)
+        images = _media(cells["image"])
+        if len(images) != 1:
+            kind = "several images with one caption" if images else "image is missing"
+            raise DataError(f"{self.name}: row {place} has a caption and {len(images)} images", kind)
         try:
             key, caption = _key(place, cells), cells["caption"].as_py() or ""
         except UnicodeDecodeError as error:
             message = f"{self.name}: the caption of row {place} is not UTF-8: {error}"
             raise DataError(message, "text is not UTF-8") from error
-        return sample_from_caption(self.name, key, caption, self._picture(place, pictures[0]))
+        return sample_from_caption(self.name, key, caption, self._image(place, images[0]))
 
-    def _picture(self, place: str, cell: Any) -> Picture:
+    def _image(self, place: str, cell: Any) -> StoredImage:
         data, path = _data_and_path(cell)
         if data is not None:
-            return Picture(f"{place} ({path})" if path else place, data.as_py)
+            return StoredImage(f"{place} ({path})" if path else place, data.as_py)
         if not path:
-            raise DataError(f"{self.name}: an image of row {place} is missing", "picture is missing")
-        return Picture(path, partial(read_bytes, join(self.image_root, path)))
+            raise DataError(f"{self.name}: an image of row {place} is missing", "image is missing")
+        return StoredImage(path, partial(read_bytes, join(self.image_root, path)))
 
 
 def _files(name: str, path: Location) -> tuple[str, list[Stored]]:
@@ -151,7 +151,7 @@ def _turn(turn: dict[str, Any]) -> dict[str, Any]:
 
 
 def _media(cell: Any) -> list[Any]:
-    """The pictures or clips in a cell, none opened: those of a list, or one if it has bytes or a path."""
+    """The images or clips in a cell, none opened: those of a list, or one if it has bytes or a path."""
     if cell is None or not cell.is_valid:
         return []
     if is_list(cell.type):
@@ -160,7 +160,7 @@ def _media(cell: Any) -> list[Any]:
 
 
 def _data_and_path(cell: Any) -> tuple[Any, str]:
-    """The cell of a picture's bytes, which are not copied yet, or None; and its path or nothing."""
+    """The cell of an image's bytes, which are not copied yet, or None; and its path or nothing."""
     from pyarrow import types
 
     parts = [cell]

@@ -1,6 +1,6 @@
 """Conceptual 12M (Changpinyo et al. 2021): alt texts, cleaned less strictly than CC3M's.
 
-Pre-training, picture to caption; the turn is the picture alone.
+Pre-training, image to caption; the turn is the image alone.
 """
 
 from owl2.data.recipes.img2dataset import ShardRecipe, shard_files

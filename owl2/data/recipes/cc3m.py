@@ -1,6 +1,6 @@
 """Conceptual Captions 3M (Sharma et al. 2018): alt texts, cleaned and with names made general.
 
-Pre-training, picture to caption; the turn is the picture alone.
+Pre-training, image to caption; the turn is the image alone.
 """
 
 from owl2.data.recipes.img2dataset import ShardRecipe, shard_files

@@ -1,8 +1,8 @@
 """COCO captions for pre-training (Lin et al. 2014): every caption of every image.
 
-Picture to caption; the turn is the picture alone. From img2dataset's shards (`mscoco`), as the other
-pre-training corpora; or from the official download, where five captions share a picture and become five rows,
-so that no picture is stored twice.
+Image to caption; the turn is the image alone. From img2dataset's shards (`mscoco`), as the other
+pre-training corpora; or from the official download, where five captions share an image and become five rows,
+so that no image is stored twice.
 """
 
 from collections.abc import Iterator

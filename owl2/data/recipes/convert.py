@@ -1,6 +1,6 @@
 """From official files to samples: `owl2 data convert`.
 
-    recipe ─► jobs (some thousand rows, or a shard) ─► processes check pictures and turns ─► parts ─► one file
+    recipe ─► jobs (some thousand rows, or a shard) ─► processes check images and turns ─► parts ─► one file
 
 A part is written whole with its result beside it, so a conversion that was stopped goes on where it was.
 Parts are joined in order: the output is the same for any number of processes. What cannot be used is counted
@@ -23,7 +23,7 @@ from typing import Protocol, cast
 
 import yaml
 
-from owl2.data.recipes.img2dataset import ShardDamaged, ShardRecipe, check_picture, convert_shard
+from owl2.data.recipes.img2dataset import ShardDamaged, ShardRecipe, check_image, convert_shard
 from owl2.data.recipes.recipe import ConversationRecipe, Recipe, Rejected, Row, all_recipes
 from owl2.data.sample import IMAGE_MARKS, DataError
 from owl2.files import write_file
@@ -250,7 +250,7 @@ def run_job(job: Job) -> PartResult:
 
 
 def check_row(row: Row, image_root: Path) -> Rejected | None:
-    """Say why a row cannot be trained on: turns, marks, text or picture; None if it can."""
+    """Say why a row cannot be trained on: turns, marks, text or image; None if it can."""
     key, turns = row["id"], row["conversations"]
     marks = 0
     for number, turn in enumerate(turns):
@@ -266,8 +266,8 @@ def check_row(row: Row, image_root: Path) -> Rejected | None:
     if not turns or len(turns) % 2:
         return Rejected(key, "no question with an answer", f"{len(turns)} turns")
     if marks != ("image" in row):
-        return Rejected(key, "the text holds an image mark", f"{marks} marks, {int('image' in row)} pictures")
-    problem = check_picture(image_root / row["image"]) if "image" in row else None
+        return Rejected(key, "the text holds an image mark", f"{marks} marks, {int('image' in row)} images")
+    problem = check_image(image_root / row["image"]) if "image" in row else None
     return problem and Rejected(key, *problem)
 
 

@@ -1,6 +1,6 @@
 """COYO-700M (Byeon et al. 2022): alt texts; img2dataset is told --caption_col text.
 
-Pre-training, picture to caption; the turn is the picture alone.
+Pre-training, image to caption; the turn is the image alone.
 """
 
 from owl2.data.recipes.img2dataset import ShardRecipe, shard_files

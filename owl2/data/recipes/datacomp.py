@@ -1,6 +1,6 @@
 """DataComp-1B (Gadre et al. 2023): alt texts, filtered by CLIP score and by likeness to ImageNet.
 
-Pre-training, picture to caption; the turn is the picture alone.
+Pre-training, image to caption; the turn is the image alone.
 """
 
 from owl2.data.recipes.img2dataset import ShardRecipe, shard_files

@@ -44,7 +44,7 @@ def shard_files(origin: str, folder: str = "") -> tuple[CorpusFile, ...]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its caption in a shard."""
+    """An image and its caption in a shard."""
 
     key: str
     image_name: str
@@ -102,7 +102,7 @@ def read_pairs(shard: Path) -> Iterator[Pair | Rejected]:
             for key, parts in members.items():
                 suffixes = [suffix for suffix in IMAGE_SUFFIXES if suffix in parts]
                 if not suffixes:
-                    yield Rejected(key, "no picture")
+                    yield Rejected(key, "no image")
                 elif ".txt" not in parts:
                     yield Rejected(key, "no caption")
                 else:
@@ -113,34 +113,34 @@ def read_pairs(shard: Path) -> Iterator[Pair | Rejected]:
 
 
 def check_pair(pair: Pair) -> Rejected | None:
-    """Say why a pair cannot be used; pictures are judged by their headers."""
+    """Say why a pair cannot be used; images are judged by their headers."""
     try:
         caption = pair.caption.decode("utf-8")
     except UnicodeDecodeError as error:
         return Rejected(pair.key, "caption is not UTF-8", str(error))
     if not caption.strip():
         return Rejected(pair.key, "caption is blank")
-    problem = check_picture(io.BytesIO(pair.image))
+    problem = check_image(io.BytesIO(pair.image))
     return problem and Rejected(pair.key, *problem)
 
 
-def check_picture(file: io.BytesIO | Path) -> tuple[str, str] | None:
-    """Say (reason, detail) why a picture cannot be used, from its header alone; None if it can.
+def check_image(file: io.BytesIO | Path) -> tuple[str, str] | None:
+    """Say (reason, detail) why an image cannot be used, from its header alone; None if it can.
 
-    Cut pictures are not found here: to decode everything once before decoding it again in training would
+    Cut images are not found here: to decode everything once before decoding it again in training would
     double the cost, and training skips and counts them.
     """
     try:
         with Image.open(file) as image:
             width, height = image.size
     except FileNotFoundError:
-        return "picture is missing", str(file)
+        return "image is missing", str(file)
     except Image.DecompressionBombError as error:
-        return "picture is too large", str(error)
+        return "image is too large", str(error)
     except Exception as error:  # decoders fail with OSError, SyntaxError, struct.error, ...
-        return "not a picture", f"{type(error).__name__}: {error}"
+        return "not an image", f"{type(error).__name__}: {error}"
     if width * height > MAX_PIXELS:
-        return "picture is too large", f"{width:,} x {height:,} pixels"
+        return "image is too large", f"{width:,} x {height:,} pixels"
     return None
 
 

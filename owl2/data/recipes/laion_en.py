@@ -1,6 +1,6 @@
 """LAION-2B-en (Schuhmann et al. 2022): alt texts in English, CLIP similarity of 0.28 or more.
 
-Pre-training, picture to caption; the turn is the picture alone.
+Pre-training, image to caption; the turn is the image alone.
 """
 
 from owl2.data.recipes.img2dataset import ShardRecipe, shard_files

@@ -1,6 +1,6 @@
 """LLaVA-Instruct-158K (Liu et al. 2023): GPT-4's conversations, descriptions and reasoning on COCO images.
 
-Text as published; only the picture's mark moves right before the first question, where the release puts it
+Text as published; only the image's mark moves right before the first question, where the release puts it
 when it answers (the file has it before or after, on a line of its own).
 """
 

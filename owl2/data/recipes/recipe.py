@@ -2,7 +2,7 @@
 
 A recipe is one file in `recipes/`, a class found by the decorator `@recipe`. It only reads: it turns
 official records into rows of the LLaVA format, or names the shards that hold them, in an order and with
-choices that depend on nothing but the files. Checking pictures, working in parallel, restarting and counting
+choices that depend on nothing but the files. Checking images, working in parallel, restarting and counting
 what cannot be used is the same for all and stands in `convert.py`. Which corpora there are, and how many
 samples of each, is the paper's (sections 3.4 and 4.1, Table 14, appendix B.1).
 """

@@ -1,6 +1,6 @@
 """Visual Genome (Krishna et al. 2017): regions and their phrases, up to ten of an image in one conversation.
 
-A region is four shares of the picture's sides in text; by lot, the question asks for the phrase of a region
+A region is four shares of the image's sides in text; by lot, the question asks for the phrase of a region
 or for the region of a phrase. Which regions, when there are more (fifty on average), is drawn once by lot.
 """
 

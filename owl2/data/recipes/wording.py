@@ -26,7 +26,7 @@ Exchange = tuple[str, str]
 
 
 def conversation(key: str, image: str | None, exchanges: Sequence[Exchange]) -> Row:
-    """Return a row: the picture, if any, right before the first question, as the release asks."""
+    """Return a row: the image, if any, right before the first question, as the release asks."""
     values = [value.strip() for exchange in exchanges for value in exchange]
     if image is not None:
         values[0] = IMAGE + values[0]
@@ -72,16 +72,16 @@ Box = tuple[float, float, float, float]
 
 
 def region_text(box: Box, width: int, height: int) -> str:
-    """Return `[x1, y1, x2, y2]` as shares of the picture's sides, cut to two digits' precision.
+    """Return `[x1, y1, x2, y2]` as shares of the image's sides, cut to two digits' precision.
 
     Raises:
-        ValueError: an empty box, or one that lies outside the picture.
+        ValueError: an empty box, or one that lies outside the image.
     """
     left, top, w, h = box
     right, bottom = min(left + w, width), min(top + h, height)
     left, top = max(left, 0), max(top, 0)
     if right <= left or bottom <= top:
-        raise ValueError(f"the region {box} is empty in a picture of {width} x {height}")
+        raise ValueError(f"the region {box} is empty in an image of {width} x {height}")
     return (
         "["
         + ", ".join(f"{v:.2f}" for v in (left / width, top / height, right / width, bottom / height))

@@ -1,8 +1,8 @@
 """What a scene shows, in words: places, relations, captions for pre-training and full descriptions.
 
 A caption is one of several true sentences that name every thing, its colour and its number, and any written
-word. A description adds places and sizes, so that all questions about a picture can also be asked about its
-description: that is how the decoder learns the questions before it has seen a picture.
+word. A description adds places and sizes, so that all questions about an image can also be asked about its
+description: that is how the decoder learns the questions before it has seen an image.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ BIGGER = 1.25  # ratio of sizes from which "bigger" is beyond doubt
 
 
 def place(item: Item) -> str:
-    """Where in the picture the item's centre is: left, right, top, bottom, top left, ..., or center."""
+    """Where in the image the item's centre is: left, right, top, bottom, top left, ..., or center."""
     row = "top" if item.y < 0.4 else "bottom" if item.y > 0.6 else ""
     column = "left" if item.x < 0.4 else "right" if item.x > 0.6 else ""
     return f"{row} {column}".strip() or "center"

@@ -1,10 +1,10 @@
 """Writes the demo's world to a folder, in the formats of real corpora, restartable and the same every time.
 
     pretrain/000000.tar ...      WebDataset shards: key.jpg, key.txt (caption), key.json (the scene)
-    instruct/images, train.jsonl LLaVA conversations, all pairs of a picture merged
+    instruct/images, train.jsonl LLaVA conversations, all pairs of an image merged
     instruct/text.jsonl          text-only conversations
-    instruct/easyvqa.jsonl       easy-VQA in the same format (pictures in instruct/easyvqa)
-    lm/train.jsonl               talk without pictures for the decoder's pre-training
+    instruct/easyvqa.jsonl       easy-VQA in the same format (images in instruct/easyvqa)
+    lm/train.jsonl               talk without images for the decoder's pre-training
     val/                         pretrain/, instruct.jsonl + images/, text.jsonl, lm.jsonl, questions.jsonl
     test/                        questions.jsonl, more.jsonl + images/, vqav2/, pope/, mmbench/
     world.json                   sizes and seed, written last: the world is complete

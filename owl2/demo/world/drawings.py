@@ -81,7 +81,7 @@ class Drawings:
         return large, large.reduce(2)
 
     def draw(self, scene: Scene, image_size: int) -> tuple[Image.Image, Scene]:
-        """The picture (RGB, image_size squared) and the scene with the boxes that the drawings fill."""
+        """The image (RGB, image_size squared) and the scene with the boxes that the drawings fill."""
         image = self._ground(scene.background, image_size)
         items = tuple(self._place(image, item) for item in scene.items)
         sign = scene.sign and _write(image, scene.sign)

@@ -1,8 +1,8 @@
-"""Scenes of the embedded default: what is where in a picture, before a pixel is drawn.
+"""Scenes of the embedded default: what is where in an image, before a pixel is drawn.
 
 `scene(seed, split)` is a pure function: it reads no file and keeps no state, so a corpus is a range of seeds
 and the ground truth of every question is the scene itself. What a scene of a split may show (`world.py`):
-* every (thing, colour) pair belongs to the split: a test picture shows only pairs never seen in training;
+* every (thing, colour) pair belongs to the split: a test image shows only pairs never seen in training;
 * things that stand together form a company of the split: no two that training ever showed together;
 * a thing of `ONE_STYLE` has that one style in training and only the others in validation and test.
 The split is part of the random stream's name, so equal seeds of two splits have nothing in common.
@@ -78,7 +78,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """The whole truth about one picture."""
+    """The whole truth about one image."""
 
     split: Split
     seed: int

@@ -35,14 +35,14 @@ SCENES_FOR = {
     "reading": ("word",),
     "position": ("one", "several"),
 }
-# Where each test's picture numbers start: one number names one picture.
+# Where each test's image numbers start: one number names one image.
 FIRST_IMAGE = {
     topic: 10_000 * slot for slot, topic in enumerate((*MAIN_KINDS, *OTHER_KINDS, "pope"), start=1)
 }
 
 
 def write_questions(studio: Studio, part: Part) -> None:
-    """One question of the part's topic for each of `count` pictures; for the topic `text`, without pictures.
+    """One question of the part's topic for each of `count` images; for the topic `text`, without images.
 
     Records are {"id", "image", "kind", "question", "answer"} and, for multiple choice, "choices".
     """
@@ -84,7 +84,7 @@ def _question(studio: Studio, split: Split, kind: str, index: int) -> tuple[QA, 
 
 
 def write_pope(studio: Studio, part: Part) -> None:
-    """POPE's questions for pictures of two or three things: each thing once, and as many absent ones, in the
+    """POPE's questions for images of two or three things: each thing once, and as many absent ones, in the
     three settings. Records {"setting", "question_id", "image", "text", "label"}."""
     records = []
     (studio.out / part.images).mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _write_vqav2(test: Path, rows: list[dict[str, Any]]) -> None:
-    """The official layout: val2014 pictures by number, questions, annotations with ten equal answers."""
+    """The official layout: val2014 images by number, questions, annotations with ten equal answers."""
     folder = test / "vqav2"
     (folder / "val2014").mkdir(parents=True, exist_ok=True)
     questions, annotations = [], []
@@ -209,7 +209,7 @@ MMBENCH_CATEGORIES = (
 
 
 def _write_mmbench(test: Path, rows: list[dict[str, Any]]) -> None:
-    """dev.tsv with base64 pictures; each question also in its three rotations, index + 1,000,000 a turn."""
+    """dev.tsv with base64 images; each question also in its three rotations, index + 1,000,000 a turn."""
 
     def write(scratch: Path) -> None:
         with scratch.open("w", encoding="utf-8", newline="") as stream:
@@ -221,8 +221,8 @@ def _write_mmbench(test: Path, rows: list[dict[str, Any]]) -> None:
                     options = row["choices"][turn:] + row["choices"][:turn]
                     right = row["choices"]["ABCD".index(row["answer"])]
                     _, category, above = next(entry for entry in MMBENCH_CATEGORIES if entry[0] in question)
-                    picture = base64.b64encode((test / row["image"]).read_bytes()).decode()
+                    image = base64.b64encode((test / row["image"]).read_bytes()).decode()
                     cells = (number + turn * 1_000_000, question, "", *options, "ABCD"[options.index(right)])
-                    table.writerow((*cells, category, picture, "owl2 world", above, "", "dev"))
+                    table.writerow((*cells, category, image, "owl2 world", above, "", "dev"))
 
     write_atomically(test / "mmbench" / "dev.tsv", write)

@@ -1,9 +1,9 @@
-"""Text without pictures: facts, arithmetic, definitions, and talk about scenes that are only described.
+"""Text without images: facts, arithmetic, definitions, and talk about scenes that are only described.
 
 Two uses. `instruction` gives the text-only half of stage 2 (the paper mixes such data in so that the language
 ability stays). `talk` gives what the small decoder is pre-trained on instead of a ready language model: the
 same, plus questions about described scenes, captions and other ways to say them, so that the questions of
-stage 2 are known language before any picture is. The test asks the same facts in a phrasing that training
+stage 2 are known language before any image is. The test asks the same facts in a phrasing that training
 never uses (all its words do occur), and sums and differences of pairs that training never uses.
 """
 
@@ -173,9 +173,9 @@ def instructions(seed: int, split: Split, turns: tuple[int, int] = (2, 5)) -> li
 
 
 def talk(seed: int, split: Split = "train") -> list[Turn]:
-    """A conversation without a picture, for the decoder's pre-training.
+    """A conversation without an image, for the decoder's pre-training.
 
-    Language speaks of every composition (`any`), as LLaMA-2 has read of green cats; the split is of pictures.
+    Language speaks of every composition (`any`), as LLaMA-2 has read of green cats; the split is of images.
     """
     rng = Random(f"owl2 talk {split} {seed}")
     what = rng.random()

@@ -4,8 +4,8 @@ compositions are kept out of training.
 Everything is a table, so that the split can be read and checked without running anything:
 * each thing has 5 or 6 of the 8 colours in training, 1 or 2 that only the test uses, 1 that only validation
   uses, spread so that every colour is held out about equally often and says nothing about the split; training
-  pictures have eight more colours that nothing else has;
-* each pair of things that may stand together in one picture belongs to one split as well;
+  images have eight more colours that nothing else has;
+* each pair of things that may stand together in one image belongs to one split as well;
 * six things are drawn in training in one style only, and in validation and test only in the other two.
 Names are CLDR short names where the short name is one word (the column `cldr` has the full one).
 """
@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import Literal
 
 Split = Literal["train", "val", "test", "any"]
-"""`any` is for text alone: language may speak of every composition, as LLaMA-2 has; no picture shows it."""
+"""`any` is for text alone: language may speak of every composition, as LLaMA-2 has; no image shows it."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -85,7 +85,7 @@ MORE_COLOURS: dict[str, tuple[int, int, int]] = {
     "beige": (222, 198, 152),
     "magenta": (232, 20, 160),
 }
-"""Colours of training pictures only, worn by every thing. The test asks for none of them; they keep a learner
+"""Colours of training images only, worn by every thing. The test asks for none of them; they keep a learner
 from taking a thing's five or six training colours as proof of its name."""
 ALL_COLOURS = {**COLOURS, **MORE_COLOURS}
 
@@ -128,7 +128,7 @@ def held_out_colours(name: str) -> dict[str, Split]:
 
 
 def colour_split(name: str, colour: str) -> Split:
-    """The only split whose pictures may show `name` in `colour`."""
+    """The only split whose images may show `name` in `colour`."""
     return held_out_colours(name).get(colour, "train")
 
 
@@ -139,7 +139,7 @@ def colours_of(name: str, split: Split) -> tuple[str, ...]:
 
 
 def palette(split: Split) -> tuple[str, ...]:
-    """All colours that pictures of a split may have."""
+    """All colours that images of a split may have."""
     return tuple(ALL_COLOURS) if split in ("train", "any") else tuple(COLOURS)
 
 
@@ -147,7 +147,7 @@ COMPANY_STEPS: dict[int, Split] = {3: "test", 8: "test", 13: "test", 6: "val", 1
 
 
 def company_split(a: str, b: str) -> Split:
-    """The only split whose pictures may show `a` and `b` together.
+    """The only split whose images may show `a` and `b` together.
 
     The things stand in a ring and the number of steps between two of them decides, so that each thing has
     equally many companions in a split: 17 in training, 6 in test, 4 in validation. The steps are chosen so
@@ -158,8 +158,8 @@ def company_split(a: str, b: str) -> Split:
 
 
 def may_meet(names: tuple[str, ...], split: Split) -> bool:
-    """Whether these things may share a picture of `split`. Training has only its own pairs; a held-out
-    picture of two has exactly a pair of its split, and one of three has no pair that training has."""
+    """Whether these things may share an image of `split`. Training has only its own pairs; a held-out
+    image of two has exactly a pair of its split, and one of three has no pair that training has."""
     if split == "any":
         return True
     pairs = [company_split(a, b) for a, b in combinations(names, 2)]
@@ -170,7 +170,7 @@ def may_meet(names: tuple[str, ...], split: Split) -> bool:
 
 @cache
 def companies(size: int, split: Split) -> tuple[tuple[str, ...], ...]:
-    """All sets of `size` different things that may share a picture of `split`. Sets from one category stand
+    """All sets of `size` different things that may share an image of `split`. Sets from one category stand
     twice: animals are seen with animals more often, which is what an adversarial question plays on."""
     allowed = [names for names in combinations(NAMES, size) if may_meet(names, split)]
     same = [names for names in allowed if len({BY_NAME[name].category for name in names}) == 1]
@@ -179,7 +179,7 @@ def companies(size: int, split: Split) -> tuple[tuple[str, ...], ...]:
 
 @cache
 def companions(name: str, split: Split) -> tuple[str, ...]:
-    """Things that may stand beside `name` in a picture of `split`."""
+    """Things that may stand beside `name` in an image of `split`."""
     return tuple(other for other in NAMES if other != name and may_meet((name, other), split))
 
 

@@ -1,9 +1,9 @@
-"""Writes one part of the demo's world: a shard of captioned pictures, a slice of instructions, of talk, of
+"""Writes one part of the demo's world: a shard of captioned images, a slice of instructions, of talk, of
 questions.
 
 A part is a range of scene numbers and one file that appears, by one rename, when all of it is on disk; its
-pictures are named by number, so a part that was interrupted is simply written again. Formats are those of
-real corpora: WebDataset shards for captions, LLaVA conversations (all pairs of a picture merged, as the
+images are named by number, so a part that was interrupted is simply written again. Formats are those of
+real corpora: WebDataset shards for captions, LLaVA conversations (all pairs of an image merged, as the
 paper's appendix B.1) for instructions.
 """
 
@@ -28,7 +28,7 @@ from owl2.demo.world.text import Turn, instructions, talk
 from owl2.demo.world.world import Split
 
 IMAGE_MARK = "<|image|>"
-# Scene numbers of instruction pictures start here, so that they are not the captioned pictures again.
+# Scene numbers of instruction images start here, so that they are not the captioned images again.
 INSTRUCT_OFFSET = 100_000_000
 SEED_STRIDE = 1_000_000_000
 
@@ -36,7 +36,7 @@ SEED_STRIDE = 1_000_000_000
 @dataclass(frozen=True)
 class Part:
     """`count` samples from number `first` on; `path`, relative to the world's folder, exists when it is
-    finished. `images` is the folder of its pictures, relative too; `topic` is what a part of test questions
+    finished. `images` is the folder of its images, relative too; `topic` is what a part of test questions
     asks."""
 
     kind: str
@@ -50,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Studio:
-    """What every part is written with: the world's folder, the drawings, the picture size and the seed."""
+    """What every part is written with: the world's folder, the drawings, the image size and the seed."""
 
     out: Path
     drawings: Drawings
@@ -121,7 +121,7 @@ def write_pretrain(studio: Studio, part: Part) -> None:
 
 
 def write_instruct(studio: Studio, part: Part) -> None:
-    """Pictures and their conversations of 5 to 7 question-answer pairs of mixed kinds."""
+    """Images and their conversations of 5 to 7 question-answer pairs of mixed kinds."""
     folder = studio.out / part.images
     folder.mkdir(parents=True, exist_ok=True)
     records = []
@@ -151,9 +151,9 @@ def write_talk(studio: Studio, part: Part) -> None:
 
 
 def write_easyvqa(out: Path, wheel: Path, split: str, num_images: int) -> int:
-    """easy-VQA in the LLaVA format: the first `num_images` pictures, all pairs of a picture merged.
+    """easy-VQA in the LLaVA format: the first `num_images` images, all pairs of an image merged.
 
-    Returns how many pictures there are. Raises ValueError if the package has no questions for one of them.
+    Returns how many images there are. Raises ValueError if the package has no questions for one of them.
     """
     source = wheel / "easy_vqa" / "data" / split
     pairs: dict[int, list[Turn]] = {}

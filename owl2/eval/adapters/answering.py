@@ -22,7 +22,7 @@ from owl2.processor import Encoding, StreamDecoder
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens")
 SAMPLING_NAMES = ("temperature", "top_k", "top_p")
 OTHER_NAMES = ("until", "do_sample", "num_beams", "image_aspect_ratio")
-"""`image_aspect_ratio` tells LLaVA how to pad pictures; ours are always squeezed into the square."""
+"""`image_aspect_ratio` tells LLaVA how to pad images; ours are always squeezed into the square."""
 
 
 @dataclass(frozen=True)

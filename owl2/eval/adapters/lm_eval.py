@@ -37,7 +37,7 @@ ANSWER_MARK = "ASSISTANT:"
 
 
 class OwlLM(TemplateLM):
-    """A checkpoint as the harness sees it. One process; no pictures."""
+    """A checkpoint as the harness sees it. One process; no images."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""owl2 as a model of lmms-eval (0.7.3), which reads pictures and videos.
+"""owl2 as a model of lmms-eval (0.7.3), which reads images and videos.
 
 `lmms-eval --model owl2 --model_args pretrained=CHECKPOINT --tasks ...`: the harness finds it by the entry
 point `owl2` in the group `lmms_eval.models`. It is a chat model there: a task hands over turns in which
-pictures have their places, and they are rendered with the checkpoint's own template. The harness's tasks for
+images have their places, and they are rendered with the checkpoint's own template. The harness's tasks for
 such models only generate, so there are no likelihoods here.
 """
 
@@ -50,7 +50,7 @@ class OwlLmms(lmms):
         self.device = self.owl.model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answer each request; pictures of one batch at a time are in memory.
+        """Answer each request; images of one batch at a time are in memory.
 
         Raises:
             GenerationError: generation arguments that cannot be met; names the task.
@@ -109,7 +109,7 @@ def read_part(part: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
             frames = sample_frames(Path(part["url"]), NUM_FRAMES)
             return [{"type": "image", "image": frame} for frame in frames]
-    raise TemplateError(f"{where}: owl2 reads text, pictures and video files, not {part!r:.80}")
+    raise TemplateError(f"{where}: owl2 reads text, images and video files, not {part!r:.80}")
 
 
 def manifest() -> Any:

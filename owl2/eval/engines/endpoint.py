@@ -1,4 +1,4 @@
-"""Evaluating a model behind a server: the same prompts, sent as chat completions with the pictures inside.
+"""Evaluating a model behind a server: the same prompts, sent as chat completions with the images inside.
 
 The server's own chat template makes the prompt, so what stands behind `ASSISTANT:` is not ours to choose, and
 likelihoods of given texts are not part of the API. Both are said: the first in the run's identity, the second
@@ -39,7 +39,7 @@ class EndpointEngine:
         }
 
     def measure(self, prompt: Prompt) -> int:
-        """Characters over four and 65 tokens a picture: an order, not a count."""
+        """Characters over four and 65 tokens an image: an order, not a count."""
         text = sum(len(message["content"]) for message in _text_only(prompt))
         return text // 4 + 65 * sum(
             part["type"] == "image"
@@ -95,7 +95,7 @@ def _content(content: Any) -> Any:
 
 
 def data_url(image: Image.Image) -> str:
-    """A picture as text, without loss."""
+    """An image as text, without loss."""
     stream = io.BytesIO()
     image.save(stream, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

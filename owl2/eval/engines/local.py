@@ -1,11 +1,11 @@
 """Who answers: the model in this process. (A server is asked by `owl2/eval/engines/endpoint.py`.)
 
-The runner gives batches of prompts and takes replies. Pictures become pixels when a batch is prepared, which
-the runner does in a thread beside the model. A picture that several prompts of a batch show is opened and
+The runner gives batches of prompts and takes replies. Images become pixels when a batch is prepared, which
+the runner does in a thread beside the model. An image that several prompts of a batch show is opened and
 encoded once. Padding is no token in this model, so a prompt gets the same answer in any batch; a prompt that
 leaves less room in the context than its task would allow is answered within it.
 
-Shapes: B prompts, C prompts x choices, T slots, V vocabulary, I pictures (each once), Q queries, D width.
+Shapes: B prompts, C prompts x choices, T slots, V vocabulary, I images (each once), Q queries, D width.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from owl2.api import Owl2
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.task import Decoding
 from owl2.generate.generate import generate, prefill
 from owl2.model import KVCache, Owl2Model, padded_layout
 from owl2.processor import ContextError, Encoding, ImageError, Message, Processor
-from owl2.processor.template import images_of
+from owl2.processor.template import images_of as images_in
 from owl2.processor.video import VideoError
 
 
@@ -37,7 +37,7 @@ class Prompt:
 
     id: str
     messages: Sequence[Message]
-    """Its images are `Picture`s, still closed."""
+    """Its images are `StoredImage`s, still closed."""
     answer_prefix: str
     decoding: Decoding
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Engine(Protocol):
         ...
 
     def prepare(self, prompts: Sequence[Prompt]) -> Any:
-        """Open the pictures of a batch and encode it; thread-safe."""
+        """Open the images of a batch and encode it; thread-safe."""
         ...
 
     def answer(self, prepared: Any) -> list[Reply]:
@@ -86,7 +86,7 @@ class Engine(Protocol):
 
 
 BLANK = Image.new("RGB", (1, 1))
-"""Stands for a picture while only the length of its prompt is wanted: all pictures have as many tokens."""
+"""Stands for an image while only the length of its prompt is wanted: all images have as many tokens."""
 
 
 @dataclass
@@ -95,10 +95,10 @@ class _Row:
 
     prompt: Prompt
     encoding: Encoding | None
-    """Ids without pictures; None if the prompt cannot be asked, and `error` says why."""
+    """Ids without images; None if the prompt cannot be asked, and `error` says why."""
     error: str = ""
-    pictures: list[int] = field(default_factory=list)
-    """Which of the batch's pictures it shows, in order."""
+    images: list[int] = field(default_factory=list)
+    """Which of the batch's images it shows, in order."""
     choices: dict[str, list[int]] = field(default_factory=dict)
     """Token ids of each choice's text."""
 
@@ -109,27 +109,27 @@ class _Batch:
 
     rows: list[_Row]
     pixel_values: Tensor
-    """(I, 3, H, W) float32, each picture once."""
+    """(I, 3, H, W) float32, each image once."""
 
 
-class _Pictures:
-    """The pictures of a batch, each opened and transformed once."""
+class _Images:
+    """The images of a batch, each opened and transformed once."""
 
     def __init__(self, processor: Processor):
         self.processor = processor
         self.pixels: list[Tensor] = []
         """(3, H, W) each."""
-        self._found: dict[Picture, int | ImageError | VideoError] = {}
+        self._found: dict[StoredImage, int | ImageError | VideoError] = {}
 
-    def place_of(self, picture: Picture) -> int:
+    def place_of(self, image: StoredImage) -> int:
         """Where its pixels are; raises ImageError or VideoError each time it is asked for in vain."""
-        if picture not in self._found:
+        if image not in self._found:
             try:
-                self.pixels.append(self.processor.pixels([picture.open()])[0])
-                self._found[picture] = len(self.pixels) - 1
+                self.pixels.append(self.processor.pixels([image.open()])[0])
+                self._found[image] = len(self.pixels) - 1
             except (ImageError, VideoError) as error:
-                self._found[picture] = error
-        found = self._found[picture]
+                self._found[image] = error
+        found = self._found[image]
         if isinstance(found, int):
             return found
         raise found
@@ -160,9 +160,9 @@ class OwlEngine:
             return self.owl.model.config.decoder.max_position_embeddings + 1
 
     def prepare(self, prompts: Sequence[Prompt]) -> _Batch:
-        pictures = _Pictures(self.owl.processor)
-        rows = [self._prepare(prompt, pictures) for prompt in prompts]
-        return _Batch(rows, pictures.stacked())
+        images = _Images(self.owl.processor)
+        rows = [self._prepare(prompt, images) for prompt in prompts]
+        return _Batch(rows, images.stacked())
 
     @torch.inference_mode()
     def answer(self, prepared: _Batch) -> list[Reply]:
@@ -182,7 +182,7 @@ class OwlEngine:
         return [replies[id(row)] for row in prepared.rows]
 
     def _encode_images(self, pixel_values: Tensor) -> Tensor | None:
-        """(I, 3, H, W) -> visual tokens (I, Q + 1, D) on the model's device; None without pictures."""
+        """(I, 3, H, W) -> visual tokens (I, Q + 1, D) on the model's device; None without images."""
         model = self.owl.model
         return model.encode_images(pixel_values.to(model.device)) if len(pixel_values) else None
 
@@ -191,7 +191,7 @@ class OwlEngine:
         batch = self.owl.processor.collate([row.encoding for row in rows if row.encoding is not None])
         del batch["pixel_values"]
         if images is not None:
-            shown = [place for row in rows for place in row.pictures]
+            shown = [place for row in rows for place in row.images]
             batch["visual_tokens"] = images[torch.tensor(shown, dtype=torch.int64, device=images.device)]
         return batch
 
@@ -199,13 +199,13 @@ class OwlEngine:
         return self.owl.model.config.decoder.max_position_embeddings - len(encoding.ids)
 
     def _encode(self, prompt: Prompt) -> Encoding:
-        """Encode with blank pictures."""
+        """Encode with blank images."""
         closed = [_with_blanks(message) for message in prompt.messages]
         return self.owl.processor.encode(
             closed, generation_prompt=True, answer_prefix="" if prompt.choices else prompt.answer_prefix
         )
 
-    def _prepare(self, prompt: Prompt, pictures: _Pictures) -> _Row:
+    def _prepare(self, prompt: Prompt, images: _Images) -> _Row:
         try:
             encoding = self._encode(prompt)
             encoding.images = []
@@ -219,10 +219,10 @@ class OwlEngine:
                     f"{len(encoding.ids):,} tokens leave no room for the answer in a context of "
                     f"{self.owl.model.config.decoder.max_position_embeddings:,}"
                 )
-            shown = [pictures.place_of(picture) for picture in pictures_of(prompt)]
+            shown = [images.place_of(image) for image in images_of(prompt)]
         except (ContextError, ImageError, VideoError) as error:
             return _Row(prompt, None, error=str(error))
-        return _Row(prompt, encoding, pictures=shown, choices=choices)
+        return _Row(prompt, encoding, images=shown, choices=choices)
 
     def _generate(
         self, rows: Sequence[_Row], batch: Mapping[str, Tensor], room: int, least: int
@@ -317,6 +317,6 @@ def _with_blanks(message: Message) -> Message:
     }
 
 
-def pictures_of(prompt: Prompt) -> tuple[Picture, ...]:
-    """A prompt's pictures, in order, still closed."""
-    return tuple(images_of(prompt.messages))
+def images_of(prompt: Prompt) -> tuple[StoredImage, ...]:
+    """A prompt's images, in order, still closed."""
+    return tuple(images_in(prompt.messages))

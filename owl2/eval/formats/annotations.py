@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from owl2.eval.formats.records import Record, as_records, folder_pictures, read_json, read_jsonl, read_text
+from owl2.eval.formats.records import Record, as_records, folder_images, read_json, read_jsonl, read_text
 from owl2.eval.task import DataMissing, EvalDataError, Item
 
 CLIP_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
@@ -19,18 +19,18 @@ CLIP_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
 
 @dataclass(frozen=True)
 class Question:
-    """A question on a picture or clip, before its answers are known."""
+    """A question on an image or clip, before its answers are known."""
 
     id: str
     text: str
     file: str
-    """Name of the picture, without folders; of a clip, without suffix."""
+    """Name of the image, without folders; of a clip, without suffix."""
     source: Record
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """A picture and what people wrote below it."""
+    """An image and what people wrote below it."""
 
     file: str
     image_id: int
@@ -55,17 +55,17 @@ def vqa_items(task: str, data: Path, questions: Path, annotations: Path) -> list
     """Questions on COCO's val2014 with their answers.
 
     Raises:
-        EvalDataError: another format or split, questions without answers or pictures.
+        EvalDataError: another format or split, questions without answers or images.
     """
     asked = read_vqa_questions(questions, "COCO_val2014_{:012d}.jpg", "val2014")
     right = read_vqa_answers(annotations)
     must_have(asked, right, annotations)
-    pictures = folder_pictures(task, data, "coco/val2014", [question.file for question in asked])
+    images = folder_images(task, data, "coco/val2014", [question.file for question in asked])
     items = [
         Item(
             id=question.id,
             question=question.text,
-            images=(pictures[question.file],),
+            images=(images[question.file],),
             references=answers_of(right[question.id]),
             category={"answer type": right[question.id].text("answer_type")},
             cluster=question.file,
@@ -76,31 +76,31 @@ def vqa_items(task: str, data: Path, questions: Path, annotations: Path) -> list
 
 
 def caption_items(task: str, data: Path, captions: Path, folder: str) -> list[Item]:
-    """Pictures with people's captions; an item is called as its picture, whatever the layout.
+    """Images with people's captions; an item is called as its image, whatever the layout.
 
     Raises:
-        EvalDataError: another format, no captions, or pictures that are not there.
+        EvalDataError: another format, no captions, or images that are not there.
     """
-    images = read_captions(captions)
-    pictures = folder_pictures(task, data, folder, [image.file for image in images])
+    captioned = read_captions(captions)
+    images = folder_images(task, data, folder, [image.file for image in captioned])
     items = [
         Item(
             id=PurePosixPath(image.file).stem,
             question="",
-            images=(pictures[image.file],),
+            images=(images[image.file],),
             references=image.captions,
             extra={"image_id": image.image_id},
         )
-        for image in images
+        for image in captioned
     ]
     return checked(task, items)
 
 
 def read_vqa_questions(file: Path, image_name: str, subtype: str) -> list[Question]:
-    """Questions of VQA's format, or Qwen's, where each has the path of its picture.
+    """Questions of VQA's format, or Qwen's, where each has the path of its image.
 
     Args:
-        image_name: file name of a picture by its number, as `COCO_val2014_{:012d}.jpg`.
+        image_name: file name of an image by its number, as `COCO_val2014_{:012d}.jpg`.
         subtype: `data_subtype` that the file must have, if it has any.
 
     Raises:
@@ -339,7 +339,7 @@ def _coco_captions(content: Mapping[str, Any], file: Path) -> list[CaptionedImag
 
 
 def _named(row: Record, path: str, number: Any) -> tuple[str, int]:
-    """File name and number of a picture; LAVIS takes the number from the name, `..._000000391895.jpg`."""
+    """File name and number of an image; LAVIS takes the number from the name, `..._000000391895.jpg`."""
     file = PurePosixPath(path)
     digits = file.stem.rpartition("_")[2] if number is None else str(number)
     if not digits.isdecimal():

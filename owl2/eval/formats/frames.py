@@ -1,4 +1,4 @@
-"""The frames of a clip as pictures that are decoded when the first of them is needed.
+"""The frames of a clip as images that are decoded when the first of them is needed.
 
 mPLUG-Owl2 never saw a video in training: a clip is shown as uniformly sampled frames, as a sequence of images
 (paper, section 4.3 and Table 4). How many the authors took is not published; Video-ChatGPT and SEED-Bench's
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 
 NUM_FRAMES = 8
 
@@ -33,7 +33,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Frame(Picture):
+class Frame(StoredImage):
     """One frame of a clip."""
 
     clip: Clip

@@ -1,7 +1,7 @@
-"""Reading the official files: JSON, lines of JSON, tables, and the pictures they name.
+"""Reading the official files: JSON, lines of JSON, tables, and the images they name.
 
 What all readers share is how they fail: a file or record that is not in its format is an `EvalDataError` with
-the file and the record's number, and pictures are counted before the model runs, so that a download cut short
+the file and the record's number, and images are counted before the model runs, so that a download cut short
 is found in the first second and not in the third hour. Cells of tables stay text: "None", "nan" and "1" are
 options of real questions, and only the task knows which.
 """
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.task import DataFile, DataMissing, EvalDataError
 from owl2.processor.images import ImageError
 
 MAX_CELL_CHARACTERS = 1 << 28
-"""A cell may hold a picture in base64."""
+"""A cell may hold an image in base64."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def official(found: Mapping[str, Path], files: Sequence[DataFile], path: str) ->
     return [found[name] for name in names if name in found]
 
 
-def folder_pictures(task: str, data: Path, folder: str, names: Iterable[str]) -> dict[str, Picture]:
-    """Pictures of a folder by name, all of which must be there.
+def folder_images(task: str, data: Path, folder: str, names: Iterable[str]) -> dict[str, StoredImage]:
+    """Images of a folder by name, all of which must be there.
 
     Raises:
         DataMissing: there is no such folder.
@@ -179,14 +179,14 @@ def folder_pictures(task: str, data: Path, folder: str, names: Iterable[str]) ->
     missing = [name for name in wanted if not (data / folder / name).is_file()]
     if missing:
         raise EvalDataError(
-            f"{task}: {len(missing)} of {len(wanted)} pictures are not in {data / folder}, the first is "
+            f"{task}: {len(missing)} of {len(wanted)} images are not in {data / folder}, the first is "
             f"{missing[0]}; unpack the whole download there"
         )
-    return {name: Picture(f"{folder}/{name}", (data / folder / name).read_bytes) for name in wanted}
+    return {name: StoredImage(f"{folder}/{name}", (data / folder / name).read_bytes) for name in wanted}
 
 
-def base64_picture(name: str, text: str) -> Picture:
-    """A picture that is in the table itself."""
+def base64_image(name: str, text: str) -> StoredImage:
+    """An image that is in the table itself."""
 
     def read() -> bytes:
         try:
@@ -194,16 +194,16 @@ def base64_picture(name: str, text: str) -> Picture:
         except binascii.Error as error:
             raise ImageError(f"not base64: {error}") from error
 
-    return Picture(name, read)
+    return StoredImage(name, read)
 
 
-def parquet_picture(record: Record, column: str) -> Picture:
-    """A picture in a parquet file, in the layout of `datasets`: `{"bytes": ..., "path": ...}`."""
+def parquet_image(record: Record, column: str) -> StoredImage:
+    """An image in a parquet file, in the layout of `datasets`: `{"bytes": ..., "path": ...}`."""
     cell = record[column]
     content = cell.get("bytes") if isinstance(cell, dict) else None
     if not isinstance(content, bytes):
         raise record.error(f"{column} has no bytes")
-    return Picture(f"{record.where} {cell.get('path') or column}", lambda: content)
+    return StoredImage(f"{record.where} {cell.get('path') or column}", lambda: content)
 
 
 def fingerprint(text: str) -> str:

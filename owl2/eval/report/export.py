@@ -101,12 +101,12 @@ def mmbench(name: str, answers: Sequence[Answer]) -> Files:
 
 
 def mme(name: str, answers: Sequence[Answer]) -> Files:
-    """A text a subtask, as `eval_tool/Your_Results`: picture, question, right answer, answer, by tabs."""
+    """A text a subtask, as `eval_tool/Your_Results`: image, question, right answer, answer, by tabs."""
     lines: dict[str, list[str]] = {}
     for answer in answers:
         item = answer.item
-        picture = PurePosixPath(item.images[0].name).name
-        cells = [picture, item.question, item.references[0].capitalize(), answer.output]
+        image = PurePosixPath(item.images[0].name).name
+        cells = [image, item.question, item.references[0].capitalize(), answer.output]
         line = "\t".join(" ".join(cell.split()) for cell in cells)
         lines.setdefault(item.category["subtask"], []).append(line)
     return {f"{name}/{subtask}.txt": _lines(rows) for subtask, rows in lines.items()}

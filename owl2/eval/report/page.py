@@ -1,6 +1,6 @@
 """The report as one HTML page without outside files: table, radar chart, and failures to click through.
 
-Everything is escaped on its way in; pictures travel inside the page as small JPEGs. Pictures that are not
+Everything is escaped on its way in; images travel inside the page as small JPEGs. Images that are not
 there any more are said to be missing and do not stop the report.
 """
 
@@ -16,7 +16,7 @@ from owl2.eval.formats.frames import frames_of
 from owl2.eval.report.page_style import STYLE
 from owl2.eval.report.radar import FEWEST_AXES, colour_of, radar
 from owl2.eval.task import Answer, Item
-from owl2.page import document, image
+from owl2.page import document, embedded_image
 from owl2.processor import ImageError
 from owl2.processor.video import VideoError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from owl2.eval.scoring.score import TaskResult
 
 THUMBNAIL_PX = 320
-MAX_PICTURES = 4
+MAX_IMAGES = 4
 """Shown of a question with more, evenly taken."""
 MAX_CHARACTERS = 1200
 
@@ -177,26 +177,26 @@ def _card(answer: Answer, place: str, error: str) -> str:
         for name, text in facts.items()
     )
     return (
-        f'<article class="card"><small>{escape(item.id)} · {place}</small>{_pictures(item)}<dl>{listed}</dl>'
+        f'<article class="card"><small>{escape(item.id)} · {place}</small>{_images(item)}<dl>{listed}</dl>'
         "</article>"
     )
 
 
-def _pictures(item: Item) -> str:
+def _images(item: Item) -> str:
     if item.video is not None:
         item = dataclasses.replace(item, images=frames_of(item.video, item.segment))
-    step = max(1, -(-len(item.images) // MAX_PICTURES))
+    step = max(1, -(-len(item.images) // MAX_IMAGES))
     shown = []
-    for picture in item.images[::step]:
+    for image in item.images[::step]:
         try:
-            small = picture.open()
+            small = image.open()
         except (ImageError, VideoError, OSError) as error:
             return f"<p>{escape(str(error))}</p>"
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         stream = io.BytesIO()
         small.save(stream, format="JPEG", quality=80)
-        shown.append(image(stream.getvalue(), alt=picture.name))
-    return f'<div class="pictures n{len(shown)}">{"".join(shown)}</div>' if shown else ""
+        shown.append(embedded_image(stream.getvalue(), alt=image.name))
+    return f'<div class="images n{len(shown)}">{"".join(shown)}</div>' if shown else ""
 
 
 def _shortened(text: str) -> str:

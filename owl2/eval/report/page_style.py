@@ -34,9 +34,9 @@ ul { margin: 10px 0 4px; padding-left: 20px; font-size: 14.5px; }
 li { overflow-wrap: anywhere; }
 .strip { display: flex; gap: 14px; overflow-x: auto; scroll-snap-type: x mandatory; padding: 14px 0 10px; }
 .strip .card { flex: 0 0 min(360px, 86vw); scroll-snap-align: start; background: var(--ground); }
-.pictures { display: grid; gap: 6px; margin: 8px 0 4px; } .pictures img { display: block; width: 100%;
+.images { display: grid; gap: 6px; margin: 8px 0 4px; } .images img { display: block; width: 100%;
   max-height: 260px; object-fit: contain; border-radius: 8px; background: var(--line); }
-.pictures.n2, .pictures.n3, .pictures.n4 { grid-template-columns: 1fr 1fr; }
+.images.n2, .images.n3, .images.n4 { grid-template-columns: 1fr 1fr; }
 dl { margin: 6px 0 0; font-size: 14.5px; } dt { color: var(--soft); font-size: 13px; margin-top: 8px; }
 dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; max-height: 220px; overflow-y: auto; }
 dd.answer { color: var(--wrong); font-weight: 600; } dd.reference { color: var(--right); font-weight: 600; }

@@ -1,6 +1,6 @@
 """A run beside the paper: ours, theirs, the difference, and how much it means.
 
-One row a figure, in Markdown, CSV and JSON, and as a page with pictures of what went wrong. What a reader
+One row a figure, in Markdown, CSV and JSON, and as a page with images of what went wrong. What a reader
 must know to trust a number stands in its row: how many questions it is over and how many there should be,
 how many answers could not be read, the template, the judge. Rows of the paper that no task of the run is
 about are listed, so that nothing looks complete that is not.

@@ -1,6 +1,6 @@
 """How far a figure could be off by the choice of questions: 95 % intervals and paired differences.
 
-Items of one cluster (questions on one picture, rotations of one question) stand or fall together, so whole
+Items of one cluster (questions on one image, rotations of one question) stand or fall together, so whole
 clusters are drawn (percentile bootstrap, seeded). A plain share of independent items has Wilson's interval,
 which is right near 0 and 1, where the bootstrap is not. Figures that are no mean are computed anew on drawn
 items.

@@ -1,4 +1,4 @@
-"""Benchmarks that are asked and scored alike: open questions on pictures, captions, questions on clips.
+"""Benchmarks that are asked and scored alike: open questions on images, captions, questions on clips.
 
 A task of a family has its files and its reader; the family has the authors' decoding, the reading of the
 answer (the words as they are, as all three of the authors' scripts do) and the figures.
@@ -70,7 +70,7 @@ class VqaTask(WordsTask):
 
 
 class CaptionTask(WordsTask):
-    """One sentence a picture, compared with several by people."""
+    """One sentence an image, compared with several by people."""
 
     # The authors generate with length_penalty 0, which changes nothing without beams.
     decoding = Decoding(max_new_tokens=60, min_new_tokens=8)

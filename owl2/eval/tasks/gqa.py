@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from owl2.eval.formats.annotations import Question, checked, read_rows, text_of
-from owl2.eval.formats.records import Record, folder_pictures, official
+from owl2.eval.formats.records import Record, folder_images, official
 from owl2.eval.metrics.gqa import GqaVariant, gqa_match
 from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, task
@@ -44,12 +44,12 @@ class Gqa(WordsTask):
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
         questions = _read(official(found, self.files, "gqa/testdev_balanced_questions.json")[0])
-        pictures = folder_pictures(self.name, data, "gqa/images", [question.file for question in questions])
+        images = folder_images(self.name, data, "gqa/images", [question.file for question in questions])
         items = [
             Item(
                 id=question.id,
                 question=question.text,
-                images=(pictures[question.file],),
+                images=(images[question.file],),
                 references=(question.source.text("answer"),),
                 category=_types(question.source),
                 cluster=question.file,

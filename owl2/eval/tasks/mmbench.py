@@ -2,7 +2,7 @@
 
 Table 2 has the test split (64.5), Table 10 the dev split by ability (65.4; its text calls it test). Two
 official tables are read: the first release's (20230712, which the authors used; its test has no answers) and
-VLMEvalKit's, where a picture may be the index of the row that has it, and test has answers. Rows from index
+VLMEvalKit's, where an image may be the index of the row that has it, and test has answers. Rows from index
 1,000,000 on are rotations of index modulo that. An empty cell or "nan" (what pandas writes for one) is no
 option and no hint, "None" is: some options are that word. Letters are read by `parse_choice`; the official
 fallback to a language model is not used. Not verified: the abilities' names in the table, numbers of rows.
@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import Record, base64_picture, official, read_tsv
+from owl2.eval.formats.records import Record, base64_image, official, read_tsv
 from owl2.eval.metrics.choice import circular_right, parse_choice
 from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
@@ -145,7 +145,7 @@ def _by_index(records: Sequence[Record]) -> dict[int, Record]:
     return by_index
 
 
-def _item(record: Record, image: Picture) -> Item:
+def _item(record: Record, image: StoredImage) -> Item:
     choices = {
         letter: record[letter] for letter in string.ascii_uppercase if _is_there(record.get(letter, ""))
     }
@@ -173,7 +173,7 @@ def _is_there(cell: str) -> bool:
     return cell not in ("", "nan")
 
 
-def _image(table: str, record: Record, records: Mapping[int, Record]) -> Picture:
+def _image(table: str, record: Record, records: Mapping[int, Record]) -> StoredImage:
     cell = record.text("image")
     if len(cell) <= LONGEST_REFERENCE:
         owner = records.get(int(cell)) if cell.isdigit() else None
@@ -182,4 +182,4 @@ def _image(table: str, record: Record, records: Mapping[int, Record]) -> Picture
                 f"image is {cell!r}, which is neither base64 nor the index of a row that has one"
             )
         cell = owner["image"]
-    return base64_picture(f"{table}/{record['index']}", cell)
+    return base64_image(f"{table}/{record['index']}", cell)

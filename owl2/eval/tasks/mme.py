@@ -1,9 +1,9 @@
-"""MME: two yes-or-no questions a picture in 14 subtasks, 10 of perception (Table 2) and 4 of cognition.
+"""MME: two yes-or-no questions an image in 14 subtasks, 10 of perception (Table 2) and 4 of cognition.
 
-A subtask scores 100 x accuracy + 100 x accuracy+ (both questions of a picture right); perception is the sum
+A subtask scores 100 x accuracy + 100 x accuracy+ (both questions of an image right); perception is the sum
 over its ten, 2000 at most. Prompt and reading are evaluate_mme.py's: the benchmark's own "Please answer yes
 or no." is cut out (the blank before it stays), an answer is its first four characters. The release keeps
-pictures beside their texts or in `images` and `questions_answers_YN`, and each subtask may have either; the
+images beside their texts or in `images` and `questions_answers_YN`, and each subtask may have either; the
 parquet files of lmms-lab/MME are read too.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.data.readers.shards import IMAGE_SUFFIXES
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import official, parquet_picture, read_parquet, read_text
+from owl2.eval.formats.records import official, parquet_image, read_parquet, read_text
 from owl2.eval.metrics.yes_no import mme_answer, mme_score
 from owl2.eval.scoring.averages import is_right, mean, mean_of_groups
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
@@ -95,7 +95,7 @@ class Mme(Task):
         return mme_answer(output)
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
-        # Of a run over the first so many questions, the last picture may lack its second.
+        # Of a run over the first so many questions, the last image may lack its second.
         right = _right_by_image(answers)
         pairs = [answer for answer in answers if len(right[answer.item.cluster]) == 2]
         scores = [
@@ -114,7 +114,7 @@ def _folder_items(folder: Path) -> list[Item]:
     """The questions of a subtask in either layout."""
     is_split = (folder / "questions_answers_YN").is_dir()
     texts = folder / "questions_answers_YN" if is_split else folder
-    # artwork keeps its pictures one folder deeper, in images/toy_dataset.
+    # artwork keeps its images one folder deeper, in images/toy_dataset.
     found = sorted((folder / "images" if is_split else folder).rglob("*"))
     images = {path.stem: path for path in found if path.suffix.lower() in IMAGE_SUFFIXES}
     questions = {path: read_text(path).splitlines() for path in sorted(texts.glob("*.txt"))}
@@ -123,18 +123,18 @@ def _folder_items(folder: Path) -> list[Item]:
     missing = [path.stem for path in questions if path.stem not in images]
     if missing:
         raise EvalDataError(
-            f"{folder}: {len(missing)} of {len(questions)} texts have no picture, first {missing[0]}.txt"
+            f"{folder}: {len(missing)} of {len(questions)} texts have no image, first {missing[0]}.txt"
         )
     items = []
     for path, lines in questions.items():
-        image = images[path.stem]
-        picture = Picture(f"{folder.name}/{image.name}", image.read_bytes)
+        file = images[path.stem]
+        image = StoredImage(f"{folder.name}/{file.name}", file.read_bytes)
         pairs = [tuple(line.split("\t")) for line in lines if line.strip()]
         if len(pairs) != 2 or any(len(pair) != 2 for pair in pairs):
             raise EvalDataError(
                 f"{path}: expected two lines of question, tab and Yes or No, found {lines!r:.100}"
             )
-        items += [_item(str(path), folder.name, picture, n, *pair) for n, pair in enumerate(pairs, start=1)]
+        items += [_item(str(path), folder.name, image, n, *pair) for n, pair in enumerate(pairs, start=1)]
     return items
 
 
@@ -145,24 +145,24 @@ def _parquet_items(files: Sequence[Path]) -> list[Item]:
         name = Path(record.text("question_id")).name
         subtask = record.one_of("category", KINDS)
         number = seen[f"{subtask}/{name}"] = seen.get(f"{subtask}/{name}", 0) + 1
-        picture = dataclasses.replace(parquet_picture(record, "image"), name=f"{subtask}/{name}")
+        image = dataclasses.replace(parquet_image(record, "image"), name=f"{subtask}/{name}")
         items.append(
-            _item(record.where, subtask, picture, number, record.text("question"), record.text("answer"))
+            _item(record.where, subtask, image, number, record.text("question"), record.text("answer"))
         )
     return items
 
 
-def _item(where: str, subtask: str, picture: Picture, number: int, question: str, answer: str) -> Item:
+def _item(where: str, subtask: str, image: StoredImage, number: int, question: str, answer: str) -> Item:
     answer = answer.strip().lower()
     if answer not in ("yes", "no"):
         raise EvalDataError(f"{where}: the answer is {answer!r}, not yes or no")
     return Item(
-        id=f"{picture.name}/{number}",
+        id=f"{image.name}/{number}",
         question=question,
-        images=(picture,),
+        images=(image,),
         references=(answer,),
         category={"kind": KINDS[subtask], "subtask": subtask},
-        cluster=picture.name,
+        cluster=image.name,
     )
 
 
@@ -174,7 +174,7 @@ def _right_by_image(answers: Sequence[Answer]) -> dict[str, list[bool]]:
 
 
 def _shares(answers: Sequence[Answer]) -> list[float]:
-    """What each answer adds to its subtask's score: 100 if it is right and 100 if both of its picture are."""
+    """What each answer adds to its subtask's score: 100 if it is right and 100 if both of its image are."""
     right = _right_by_image(answers)
     return [100.0 * (is_right(answer) + all(right[answer.item.cluster])) for answer in answers]
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import as_records, folder_pictures, read_json
+from owl2.eval.formats.records import as_records, folder_images, read_json
 from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
 from owl2.eval.tasks.prompts import bare_question
@@ -49,13 +49,13 @@ class MMHal(Task):
         file = self.find(data)["MMHal-Bench/response_template.json"]
         records = as_records(read_json(file), file)
         names = [PurePosixPath(record.text("image_src")).name for record in records]
-        pictures = folder_pictures(self.name, data, "MMHal-Bench/images", names)
+        images = folder_images(self.name, data, "MMHal-Bench/images", names)
         items = [
             Item(
-                # One picture may be asked about twice, so the place in the file belongs to the id.
+                # One image may be asked about twice, so the place in the file belongs to the id.
                 id=f"{number}/{record['image_id']}",
                 question=record.text("question"),
-                images=(pictures[name],),
+                images=(images[name],),
                 references=(record.text("gt_answer"),),
                 category={"type": record.one_of("question_type", TYPES), "topic": record["question_topic"]},
                 cluster=record["image_id"],

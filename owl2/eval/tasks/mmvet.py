@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import Record, folder_pictures, read_json
+from owl2.eval.formats.records import Record, folder_images, read_json
 from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
 from owl2.eval.tasks.prompts import bare_question, turn
@@ -64,13 +64,13 @@ class MMVet(Task):
         if not isinstance(rows, dict):
             raise EvalDataError(f"{file}: expected an object of questions by id, found {type(rows).__name__}")
         records = {name: Record(f"{file}: {name}", row) for name, row in rows.items()}
-        images = [record.text("imagename") for record in records.values()]
-        pictures = folder_pictures(self.name, data, "mm-vet/images", images)
+        names = [record.text("imagename") for record in records.values()]
+        images = folder_images(self.name, data, "mm-vet/images", names)
         items = [
             Item(
                 id=name,
                 question=record.text("question"),
-                images=(pictures[record["imagename"]],),
+                images=(images[record["imagename"]],),
                 references=(record.text("answer"),),
                 category={"abilities": "+".join(sorted(record["capability"]))},
                 cluster=record["imagename"],

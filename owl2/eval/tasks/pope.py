@@ -1,4 +1,4 @@
-"""POPE: is this object in the picture? Yes-or-no questions on COCO in three splits (Table 9).
+"""POPE: is this object in the image? Yes-or-no questions on COCO in three splits (Table 9).
 
 The paper's "random" has 2910 questions: only with that many do integers give its figures. The file was
 replaced by one of 3000 in October 2023; both are read, and N stands beside the score. The authors published
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import folder_pictures, official, read_jsonl
+from owl2.eval.formats.records import folder_images, official, read_jsonl
 from owl2.eval.metrics.yes_no import binary_scores, pope_answer
 from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
@@ -56,12 +56,12 @@ class Pope(Task):
         found = self.find(data)
         places = [(split, official(found, self.files, _files(split)[0].path)[0]) for split in SPLITS]
         records = [(split, record) for split, place in places for record in read_jsonl(place)]
-        pictures = folder_pictures(self.name, data, IMAGES, (record.text("image") for _, record in records))
+        images = folder_images(self.name, data, IMAGES, (record.text("image") for _, record in records))
         items = [
             Item(
                 id=f"{split}/{record['question_id']}",
                 question=record.text("text"),
-                images=(pictures[record["image"]],),
+                images=(images[record["image"]],),
                 references=(record.one_of("label", ("yes", "no")),),
                 category={"split": split},
                 cluster=record["image"],

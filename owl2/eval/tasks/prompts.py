@@ -1,6 +1,6 @@
 """How questions are worded, shared by the tasks: functions from an item to the user's turn.
 
-Pictures stand before the words. The wordings are facts taken letter by letter from where they were
+Images stand before the words. The wordings are facts taken letter by letter from where they were
 published, typographic apostrophes and missing line breaks included, because scores move by points with
 them; what a task uses by analogy only, its template's `source` says. A video's frames are the item's
 `images` by the time these functions see it (the runner puts them there). The conversation around the turn
@@ -19,8 +19,8 @@ UNANSWERABLE = "When the provided information is insufficient, respond with 'Una
 
 
 def turn(item: Item, text: str) -> list[Message]:
-    """Return one user's turn: the item's pictures, then this text."""
-    content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in item.images]
+    """Return one user's turn: the item's images, then this text."""
+    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in item.images]
     return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
 
 

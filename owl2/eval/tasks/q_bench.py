@@ -1,7 +1,7 @@
 """Q-Bench A1 (LLVisionQA): multiple choice on low-level vision, by type and concern (Tables 2 and 12).
 
 The official test file has no answers (they were graded by mail); VLMEvalKit's Q-Bench1_TEST.tsv has. Three
-layouts are read: llvisionqa_*.json with pictures in a folder, the TSV, and the parquet files of
+layouts are read: llvisionqa_*.json with images in a folder, the TSV, and the parquet files of
 q-future/Q-Bench-HF. The prompt is MMBench's, as the authors say (X-PLUG/mPLUG-Owl#185). Not verified: the
 TSV's categories, the numbers of questions, and that JSON counts types as yes-or-no, what, how (its one known
 record agrees; parquet has yes-or-no, how, what). Table 12's figures are fractions, and so are ours.
@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from owl2.data.sample import Picture
+from owl2.data.sample import StoredImage
 from owl2.eval.formats.annotations import checked
 from owl2.eval.formats.records import (
     Record,
     as_records,
-    base64_picture,
-    folder_pictures,
+    base64_image,
+    folder_images,
     official,
-    parquet_picture,
+    parquet_image,
     read_json,
     read_parquet,
     read_tsv,
@@ -84,8 +84,8 @@ class _QBench(Task):
             return checked(self.name, [_parquet_item(record) for record in read_parquet(files)])
         records = as_records(read_json(place), place)
         folder = next((folder for folder in IMAGES if folder in found), IMAGES[0])
-        pictures = folder_pictures(self.name, data, folder, [record.text("img_path") for record in records])
-        items = [_json_item(number, record, pictures) for number, record in enumerate(records)]
+        images = folder_images(self.name, data, folder, [record.text("img_path") for record in records])
+        items = [_json_item(number, record, images) for number, record in enumerate(records)]
         return checked(self.name, items)
 
     def parse(self, item: Item, output: str) -> str | None:
@@ -108,7 +108,7 @@ class _QBench(Task):
 
 
 def _files(tsv: str, questions: str) -> tuple[DataFile, ...]:
-    """The table with answers first, then the other layouts; pictures in a folder are the second's."""
+    """The table with answers first, then the other layouts; images in a folder are the second's."""
     return (
         DataFile(f"q_bench/{tsv}", f"{TSV_SOURCE}/resolve/main/{tsv}"),
         DataFile(f"q_bench/{questions}", SOURCE, is_required=False, instead_of=f"q_bench/{tsv}"),
@@ -138,7 +138,7 @@ class QBenchDev(_QBench):
     expected = (1495,)
 
 
-def _json_item(number: int, record: Record, pictures: Mapping[str, Picture]) -> Item:
+def _json_item(number: int, record: Record, images: Mapping[str, StoredImage]) -> Item:
     choices = dict(zip(LETTERS, record["candidates"], strict=False))
     right = record.get("correct_ans")
     letters = [letter for letter, text in choices.items() if text == right]
@@ -148,17 +148,17 @@ def _json_item(number: int, record: Record, pictures: Mapping[str, Picture]) -> 
         )
     name = record["img_path"]
     category = _category(record, record["type"], TYPES_JSON, record["concern"])
-    return _item(f"{number}/{name}", record, pictures[name], choices, tuple(letters), category)
+    return _item(f"{number}/{name}", record, images[name], choices, tuple(letters), category)
 
 
 def _tsv_item(table: str, record: Record) -> Item:
     choices = {letter: record[letter] for letter in LETTERS if record.get(letter, "") not in ("", "nan")}
     answer = record.get("answer", "")
     references = (record.one_of("answer", choices),) if answer else ()
-    picture = base64_picture(f"{table}/{record['index']}", record.text("image"))
+    image = base64_image(f"{table}/{record['index']}", record.text("image"))
     group = record.get("category", "")
     return _item(
-        str(record["index"]), record, picture, choices, references, {"type": group.lower()} if group else {}
+        str(record["index"]), record, image, choices, references, {"type": group.lower()} if group else {}
     )
 
 
@@ -167,9 +167,9 @@ def _parquet_item(record: Record) -> Item:
     choices = {letter: text for letter, text in zip(LETTERS, texts, strict=True) if text != "N/A"}
     answer = record.get("correct_choice", "")
     references = (record.one_of("correct_choice", choices),) if answer else ()
-    picture = dataclasses.replace(parquet_picture(record, "image"), name=f"q_bench/{record['id']}")
+    image = dataclasses.replace(parquet_image(record, "image"), name=f"q_bench/{record['id']}")
     category = _category(record, record["question_type"], TYPES_PARQUET, record["question_concern"])
-    return _item(str(record["id"]), record, picture, choices, references, category)
+    return _item(str(record["id"]), record, image, choices, references, category)
 
 
 def _category(record: Record, kind: Any, kinds: Sequence[str], concern: Any) -> dict[str, str]:
@@ -181,10 +181,10 @@ def _category(record: Record, kind: Any, kinds: Sequence[str], concern: Any) -> 
 def _item(
     name: str,
     record: Record,
-    picture: Picture,
+    image: StoredImage,
     choices: Mapping[str, str],
     references: tuple[str, ...],
     category: Mapping[str, str],
 ) -> Item:
     question = record.text("question")
-    return Item(name, question, (picture,), choices=choices, references=references, category=category)
+    return Item(name, question, (image,), choices=choices, references=references, category=category)

@@ -1,4 +1,4 @@
-"""ScienceQA-IMG: the 2,017 test questions of a school science quiz that have a picture (Lu et al. 2022).
+"""ScienceQA-IMG: the 2,017 test questions of a school science quiz that have an image (Lu et al. 2022).
 
 Files are the makers' problems.json and pid_splits.json. The authors published no prompt; theirs for multiple
 choice (evaluate_mmbench.py, whose prompt ends without a space) is taken, with the question's context as the
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from owl2.eval.formats.annotations import checked, texts_of
-from owl2.eval.formats.records import Record, folder_pictures, read_json
+from owl2.eval.formats.records import Record, folder_images, read_json
 from owl2.eval.metrics.choice import parse_choice
 from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Task, Template, task
@@ -39,7 +39,7 @@ def _lmms_eval(item: Item) -> list[Message]:
 
 @task
 class ScienceQaImg(Task):
-    """Test split, questions with a picture."""
+    """Test split, questions with an image."""
 
     name = "scienceqa"
     title = "ScienceQA-IMG test"
@@ -62,8 +62,8 @@ class ScienceQaImg(Task):
         rows = _test_problems(found["scienceqa/problems.json"], found["scienceqa/pid_splits.json"])
         shown = {number: row for number, row in rows.items() if row["image"]}
         names = {number: f"{number}/{row.text('image')}" for number, row in shown.items()}
-        pictures = folder_pictures(self.name, data, "scienceqa/images/test", names.values())
-        items = [_item(number, row, pictures[names[number]]) for number, row in shown.items()]
+        images = folder_images(self.name, data, "scienceqa/images/test", names.values())
+        items = [_item(number, row, images[names[number]]) for number, row in shown.items()]
         return checked(self.name, items)
 
     def parse(self, item: Item, output: str) -> str | None:
@@ -101,7 +101,7 @@ def _test_problems(problems: Path, splits: Path) -> dict[str, Record]:
     }
 
 
-def _item(number: str, row: Record, picture: Any) -> Item:
+def _item(number: str, row: Record, image: Any) -> Item:
     texts = texts_of(row, "choices")
     right = row["answer"]
     if not isinstance(right, int) or not 0 <= right < len(texts) <= len(LETTERS):
@@ -109,7 +109,7 @@ def _item(number: str, row: Record, picture: Any) -> Item:
     return Item(
         id=number,
         question=row.text("question"),
-        images=(picture,),
+        images=(image,),
         choices=dict(zip(LETTERS, texts, strict=False)),
         references=(LETTERS[right],),
         category={"subject": row.text("subject"), "grades": _grades(row)},

@@ -1,4 +1,4 @@
-"""SEED-Bench: four-option questions on pictures (types 1-9) and videos (10-12), accuracy over all (Table 2).
+"""SEED-Bench: four-option questions on images (types 1-9) and videos (10-12), accuracy over all (Table 2).
 
 The authors asked for the letter with MMBench's prompt (X-PLUG/mPLUG-Owl#185); the benchmark's own way, the
 likeliest of the options' texts, is `seed_bench_ppl`. Videos: Something-Something v2 (type 10, whole clips),
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import Record, as_records, folder_pictures, read_json
+from owl2.eval.formats.records import Record, as_records, folder_images, read_json
 from owl2.eval.metrics.choice import parse_choice
 from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import (
@@ -78,8 +78,8 @@ class SeedBench(Task):
             raise DataMissing(self.name, folders)
         names, records = _questions(there[QUESTIONS])
         chosen = [record for record in records if _folder(record) in there]
-        images = [record.text("data_id") for record in chosen if _folder(record) == IMAGES]
-        pictures = folder_pictures(self.name, data, IMAGES, images) if images else {}
+        files = [record.text("data_id") for record in chosen if _folder(record) == IMAGES]
+        images = folder_images(self.name, data, IMAGES, files) if files else {}
         _check_clips(data, [record for record in chosen if _folder(record) != IMAGES])
         items = []
         for record in chosen:
@@ -89,7 +89,7 @@ class SeedBench(Task):
                 Item(
                     id=record.text("question_id"),
                     question=record.text("question"),
-                    images=(pictures[name],) if is_image else (),
+                    images=(images[name],) if is_image else (),
                     video=None if is_image else data / _folder(record) / name,
                     segment=None if is_image else _segment(record),
                     choices={letter: record.text(f"choice_{letter.lower()}") for letter in LETTERS},

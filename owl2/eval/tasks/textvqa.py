@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.annotations import Question, answers_of, checked, must_have, text_of, texts_of
-from owl2.eval.formats.records import Record, as_records, folder_pictures, read_json
+from owl2.eval.formats.records import Record, as_records, folder_images, read_json
 from owl2.eval.task import DataFile, EvalDataError, Item, Template, task
 from owl2.eval.tasks.base import SHORT_ANSWER_TEMPLATES, VqaTask
 from owl2.eval.tasks.prompts import SHORT, by_analogy, turn
@@ -44,7 +44,7 @@ def _tokens(item: Item) -> str:
 
 @task
 class TextVqa(VqaTask):
-    """Validation split, the picture alone."""
+    """Validation split, the image alone."""
 
     name = "textvqa"
     title = "TextVQA val"
@@ -59,13 +59,13 @@ class TextVqa(VqaTask):
     def items(self, data: Path) -> list[Item]:
         found = self.find(data)
         questions = _read(found[QUESTIONS.path])
-        pictures = folder_pictures(self.name, data, IMAGES.path, [question.file for question in questions])
+        images = folder_images(self.name, data, IMAGES.path, [question.file for question in questions])
         tokens = _read_tokens(found[OCR.path], questions) if OCR.path in found else {}
         items = [
             Item(
                 id=question.id,
                 question=question.text,
-                images=(pictures[question.file],),
+                images=(images[question.file],),
                 references=answers_of(question.source),
                 cluster=question.file,
                 extra={"ocr_tokens": tokens[question.file]} if tokens else {},
@@ -103,7 +103,7 @@ def _read(file: Path) -> list[Question]:
 
 
 def _read_tokens(file: Path, questions: list[Question]) -> dict[str, tuple[str, ...]]:
-    """OCR tokens by picture; a picture may have none, but must be in the file."""
+    """OCR tokens by image; an image may have none, but must be in the file."""
     content = read_json(file)
     if not isinstance(content, dict) or "data" not in content:
         raise EvalDataError(f"{file}: expected an object with data, as Rosetta's official files")

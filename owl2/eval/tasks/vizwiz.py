@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.annotations import answers_of, checked
-from owl2.eval.formats.records import Record, as_records, folder_pictures, read_json
+from owl2.eval.formats.records import Record, as_records, folder_images, read_json
 from owl2.eval.metrics.vqa import Variant, normalise
 from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Template, task
@@ -43,14 +43,12 @@ class VizWizTask(VqaTask):
         for row in rows:
             if not row.text("image").startswith(f"VizWiz_{self.split}_"):
                 raise EvalDataError(f"{row.where}: image is {row.text('image')!r}, not of {self.split}")
-        pictures = folder_pictures(
-            self.name, data, f"vizwiz/{self.split}", [row.text("image") for row in rows]
-        )
+        images = folder_images(self.name, data, f"vizwiz/{self.split}", [row.text("image") for row in rows])
         items = [
             Item(
                 id=row.text("image"),
                 question=row.text("question"),
-                images=(pictures[row.text("image")],),
+                images=(images[row.text("image")],),
                 references=self.references(row),
                 category={"answer type": row.text("answer_type")} if "answer_type" in row.fields else {},
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.annotations import checked, read_vqa_questions, vqa_items
-from owl2.eval.formats.records import folder_pictures, official
+from owl2.eval.formats.records import folder_images, official
 from owl2.eval.task import DataFile, Item, task
 from owl2.eval.tasks.base import VqaTask
 
@@ -82,11 +82,9 @@ class VqaV2Test(VqaTask):
         found = self.find(data)
         path = next(path for path in self.subtypes if path in found)
         questions = read_vqa_questions(found[path], "COCO_test2015_{:012d}.jpg", self.subtypes[path])
-        pictures = folder_pictures(
-            self.name, data, "coco/test2015", [question.file for question in questions]
-        )
+        images = folder_images(self.name, data, "coco/test2015", [question.file for question in questions])
         items = [
-            Item(question.id, question.text, (pictures[question.file],), cluster=question.file)
+            Item(question.id, question.text, (images[question.file],), cluster=question.file)
             for question in questions
         ]
         return checked(self.name, items)

@@ -1,8 +1,8 @@
 """How much the micro-batches of a planned stage hold: at most, for its memory; on average, for its time.
 
 Without packs a micro-batch is so many samples of the greatest length. A pack is full: of samples of the
-greatest length and one of what is left, with as many pictures as samples of average length would bring,
-because packing spreads pictures as evenly as tokens (data/packing.py).
+greatest length and one of what is left, with as many images as samples of average length would bring,
+because packing spreads images as evenly as tokens (data/packing.py).
 """
 
 import math
@@ -23,7 +23,7 @@ FILL = 0.97
 
 @dataclass(frozen=True)
 class Averages:
-    """What a sample holds on average: it decides operations and time, and the pictures of a pack."""
+    """What a sample holds on average: it decides operations and time, and the images of a pack."""
 
     tokens: float
     images: float
@@ -35,7 +35,7 @@ class Averages:
         return cls(longest if config.data.pack_tokens is None else min(PACKED_TOKENS, longest), 1.0)
 
     def most_images(self, samples: float = 1) -> int:
-        """Pictures of so many samples that there must be memory for."""
+        """Images of so many samples that there must be memory for."""
         return max(1, math.ceil(samples * self.images))
 
 
@@ -55,7 +55,7 @@ def longest_micro_batch(config: TrainConfig, model: Owl2Config, averages: Averag
         return [Size(longest, averages.most_images())] * config.micro_batch_size
     if config.objective == "bag_of_words":
         raise TrainConfigError(
-            f"objective bag_of_words has one picture a sample, so a full pack of {capacity} tokens is not "
+            f"objective bag_of_words has one image a sample, so a full pack of {capacity} tokens is not "
             f"planned for it; plan with --data.pack_tokens null"
         )
     whole, rest = divmod(capacity, longest)
@@ -66,8 +66,8 @@ def longest_micro_batch(config: TrainConfig, model: Owl2Config, averages: Averag
         samples.append(Size(tokens, images))
     if left:
         raise TrainConfigError(
-            f"samples of {averages.tokens:g} tokens and {averages.images:g} picture(s) on average have no "
-            f"room for text: a picture is {model.tokens_per_image} tokens; take other --tokens or --images"
+            f"samples of {averages.tokens:g} tokens and {averages.images:g} image(s) on average have no "
+            f"room for text: an image is {model.tokens_per_image} tokens; take other --tokens or --images"
         )
     return samples
 

@@ -165,17 +165,17 @@ def shard_without_storage(config: TrainConfig, model: Owl2Model, ranks: Ranks) -
 
 
 def full_batch(config: Owl2Config, samples: Sequence[Size]) -> Batch:
-    """A micro-batch of samples of these sizes, each with its pictures first; all text is learnt.
+    """A micro-batch of samples of these sizes, each with its images first; all text is learnt.
 
     Raises:
-        TrainConfigError: the pictures leave no room for text.
+        TrainConfigError: the images leave no room for text.
     """
     ids = []
     for tokens, images in samples:
         visual = images * config.tokens_per_image
         if visual >= tokens:
             raise TrainConfigError(
-                f"{images} picture(s) of {config.tokens_per_image} tokens leave no room for text in a sample "
+                f"{images} image(s) of {config.tokens_per_image} tokens leave no room for text in a sample "
                 f"of {tokens} tokens"
             )
         ids += [config.image_token_id] * visual + [0] * (tokens - visual)

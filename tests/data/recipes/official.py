@@ -1,6 +1,6 @@
 """Miniature corpora in the exact layout and record format of the official downloads, made here.
 
-Two to five records each, with tiny pictures, under one root: `coco/` is shared, every other corpus has a
+Two to five records each, with tiny images, under one root: `coco/` is shared, every other corpus has a
 folder of its own name, as `owl2 data convert instruct --source ROOT` expects. Records have all the fields
 that the official ones have, those that recipes ignore included.
 """
@@ -25,10 +25,10 @@ SHARDED = ("cc3m", "cc12m", "coco_captions", "laion_en", "coyo", "datacomp")
 
 def jpeg(size: tuple[int, int], seed: int) -> bytes:
     rng = random.Random(seed)
-    picture = Image.new("RGB", size, tuple(rng.choices(range(256), k=3)))
-    picture.paste(tuple(rng.choices(range(256), k=3)), (3, 3, size[0] // 2, size[1] // 2))
+    image = Image.new("RGB", size, tuple(rng.choices(range(256), k=3)))
+    image.paste(tuple(rng.choices(range(256), k=3)), (3, 3, size[0] // 2, size[1] // 2))
     file = io.BytesIO()
-    picture.save(file, "JPEG")
+    image.save(file, "JPEG")
     return file.getvalue()
 
 
@@ -206,7 +206,7 @@ def write_coco(root: Path) -> None:
         for image_id in COCO_2014
     ]
     annotations = [
-        {"image_id": image_id, "id": 10 * image_id + n, "caption": f"Caption {n} of picture {image_id}. "}
+        {"image_id": image_id, "id": 10 * image_id + n, "caption": f"Caption {n} of image {image_id}. "}
         for n in range(5)
         for image_id in COCO_2014
     ]
@@ -330,7 +330,7 @@ def write_sharegpt(root: Path) -> None:
         record("i6IyJda_17", ("gpt", "I said."), ("user", "Why?"), ("chatgpt", "So."), ("human", "And?")),
         record("empty_0"),
         record("torn_0", ("human", "One"), ("human", "Two"), ("gpt", "Three")),
-        record("marked_0", ("human", "What does <image> mean in SVG?"), ("gpt", "A picture.")),
+        record("marked_0", ("human", "What does <image> mean in SVG?"), ("gpt", "An image.")),
     ]
     write_json(root / "sharegpt" / "ShareGPT_V3_unfiltered_cleaned_split.json", records)
 
@@ -359,7 +359,7 @@ def write_shards(folder: Path, *, num_shards: int = 2, column: str = "caption") 
             key = f"{shard:05d}{number:04d}"
             row = {
                 "url": f"https://example.org/{key}.jpg",
-                column: f"Picture {number} of shard {shard}",
+                column: f"Image {number} of shard {shard}",
                 "key": key,
                 "status": "success" if number < 3 else "failed_to_download",
                 "error_message": None if number < 3 else "HTTP Error 404: Not Found",

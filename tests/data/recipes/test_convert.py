@@ -97,11 +97,11 @@ def test_what_is_left_out_is_counted_by_reason_and_listed(tmp_path: Path) -> Non
     (folder / "COCO_train2014_000000000025.jpg").write_bytes(b"<html>not found</html>")
     (recipe,) = find_recipes("coco")
     report = convert(recipe, root, tmp_path / "out")
-    assert report.bad == {"picture is missing": 1, "not a picture": 1}
+    assert report.bad == {"image is missing": 1, "not an image": 1}
     bad = [json.loads(line) for line in (tmp_path / "out" / "coco.bad.jsonl").read_text().splitlines()]
     assert [(row["source"], row["key"], row["reason"]) for row in bad] == [
-        ("coco", "9", "picture is missing"),
-        ("coco", "25", "not a picture"),
+        ("coco", "9", "image is missing"),
+        ("coco", "25", "not an image"),
     ]
 
 

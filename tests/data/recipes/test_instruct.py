@@ -132,7 +132,7 @@ def test_visual_genome_asks_for_ten_regions_in_both_directions(rows: Rows) -> No
     assert second["image"] == "visual_genome/VG_100K/2.jpg"
     words = values(first)
     assert len(words) == 20
-    assert "part 11" not in " ".join(words), "a region outside the picture"
+    assert "part 11" not in " ".join(words), "a region outside the image"
     found = [answer for answer in words[1::2] if answer.startswith("[")]
     assert 0 < len(found) < 10, "regions of phrases, and phrases of regions"
     assert "<image>" in words[0]
@@ -142,11 +142,11 @@ def test_visual_genome_asks_for_ten_regions_in_both_directions(rows: Rows) -> No
 def test_a_region_is_shares_of_the_sides_and_cut_at_the_edge() -> None:
     assert region_text((10, 15, 20, 7.5), 40, 30) == "[0.25, 0.50, 0.75, 0.75]"
     assert region_text((-5, 0, 50, 30), 40, 30) == "[0.00, 0.00, 1.00, 1.00]"
-    with pytest.raises(ValueError, match="empty in a picture of 40 x 30"):
+    with pytest.raises(ValueError, match="empty in an image of 40 x 30"):
         region_text((50, 0, 10, 10), 40, 30)
 
 
-def test_llava_keeps_its_text_and_puts_the_picture_before_the_question(rows: Rows) -> None:
+def test_llava_keeps_its_text_and_puts_the_image_before_the_question(rows: Rows) -> None:
     first, second, third = rows("llava_158k")
     assert values(first) == [
         "<image>What colours are there?",

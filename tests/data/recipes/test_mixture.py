@@ -159,7 +159,7 @@ def test_labelled_tokens_of_every_corpus_decode_to_exactly_its_answers(
 
 
 def generated(rng: random.Random, number: int, folder: Path) -> dict[str, Any]:
-    """A conversation of one of every shape: up to four exchanges, up to three pictures in any turn."""
+    """A conversation of one of every shape: up to four exchanges, up to three images in any turn."""
     words = [*WORDS, "naïve", "你好", "🦙", "1,234", "(a)", "USER:", "ASSISTANT:", "two\nlines", "</s>"]
 
     def text() -> str:
@@ -199,7 +199,7 @@ def test_labels_of_200_generated_conversations_decode_to_exactly_the_answers(
         assert answers_in(item, processor) == said, key
         assert item.ids.count(processor.image_token_id) == 5 * len(row["image"])
         shapes.add((len(said), len(row["image"])))
-    assert len(shapes) == 16, "one to four exchanges with none to three pictures"
+    assert len(shapes) == 16, "one to four exchanges with none to three images"
 
 
 def test_the_shipped_stages_name_the_paths_and_weights_of_the_recipes() -> None:
@@ -215,5 +215,5 @@ def test_the_shipped_stages_name_the_paths_and_weights_of_the_recipes() -> None:
             suffix = "" if isinstance(recipe, ShardRecipe) else ".jsonl"
             assert source["path"] == f"data/{name}/{recipe.name}{suffix}"
             assert source.get("augment", "none") == recipe.augment
-            has_pictures = len(recipe.files) > 1
-            assert ("image_root" in source) == has_pictures
+            has_images = len(recipe.files) > 1
+            assert ("image_root" in source) == has_images

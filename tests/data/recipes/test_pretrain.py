@@ -25,7 +25,7 @@ def names_in(shard: Path) -> list[str]:
 
 
 def huge_png() -> bytes:
-    """A picture of 100,000 x 100,000 pixels, says its header."""
+    """An image of 100,000 x 100,000 pixels, says its header."""
     file = io.BytesIO()
     Image.new("L", (1, 1)).save(file, "PNG")
     data = bytearray(file.getvalue())
@@ -40,7 +40,7 @@ def test_shards_without_a_fault_are_linked_and_read_by_training(
 ) -> None:
     source = TarSource(name, converted / name)
     assert [source[n].messages[1]["content"] for n in range(len(source))] == [
-        f"Picture {number} of shard {shard}" for shard in range(2) for number in range(3)
+        f"Image {number} of shard {shard}" for shard in range(2) for number in range(3)
     ]
     assert source[0].messages[0]["content"][0]["image"].open().size == (40, 30)
     (original,) = (official / name).rglob("00000.tar")
@@ -60,16 +60,16 @@ def test_coco_can_come_from_its_official_files_with_every_caption(tmp_path: Path
     assert (report.num_samples, report.path) == (15, "coco_captions.jsonl")
     line = (tmp_path / "out" / "coco_captions.jsonl").read_text().splitlines()[1]
     assert '"value": "<image>"' in line
-    assert '"value": "Caption 1 of picture 9."' in line
+    assert '"value": "Caption 1 of image 9."' in line
 
 
 def test_faulty_pairs_are_left_out_and_counted_and_the_others_written(tmp_path: Path) -> None:
     good = {"a.jpg": jpeg((8, 8), 1), "a.txt": b"an owl", "a.json": b"{}"}
     faulty = {
         "b.jpg": jpeg((8, 8), 1),
-        "c.txt": b"no picture",
+        "c.txt": b"no image",
         "d.jpg": b"",
-        "d.txt": b"empty picture",
+        "d.txt": b"empty image",
         "e.jpg": jpeg((8, 8), 1),
         "e.txt": "naïve".encode("latin-1"),
         "f.jpg": jpeg((8, 8), 1),
@@ -83,11 +83,11 @@ def test_faulty_pairs_are_left_out_and_counted_and_the_others_written(tmp_path: 
     report = convert(recipe, tmp_path / "in", tmp_path / "out")
     assert report.bad == {
         "no caption": 1,
-        "no picture": 1,
-        "not a picture": 1,
+        "no image": 1,
+        "not an image": 1,
         "caption is not UTF-8": 1,
         "caption is blank": 1,
-        "picture is too large": 1,
+        "image is too large": 1,
     }
     assert report.num_samples == 1
     assert names_in(tmp_path / "out" / "cc3m" / "00000.tar") == ["a.jpg", "a.txt"]

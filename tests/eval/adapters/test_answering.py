@@ -15,11 +15,11 @@ QUESTIONS = ("what bird is on the tree", "is the owl red", "two green owls on th
 
 
 def encodings(owl: Owl2) -> list[Encoding]:
-    """One question with a picture, the others without."""
+    """One question with an image, the others without."""
     found = []
     for number, question in enumerate(QUESTIONS):
-        picture = [{"type": "image", "image": Image.new("RGB", (40, 30), "red")}] if number == 1 else []
-        messages = [{"role": "user", "content": [*picture, {"type": "text", "text": question}]}]
+        image = [{"type": "image", "image": Image.new("RGB", (40, 30), "red")}] if number == 1 else []
+        messages = [{"role": "user", "content": [*image, {"type": "text", "text": question}]}]
         found.append(owl.processor.encode(messages, generation_prompt=True))
     return found
 
@@ -81,15 +81,15 @@ def test_a_prompt_that_fills_the_context_says_how_long_it_is(owl: Owl2) -> None:
         answer_all(owl, [(full, Wish(GenerationConfig()))], 1)
 
 
-def test_turns_of_the_harness_become_messages_with_pictures_in_their_places() -> None:
-    picture = Image.new("RGB", (4, 4))
+def test_turns_of_the_harness_become_messages_with_images_in_their_places() -> None:
+    image = Image.new("RGB", (4, 4))
     content = [
         {"type": "text", "text": "a"},
-        {"type": "image", "url": picture},
+        {"type": "image", "url": image},
         {"type": "text", "text": "b"},
     ]
     (message,) = read_turns([{"role": "user", "content": content}], "task t, document 3")
-    assert [part.get("text", part.get("image")) for part in message["content"]] == ["a", picture, "b"]
+    assert [part.get("text", part.get("image")) for part in message["content"]] == ["a", image, "b"]
     for turn in (
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "audio", "url": "a.wav"}]},

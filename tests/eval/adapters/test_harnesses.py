@@ -171,8 +171,8 @@ def test_lmms_eval_finds_owl2_by_its_entry_point_and_runs_pope(
 
     logged = {row["doc_id"]: row["resps"][0][0] for row in results["samples"]["pope_local"]}
     asked = [f"{question}\nAnswer the question using a single word or phrase." for question in questions]
-    for i, (question, picture) in enumerate(zip(asked, rows["image"], strict=True)):
-        parts = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    for i, (question, image) in enumerate(zip(asked, rows["image"], strict=True)):
+        parts = [{"type": "image", "image": image}, {"type": "text", "text": question}]
         batch = owl.processor.chat([[{"role": "user", "content": parts}]])
         (expected,) = owl.generate(**batch, max_new_tokens=8)
         assert logged[i] == owl.processor.decode(expected).partition("\n\n")[0]

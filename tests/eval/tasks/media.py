@@ -1,4 +1,4 @@
-"""Draws the pictures and clips of the miniature benchmarks in tests/data/benchmarks: shapes on plain grounds.
+"""Draws the images and clips of the miniature benchmarks in tests/data/benchmarks: shapes on plain grounds.
 
 The annotations beside them are written by hand in the official formats; this draws what they speak of:
 `python -m tests.eval.tasks.media tests/data/benchmarks`. What it writes is committed, so that
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 Shape = tuple[str, str, str]
 """Form, its colour, the ground's."""
 
-PICTURES: dict[str, Shape] = {
+IMAGES: dict[str, Shape] = {
     "coco/val2014/COCO_val2014_000000262148.jpg": ("circle", "red", "white"),
     "coco/val2014/COCO_val2014_000000391895.jpg": ("square", "blue", "gray"),
     "coco/val2014/COCO_val2014_000000000042.jpg": ("triangle", "green", "white"),
@@ -50,8 +50,8 @@ NUM_FRAMES = 12
 def draw(shape: Shape, shift: int = 0) -> Image.Image:
     """The shape in the middle, or so many pixels to the right of it."""
     form, colour, ground = shape
-    picture = Image.new("RGB", SIZE, ground)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", SIZE, ground)
+    pen = ImageDraw.Draw(image)
     left, top, right, bottom = 28 + shift, 12, 68 + shift, 52
     if form == "circle":
         pen.ellipse((left, top, right, bottom), fill=colour)
@@ -61,7 +61,7 @@ def draw(shape: Shape, shift: int = 0) -> Image.Image:
         pen.polygon([(left, bottom), (right, bottom), ((left + right) / 2, top)], fill=colour)
     else:
         pen.text((8, 22), form, fill=colour, font_size=18)
-    return picture
+    return image
 
 
 def write_gif(file: Path, frames: list[Image.Image]) -> None:
@@ -79,7 +79,7 @@ def write_video(file: Path, frames: list[Image.Image]) -> None:
 
 
 def write_media(root: Path) -> None:
-    for name, shape in PICTURES.items():
+    for name, shape in IMAGES.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         draw(shape).save(file)

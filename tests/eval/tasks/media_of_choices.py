@@ -1,7 +1,7 @@
-"""Draws what the miniatures of multimodal benchmarks show, and writes the tables that hold pictures.
+"""Draws what the miniatures of multimodal benchmarks show, and writes the tables that hold images.
 
 The other annotations are written by hand beside them. What this writes is committed: MME in both layouts,
-MMBench's tables (the legacy one with a picture a row, VLMEvalKit's with pictures by index), Q-Bench's, and
+MMBench's tables (the legacy one with an image a row, VLMEvalKit's with images by index), Q-Bench's, and
 SEED-Bench's clips: `python -m tests.eval.tasks.media_of_choices tests/data/benchmarks`.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.eval.tasks.media import SIZE, Shape, draw
 
-PICTURES: dict[str, Shape] = {
+IMAGES: dict[str, Shape] = {
     "coco/val2014/COCO_val2014_000000310196.jpg": ("circle", "red", "white"),
     "mm-vet/images/v1_0.png": ("x = -1", "black", "white"),
     "mm-vet/images/v1_1.jpg": ("square", "green", "white"),
@@ -89,8 +89,8 @@ MME: dict[str, tuple[str, Shape, str, str]] = {
     "scene": (
         "Places365_val_00000001.jpg",
         ("square", "yellow", "navy"),
-        "Is this picture of a window at night?",
-        "Is this picture of a beach?",
+        "Is this image of a window at night?",
+        "Is this image of a beach?",
     ),
     "landmark": (
         "006adf999ccc899a.jpg",
@@ -105,7 +105,7 @@ MME: dict[str, tuple[str, Shape, str, str]] = {
         "Is this a work of Monet?",
     ),
 }
-"""Picture, and a question whose answer is yes and one whose answer is no, of each subtask."""
+"""Image, and a question whose answer is yes and one whose answer is no, of each subtask."""
 SPLIT_LAYOUT = ("posters", "celebrity", "scene", "landmark", "artwork")
 CLIPS: dict[str, tuple[Shape, str, int, int]] = {
     "seed_bench/SSV2/videos/94328.webm": (("circle", "red", "white"), "libvpx-vp9", 12, 8),
@@ -220,7 +220,7 @@ def write_table(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
 
 
 def mmbench_rows(questions: Sequence[tuple], split: str, has_references: bool) -> list[dict[str, object]]:
-    """Each question, then its rotations, each one million further; pictures repeated or by index."""
+    """Each question, then its rotations, each one million further; images repeated or by index."""
     rows = []
     for index, question, hint, options, answer, category, ability, shape in questions:
         for turn in range(len(options)):
@@ -278,15 +278,15 @@ def write_clip(file: Path, shape: Shape, codec: str, rate: int, num_frames: int)
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         for number in range(num_frames):
-            picture: Image.Image = draw(shape, shift=48 * number // num_frames - 24)
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            image: Image.Image = draw(shape, shift=48 * number // num_frames - 24)
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
         container.mux(stream.encode())
 
 
 def write_media(root: Path) -> None:
-    for name in (*PICTURES, *CLIPS):
+    for name in (*IMAGES, *CLIPS):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-    for name, shape in PICTURES.items():
+    for name, shape in IMAGES.items():
         draw(shape).save(root / name, "PNG" if name.endswith(".png") else "JPEG")
     for name, clip in CLIPS.items():
         write_clip(root / name, *clip)

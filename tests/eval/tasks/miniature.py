@@ -55,7 +55,7 @@ def figures(scores: list[Score]) -> dict[str, float]:
 
 
 def prompt(task: Task, item: Item, template: str = "owl2-paper") -> str:
-    """All that the model is shown, with `<|image|>` for each picture."""
+    """All that the model is shown, with `<|image|>` for each image."""
     asked = task.templates[template]
     chunks = render(asked.messages(item), generation_prompt=True, answer_prefix=asked.answer_prefix)
     return "".join("<|image|>" if chunk.kind == "image" else chunk.text for chunk in chunks)

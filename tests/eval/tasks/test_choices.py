@@ -1,4 +1,4 @@
-"""MMBench, SEED-Bench and Q-Bench on miniatures of their files: rotations, borrowed pictures, clips."""
+"""MMBench, SEED-Bench and Q-Bench on miniatures of their files: rotations, borrowed images, clips."""
 
 import base64
 import csv
@@ -36,7 +36,7 @@ def right(items: list[Item]) -> dict[str, str]:
     return {item.id: item.references[0] for item in items}
 
 
-def test_the_legacy_table_has_a_picture_a_row_and_rotations_that_come_together() -> None:
+def test_the_legacy_table_has_an_image_a_row_and_rotations_that_come_together() -> None:
     items = by_id(find_task("mmbench_dev").items(DATA))
     assert list(items) == ["241", "1000241", "2000241", "242", "1000242", "2000242", "3000242"]
     assert items["241"].question == 'Which shape is\n"in the middle"?'
@@ -47,7 +47,7 @@ def test_the_legacy_table_has_a_picture_a_row_and_rotations_that_come_together()
     assert all(item.images[0].open().size == (96, 64) for item in items.values())
 
 
-def test_a_picture_that_is_another_rows_index_is_that_rows_picture() -> None:
+def test_an_image_that_is_another_rows_index_is_that_rows_image() -> None:
     items = by_id(find_task("mmbench").items(DATA))
     assert items["3000009"].images[0].read() == items["9"].images[0].read()
     assert items["8"].images[0].read() != items["9"].images[0].read()
@@ -146,7 +146,7 @@ def test_a_table_without_rotations_cannot_be_scored_circularly(tmp_path: Path) -
         find_task("mmbench").items(data)
 
 
-def test_a_picture_that_is_not_base64_is_an_error_with_its_rows_name(tmp_path: Path) -> None:
+def test_an_image_that_is_not_base64_is_an_error_with_its_rows_name(tmp_path: Path) -> None:
     data = copy(tmp_path, "mmbench")
     change_table(data / TEST_TABLE, lambda rows: rows[0].update(image="!" * 80))
     with pytest.raises(ImageError, match="MMBench_TEST_EN/8: not base64"):
@@ -190,7 +190,7 @@ def test_seed_bench_is_asked_for_letters_and_its_own_way_ranks_the_texts() -> No
     assert (ranked.parse(item, "B"), ranked.parse(item, "E")) == ("B", None)
 
 
-def test_seed_bench_scores_all_questions_pictures_videos_and_each_type() -> None:
+def test_seed_bench_scores_all_questions_images_videos_and_each_type() -> None:
     task = find_task("seed_bench")
     items = task.items(DATA)
     scores = task.score(answers(task, items, right(items) | {"v1962": "A"}))

@@ -56,7 +56,7 @@ def test_an_ungraded_answer_is_left_out_of_the_mean_and_the_number_says_so() -> 
     assert (scores[0].value, scores[0].n) == (100.0, 1)
 
 
-def test_mmhal_finds_pictures_by_their_address_and_asks_the_question_alone() -> None:
+def test_mmhal_finds_images_by_their_address_and_asks_the_question_alone() -> None:
     task = find_task("mmhal")
     items = task.items(DATA)
     assert [item.images[0].name for item in items] == [
@@ -86,13 +86,13 @@ def test_mmhal_is_the_mean_rating_the_share_below_three_and_ratings_by_type() ->
     ]
 
 
-def test_a_type_that_mmhal_does_not_have_and_missing_pictures_are_errors(tmp_path: Path) -> None:
+def test_a_type_that_mmhal_does_not_have_and_missing_images_are_errors(tmp_path: Path) -> None:
     data = copy(tmp_path, "MMHal-Bench")
     edit(data / "MMHal-Bench/response_template.json", lambda rows: rows[1].update(question_type="colour"))
     with pytest.raises(EvalDataError, match=r"response_template\.json: record 2: question_type is 'colour'"):
         find_task("mmhal").items(data)
     (data / "MMHal-Bench/images/5117062_2f0e4c0c2a_o.jpg").unlink()
-    with pytest.raises(EvalDataError, match="mmhal: 1 of 2 pictures are not in"):
+    with pytest.raises(EvalDataError, match="mmhal: 1 of 2 images are not in"):
         find_task("mmhal").items(data)
     with pytest.raises(DataMissing, match=r"mmvet: missing mm-vet/mm-vet\.json, mm-vet/images"):
         find_task("mmvet").items(data)

@@ -23,7 +23,7 @@ ANNOTATIONS = "vqav2/v2_mscoco_val2014_annotations.json"
 SHORT = "Answer the question using a single word or phrase."
 
 
-def test_vqav2_items_have_their_picture_ten_answers_and_type() -> None:
+def test_vqav2_items_have_their_image_ten_answers_and_type() -> None:
     items = find_task("vqav2").items(DATA)
     assert [item.id for item in items] == ["262148000", "262148001", "262148002", "391895000", "42000"]
     item = by_id(items)["42000"]
@@ -113,7 +113,7 @@ def test_questions_without_annotation_are_counted_before_anything_runs(tmp_path:
         find_task("vqav2").items(data)
 
 
-def test_missing_pictures_are_counted_before_anything_runs(tmp_path: Path) -> None:
+def test_missing_images_are_counted_before_anything_runs(tmp_path: Path) -> None:
     data = copy(tmp_path, "vqav2", "coco")
     (data / "coco/val2014/COCO_val2014_000000000042.jpg").unlink()
     with pytest.raises(EvalDataError, match=r"vqav2: 1 of 3 .*COCO_val2014_000000000042\.jpg"):
@@ -225,7 +225,7 @@ def paper_ids(task: Task) -> set[str]:
     return {score.paper_id for score in task.score(answers(task, task.items(DATA), {})) if score.paper_id}
 
 
-def test_textvqa_pictures_without_an_ocr_record_are_counted(tmp_path: Path) -> None:
+def test_textvqa_images_without_an_ocr_record_are_counted(tmp_path: Path) -> None:
     data = copy(tmp_path, "textvqa")
     edit(data / "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json", lambda value: value["data"].pop(0))
     with pytest.raises(EvalDataError, match=r"Rosetta.*: 2 of 3 questions are not in it"):

@@ -15,7 +15,7 @@ POPE_2910 = (1233, 74, 267, 1336)
 """Right and wrong yes, wrong and right no: what integers give the paper's row of 2910 questions."""
 
 
-def test_pope_reads_three_splits_and_pictures_of_coco() -> None:
+def test_pope_reads_three_splits_and_images_of_coco() -> None:
     items = find_task("pope").items(DATA)
     assert [item.category["split"] for item in items] == ["random"] * 3 + ["popular"] * 4 + [
         "adversarial"
@@ -67,10 +67,10 @@ def test_pope_asks_as_mme_does() -> None:
     assert prompt(task, task.items(DATA)[0], "llava15") == f"{question} ASSISTANT:"
 
 
-def test_pictures_that_are_missing_are_counted_before_anything_is_asked(tmp_path: Path) -> None:
+def test_images_that_are_missing_are_counted_before_anything_is_asked(tmp_path: Path) -> None:
     data = copy(tmp_path, "pope", "coco")
     (data / "coco/val2014/COCO_val2014_000000310196.jpg").unlink()
-    with pytest.raises(EvalDataError, match=r"pope: 1 of 3 pictures are not in .*coco/val2014.*310196"):
+    with pytest.raises(EvalDataError, match=r"pope: 1 of 3 images are not in .*coco/val2014.*310196"):
         find_task("pope").items(data)
 
 
@@ -90,7 +90,7 @@ def test_a_label_that_is_no_label_names_its_line(tmp_path: Path) -> None:
         find_task("pope").items(data)
 
 
-def test_mme_reads_both_layouts_and_pictures_in_deeper_folders() -> None:
+def test_mme_reads_both_layouts_and_images_in_deeper_folders() -> None:
     items = by_id(find_task("mme").items(DATA))
     assert len(items) == 2 * 14
     assert items["artwork/16006.jpg/2"].references == ("no",)
@@ -175,17 +175,17 @@ def test_of_an_odd_number_of_first_questions_the_last_pair_is_left_out() -> None
     assert task.score(answers(task, items[:1], {})) == []
 
 
-def test_a_picture_of_mme_with_one_question_is_an_error_that_names_its_text(tmp_path: Path) -> None:
+def test_an_image_of_mme_with_one_question_is_an_error_that_names_its_text(tmp_path: Path) -> None:
     data = copy(tmp_path, "mme")
     (data / RELEASE / "count/000000006471.txt").write_text("Is there one?\tYes\n")
     with pytest.raises(EvalDataError, match=r"count/000000006471.txt: expected two lines"):
         find_task("mme").items(data)
 
 
-def test_a_text_of_mme_without_picture_and_a_missing_subtask_are_errors(tmp_path: Path) -> None:
+def test_a_text_of_mme_without_image_and_a_missing_subtask_are_errors(tmp_path: Path) -> None:
     data = copy(tmp_path, "mme")
     (data / RELEASE / "artwork/images/toy_dataset/16006.jpg").unlink()
-    with pytest.raises(EvalDataError, match=r"artwork: 1 of 1 texts have no picture, first 16006.txt"):
+    with pytest.raises(EvalDataError, match=r"artwork: 1 of 1 texts have no image, first 16006.txt"):
         find_task("mme").items(data)
     (data / RELEASE / "artwork").rename(data / "artwork")
     with pytest.raises(EvalDataError, match=r"mme: 1 of 14 subtasks are not in .*: artwork"):
