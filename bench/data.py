@@ -35,7 +35,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from owl2.data.inspect.inspection import Utf8Tokenizer
-from owl2.data.loader import Batches, Draws
+from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.sources import Source, TarSource
 from owl2.files import write_file
@@ -110,7 +110,7 @@ class Bench:
         write_shard(root / "shards" / "000001.tar", images[half:])
         processor = Processor(Utf8Tokenizer(), self.transform, image_token_id=-200, tokens_per_image=65)
         source = TarSource("shards", root / "shards")
-        self.draws = Draws([source], ["none"], Mixture([len(source)], [1.0], seed=0), processor, 2048)
+        self.draws = SampleDataset([source], ["none"], Mixture([len(source)], [1.0], seed=0), processor, 2048)
         self.files = sorted((root / "folder").glob("*.jpg"))
 
     def ways(self) -> dict[str, Run]:
@@ -136,7 +136,7 @@ class Bench:
             start_step=0,
             steps=self.num_images // BATCH,
         )
-        batches = Batches(
+        batches = BatchLoader(
             self.draws, sampler, num_workers=0, bad_samples=self.root / "bad.jsonl", max_bad_fraction=0.0
         )
         return sum(len(batch.pixel_values) for batch in batches if batch is not None)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from owl2.checkpoint import CheckpointError, load_model, resolve
+from owl2.errors import Owl2Error
 from owl2.generate import ChatSession, GenerationConfig, GenerationError, generate
 from owl2.model import Owl2Model
 from owl2.processor import (
@@ -25,7 +26,7 @@ from owl2.processor import (
 )
 
 
-class DeviceError(ValueError):
+class DeviceError(Owl2Error, ValueError):
     """A device that PyTorch does not know or this machine does not have."""
 
 

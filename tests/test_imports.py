@@ -22,6 +22,7 @@ SOURCES = sorted((ROOT / "owl2").rglob("*.py"))
 
 RANKS = {
     "model": 0,
+    "errors": 0,
     "files": 0,
     "page": 0,
     "curves": 0,

@@ -6,6 +6,8 @@ the first few with what was expected and what was found, and ends with what to d
 
 from collections.abc import Mapping, Sequence
 
+from owl2.errors import Owl2Error
+
 SHOWN = 5
 """How many names a message shows of each kind; the rest are counted."""
 
@@ -14,7 +16,7 @@ POSITION_TABLE = "vision_model.embeddings.position_embedding"
 Shape = tuple[int, ...]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Owl2Error, ValueError):
     """A folder or file that cannot be read or written as a checkpoint."""
 
 

@@ -73,7 +73,7 @@ UNUSABLE = (DataError, ImageError, TemplateError, VideoError, OSError)
 """What may be wrong with a sample; anything else is a fault of ours and stops the run."""
 
 
-class Draws:
+class SampleDataset:
     """Draw number -> tokens and images, or the reason why not."""
 
     def __init__(
@@ -153,10 +153,10 @@ MicroBatch = tuple["Batch | None", list[Bad], bool]
 """What can be used, what cannot, and whether it is the last of its step."""
 
 
-class Stream(IterableDataset[MicroBatch]):
+class MicroBatches(IterableDataset[MicroBatch]):
     """The micro-batches of a rank; in a worker process, those that are its."""
 
-    def __init__(self, draws: Draws, sampler: Sampler):
+    def __init__(self, draws: SampleDataset, sampler: Sampler):
         self.draws = draws
         self.sampler = sampler
         self.collate = Collate(draws.processor)
@@ -174,7 +174,7 @@ class Stream(IterableDataset[MicroBatch]):
                 number += 1
 
 
-class Batches:
+class BatchLoader:
     """The micro-batches of a run from a step on; None for one without any usable sample. Iterate once.
 
     Raises (while iterating):
@@ -183,7 +183,7 @@ class Batches:
 
     def __init__(
         self,
-        draws: Draws,
+        draws: SampleDataset,
         sampler: Sampler,
         *,
         num_workers: int,
@@ -193,7 +193,7 @@ class Batches:
         self.draws = draws
         self.is_over = RawValue(c_bool, False)
         self.loader = DataLoader(
-            Stream(draws, sampler),
+            MicroBatches(draws, sampler),
             batch_size=None,  # micro-batches are made in the stream
             num_workers=num_workers,
             collate_fn=_as_it_is,
@@ -204,7 +204,7 @@ class Batches:
         self.max_bad_fraction = max_bad_fraction
         self.num_drawn = 0
         self.num_bad: Counter[str] = Counter()
-        """Draws that could not be used, by source."""
+        """Samples that could not be used, by source."""
         self.num_bad_by_kind: Counter[tuple[str, str]] = Counter()
         """Those and damaged shards, by source and kind."""
         self.damaged = [

@@ -17,7 +17,7 @@ import numpy as np
 from owl2.data.sample import DataError
 
 BLOCK = 10_000
-"""Draws in which the quotas are exact; of Table 14's smallest source they are then 0.24 % off its share."""
+"""Samples in which the quotas are exact; of Table 14's smallest source they are then 0.24 % off its share."""
 
 SLICE = 100
 """Neighbouring samples that storage is asked for in one request, where a source is drawn in slices."""
@@ -61,7 +61,7 @@ class Mixture:
         self.in_slices = tuple(in_slices or [False] * len(sizes))
         self.seed = seed
         self.quotas: list[int] = _quotas(np.asarray(weights, dtype=float)).tolist()
-        """Draws of each source in a block."""
+        """Samples of each source in a block."""
         never = [weight for weight, quota in zip(weights, self.quotas, strict=True) if weight and not quota]
         if never:
             raise DataError(

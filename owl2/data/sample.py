@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from owl2.errors import Owl2Error
 from owl2.processor.images import ImageError, load_image
 from owl2.processor.video import VideoError, sample_frames
 
@@ -21,7 +22,7 @@ VIDEO_MARKS = ("<|video|>", "<video>")
 marks mean them too, as in LLaVA-Video's files."""
 
 
-class DataError(ValueError):
+class DataError(Owl2Error, ValueError):
     """A sample or file that cannot be used; the message names it and says why.
 
     `kind` is a short phrase without names or numbers: what bad samples are counted by.

@@ -17,11 +17,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from owl2 import files
+from owl2.errors import Owl2Error
 
 LINUX_WHEEL = ("--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11")
 
 
-class AssetError(RuntimeError):
+class AssetError(Owl2Error, RuntimeError):
     """An asset could not be fetched or is not the file it should be."""
 
 

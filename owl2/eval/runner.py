@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2.data.sample import StoredImage
+from owl2.errors import Owl2Error
 from owl2.eval.answers.predictions import Prediction, PredictionWriter, RunConfig, sha256, shard_of
 from owl2.eval.engines.local import Engine, Prompt, Reply, images_of
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
@@ -27,7 +28,7 @@ WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
 
 
-class RunError(ValueError):
+class RunError(Owl2Error, ValueError):
     """Settings that no run can have; the message names the nearest valid choice."""
 
 

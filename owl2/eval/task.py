@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from owl2.data.sample import StoredImage
+from owl2.errors import Owl2Error
 from owl2.processor.template import Message
 from owl2.registry import import_modules, register
 
 
-class DataMissing(FileNotFoundError):
+class DataMissing(Owl2Error, FileNotFoundError):
     """Files of a benchmark are not there; `paths` are what was looked for, relative to the data folder."""
 
     def __init__(self, task: str, paths: Sequence[str]):
@@ -27,11 +28,11 @@ class DataMissing(FileNotFoundError):
         self.paths = tuple(paths)
 
 
-class EvalDataError(ValueError):
+class EvalDataError(Owl2Error, ValueError):
     """A file of a benchmark that cannot be read as its official format; the message names file and record."""
 
 
-class UnknownTask(ValueError):
+class UnknownTask(Owl2Error, ValueError):
     """No benchmark of this name; the message has the nearest one."""
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from owl2.errors import Owl2Error
+
 FILE_NAME = "generation_config.json"
 
 BOOKKEEPING = {
@@ -30,7 +32,7 @@ NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {})
 """Values with which any further feature (beams, penalties, ...) is off."""
 
 
-class GenerationError(ValueError):
+class GenerationError(Owl2Error, ValueError):
     """Settings that cannot be, or a prompt that leaves no room for them."""
 
 

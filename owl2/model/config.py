@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from owl2.errors import Owl2Error
 
-class ConfigError(ValueError):
+
+class ConfigError(Owl2Error, ValueError):
     """A configuration that no model can have; the message names the field and the nearest valid choice."""
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from owl2.errors import Owl2Error
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CONFIG_NAME = "preprocessor_config.json"
@@ -35,7 +37,7 @@ Resize = Literal["square", "pad", "crop"]
 ImageSource = Image.Image | str | Path | bytes
 
 
-class ImageError(ValueError):
+class ImageError(Owl2Error, ValueError):
     """An image that cannot be read or used; the message names the file and the reason."""
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from PIL import Image
 
+from owl2.errors import Owl2Error
 from owl2.files import write_file
 from owl2.model.config import Owl2Config
 from owl2.processor.images import CONFIG_NAME, ImageError, ImageSource, ImageTransform, load_image
@@ -25,11 +26,11 @@ from owl2.processor.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 PaddingSide = Literal["left", "right"]
 
 
-class ContextError(ValueError):
+class ContextError(Owl2Error, ValueError):
     """A prompt that is longer than the decoder's context."""
 
 
-class ImageCountError(ValueError):
+class ImageCountError(Owl2Error, ValueError):
     """A raw prompt with more or fewer images than `<|image|>` marks."""
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from owl2.errors import Owl2Error
+
 IMAGE_MARK = "<|image|>"
 END_MARK = "</s>"
 
@@ -20,7 +22,7 @@ Message = Mapping[str, Any]
 `{"type": "text", "text": str}` and `{"type": "image", "image": PIL image or path}`."""
 
 
-class TemplateError(ValueError):
+class TemplateError(Owl2Error, ValueError):
     """A conversation that no template can render; the message names the turn."""
 
 

@@ -16,13 +16,14 @@ from typing import Any, Protocol
 import sentencepiece
 import tokenizers
 
+from owl2.errors import Owl2Error
 from owl2.files import write_file
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _SENTENCEPIECE_SPACE = "▁"
 
 
-class TokenizerError(ValueError):
+class TokenizerError(Owl2Error, ValueError):
     """A tokenizer that is missing, unreadable or of a kind that this package cannot decode."""
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
+from owl2.errors import Owl2Error
+
 _GIF_MAGIC = (b"GIF87a", b"GIF89a")
 _GIF_FRAME_S = 0.1
 """What players show a GIF frame without a duration for."""
@@ -22,7 +24,7 @@ Clip = Path | bytes
 """A file, or what is in one."""
 
 
-class VideoError(ValueError):
+class VideoError(Owl2Error, ValueError):
     """A clip that cannot be read; the message names the file and the reason."""
 
 

@@ -11,13 +11,14 @@ from typing import Any, Literal, get_args
 
 from owl2.data.augment import AUGMENTATIONS
 from owl2.data.readers.sources import Shuffle
+from owl2.errors import Owl2Error
 from owl2.train.rules import Rule
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 
 
-class TrainConfigError(ValueError):
+class TrainConfigError(Owl2Error, ValueError):
     """Settings that contradict each other; the message has the arithmetic."""
 
 

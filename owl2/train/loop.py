@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from owl2.data.loader import Batch, Batches, Draws
+from owl2.data.loader import Batch, BatchLoader, SampleDataset
+from owl2.errors import Owl2Error
 from owl2.processor import Processor
 from owl2.train.adapters import lora
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.ema import MovingAverage
 from owl2.train.flops import StepCost, Work, peak_memory
-from owl2.train.metrics import Meters, Tally, append_row, drop_steps_from
+from owl2.train.metrics import Metrics, Tally, append_row, drop_steps_from
 from owl2.train.optim import lr_at, make_optimizer, set_lr
 from owl2.train.parallel import (
     Objective,
@@ -30,7 +31,7 @@ from owl2.train.parallel import (
     set_last_micro_batch,
     with_image,
 )
-from owl2.train.prepare import load_stage, make_batches, open_draws, order_of, seen_of
+from owl2.train.prepare import load_stage, make_batches, open_dataset, order_of, seen_of
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
@@ -38,7 +39,7 @@ from owl2.train.state.config_diff import changes, fingerprints, keep_config
 from owl2.train.state.saver import Saver
 from owl2.train.state.sharded import save_sharded
 from owl2.train.state.state import Record, resume, tensors_of
-from owl2.train.summary import Facts
+from owl2.train.summary import Summary
 from owl2.train.trackers import check_installed
 from owl2.train.validate import Validation
 
@@ -46,7 +47,7 @@ BAD_STEPS = "bad_steps.jsonl"
 """In a run's folder: each step that was not finite, with its samples."""
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(Owl2Error, RuntimeError):
     """The loss or the gradient is NaN or infinite; nothing was updated."""
 
 
@@ -82,7 +83,7 @@ class Run:
     cost: StepCost
     processor: Processor
     optimizer: torch.optim.Optimizer
-    draws: Draws
+    draws: SampleDataset
     record: Record
     """Of step 0: the order of samples and the frozen weights, which stay."""
     average: MovingAverage | None
@@ -101,14 +102,14 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
         lora.check_rules(assignments)
     apply_freeze(model, assignments)
     optimizer = make_optimizer(model, assignments, config.optim)
-    draws = open_draws(config, processor)
+    draws = open_dataset(config, processor)
     cost = StepCost(model, ranks.size)
     record = Record(order=order_of(config, draws), frozen=fingerprints(model, ranks))
     average = MovingAverage(model, config.ema.decay) if config.ema is not None else None
     run = Run(config, ranks, console, objective, cost, processor, optimizer, draws, record, average)
     begun = _begin(run)
     batches = make_batches(config, draws, begun.step, ranks, begun.seen)
-    facts = Facts.of(model, config.rules, assignments, config.optim.lr, draws, ranks)
+    facts = Summary.of(model, config.rules, assignments, config.optim.lr, draws, ranks)
     ranks.on_first(lambda: facts.write(config.run))
     groups, corpora = facts.tables()
     console.print(groups)
@@ -124,13 +125,13 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     return checkpoint
 
 
-def _take_steps(run: Run, batches: Batches, begun: Record) -> None:
+def _take_steps(run: Run, batches: BatchLoader, begun: Record) -> None:
     config, ranks, start, skipped = run.config, run.ranks, begun.step, begun.skipped
     micro_batches = batches.micro_batches()
     validation = Validation(config, run.processor, start, ranks, run.console) if config.validation else None
     with (
         stop_requests(second_kills=ranks.store is None) as stop_requested,
-        Meters(config, start, run.console, ranks) as meters,
+        Metrics(config, start, run.console, ranks) as meters,
         Saver(config, ranks, run.console) as saver,
     ):
         for step in range(start, config.steps):

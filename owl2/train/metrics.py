@@ -82,7 +82,7 @@ class Tally:
         return {"seconds": time.perf_counter() - self.began, "data_wait": self.waited}
 
 
-class Meters:
+class Metrics:
     """Records every step and shows the last one. Use as a context manager, on every rank.
 
     Only the first rank writes and prints; `console` is silent on the others.
@@ -109,7 +109,7 @@ class Meters:
         self.began = time.perf_counter()
         self.start = start
 
-    def __enter__(self) -> "Meters":
+    def __enter__(self) -> "Metrics":
         self.ranks.on_first(self._open)
         self.bar.start()
         return self

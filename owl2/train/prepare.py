@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from owl2.checkpoint import load_model
 from owl2.checkpoint.tensors import dtype_of
-from owl2.data.loader import Batches, Draws, Sampler
+from owl2.data.loader import BatchLoader, SampleDataset, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.sources import Source, open_source
@@ -49,7 +49,7 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
     )
 
 
-def open_draws(config: TrainConfig, processor: Processor) -> Draws:
+def open_dataset(config: TrainConfig, processor: Processor) -> SampleDataset:
     """Open the corpora and mix them.
 
     Raises:
@@ -62,18 +62,18 @@ def open_draws(config: TrainConfig, processor: Processor) -> Draws:
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
         )
     sources, mixture = open_mixture(data.sources, data.seed)
-    return make_draws(data, data.sources, sources, mixture, processor)
+    return make_dataset(data, data.sources, sources, mixture, processor)
 
 
-def make_draws(
+def make_dataset(
     data: DataConfig,
     configs: Sequence[SourceConfig],
     sources: Sequence[Source],
     mixture: Mixture,
     processor: Processor,
-) -> Draws:
-    """Draws of opened sources, held-out ones as well, that become tokens as `data` says."""
-    return Draws(
+) -> SampleDataset:
+    """SampleDataset of opened sources, held-out ones as well, that become tokens as `data` says."""
+    return SampleDataset(
         sources,
         [config.augment for config in configs],
         mixture,
@@ -93,7 +93,7 @@ def open_mixture(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Sourc
     return sources, mixture
 
 
-def order_of(config: TrainConfig, draws: Draws) -> Order:
+def order_of(config: TrainConfig, draws: SampleDataset) -> Order:
     """What the samples of each step depend on."""
     order = {
         "samples": {source.name: len(source) for source in draws.sources},
@@ -106,15 +106,19 @@ def order_of(config: TrainConfig, draws: Draws) -> Order:
 
 
 def make_batches(
-    config: TrainConfig, draws: Draws, start_step: int, ranks: Ranks = ALONE, seen: Sequence[Seen] = ()
-) -> Batches:
+    config: TrainConfig,
+    draws: SampleDataset,
+    start_step: int,
+    ranks: Ranks = ALONE,
+    seen: Sequence[Seen] = (),
+) -> BatchLoader:
     """The micro-batches of this rank from `start_step` on; ranks of one sample read the same.
 
     `seen` is what the ranks drew before: unusable samples count from the run's beginning.
     """
     sampler = sampler_of(config, draws, start_step, ranks)
     name = "bad_samples.jsonl" if ranks.is_first else f"bad_samples-{ranks.rank}.jsonl"
-    batches = Batches(
+    batches = BatchLoader(
         draws,
         sampler,
         num_workers=config.data.num_workers,
@@ -127,7 +131,7 @@ def make_batches(
     return batches
 
 
-def sampler_of(config: TrainConfig, draws: Draws, start_step: int, ranks: Ranks) -> Sampler:
+def sampler_of(config: TrainConfig, draws: SampleDataset, start_step: int, ranks: Ranks) -> Sampler:
     """Micro-batches of so many samples each, or packs of at most so many tokens."""
     span = {
         "ranks": ranks.data_size,
@@ -140,7 +144,7 @@ def sampler_of(config: TrainConfig, draws: Draws, start_step: int, ranks: Ranks)
     return StepSampler(micro_batch_size=config.micro_batch_size, accumulation=config.accumulation, **span)
 
 
-def seen_of(batches: Batches, ranks: Ranks) -> list[Seen]:
+def seen_of(batches: BatchLoader, ranks: Ranks) -> list[Seen]:
     """What each rank that reads other samples has drawn since the run began; called by every rank."""
     return ranks.gather(Seen(batches.num_drawn, dict(batches.num_bad)))[:: ranks.tensor]
 

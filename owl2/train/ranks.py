@@ -18,11 +18,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from owl2.errors import Owl2Error
+
 LOST = re.compile(r"gloo|nccl|timed? ?out|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
 """What the message of an exchange that failed has; the libraries raise nothing but RuntimeError."""
 
 
-class RankError(RuntimeError):
+class RankError(Owl2Error, RuntimeError):
     """An exchange between ranks failed; the message says where each of them was last seen."""
 
 

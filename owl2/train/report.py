@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 
 from owl2.curves import Curve, Panel, draw, lr_panel
+from owl2.errors import Owl2Error
 from owl2.files import write_file
 from owl2.page import PIECES_STYLE, SECOND, card, document, facts, grid, section, table
 from owl2.train.metrics import duration, rates, read_metrics, read_rows
 from owl2.train.state.state import saved_states
-from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, Facts
+from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, Summary
 
 Row = Mapping[str, float]
 
@@ -39,7 +40,7 @@ SLACK_S = 120
 """A run that has been silent for longer, and for many of its steps, is taken for stopped."""
 
 
-class ReportError(ValueError):
+class ReportError(Owl2Error, ValueError):
     """A folder that is not one of a run."""
 
 
@@ -51,7 +52,7 @@ class Record:
     config: str
     rows: list[dict[str, float]]
     validation: list[dict[str, float]]
-    facts: Facts | None
+    facts: Summary | None
     silent_s: float
     """Since the last step was written."""
 
@@ -73,7 +74,7 @@ class Record:
             config=config.read_text(encoding="utf-8"),
             rows=read_metrics(run),
             validation=read_rows(run / "validation.jsonl"),
-            facts=Facts.read(run),
+            facts=Summary.read(run),
             silent_s=time.time() - (metrics if metrics.exists() else config).stat().st_mtime,
         )
 

@@ -12,12 +12,13 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from owl2.errors import Owl2Error
 from owl2.model import Owl2Model
 
 VISION_PREFIX = "model.vision_model."
 
 
-class RuleError(ValueError):
+class RuleError(Owl2Error, ValueError):
     """A rule table that does not fit the model."""
 
 

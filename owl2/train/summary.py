@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from owl2.data.loader import Draws
+from owl2.data.loader import SampleDataset
 from owl2.data.order import BLOCK
 from owl2.files import write_file
 from owl2.model import Owl2Model
@@ -48,7 +48,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Summary:
     """What a run consists of."""
 
     groups: list[Group]
@@ -63,9 +63,9 @@ class Facts:
         rules: Sequence[Rule],
         assignments: Sequence[Assignment],
         lr: float,
-        draws: Draws,
+        draws: SampleDataset,
         ranks: Ranks,
-    ) -> "Facts":
+    ) -> "Summary":
         device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "CPU"
         corpora = [
             Corpus(source.name, len(source), quota / BLOCK, source.num_incomplete)
@@ -74,7 +74,7 @@ class Facts:
         return cls([_group(model, rule, assignments, lr) for rule in rules], corpora, ranks.size, device)
 
     @classmethod
-    def read(cls, run: Path) -> "Facts | None":
+    def read(cls, run: Path) -> "Summary | None":
         """The facts of a run's folder; None if it has none yet."""
         path = run / FILE
         if not path.exists():

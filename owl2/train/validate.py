@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
-from owl2.data.loader import Batch, Collate, Draws
+from owl2.data.loader import Batch, Collate, SampleDataset
 from owl2.data.order import Draw, Mixture
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
@@ -20,7 +20,7 @@ from owl2.processor import Processor
 from owl2.train.config import TrainConfig
 from owl2.train.metrics import drop_steps_from
 from owl2.train.parallel import Objective, reshard, with_image
-from owl2.train.prepare import make_draws
+from owl2.train.prepare import make_dataset
 from owl2.train.ranks import Ranks, local_device
 
 
@@ -48,7 +48,7 @@ class Validation:
             plain = replace(held_out, augment="none")
             source = open_source(plain.name, plain.path, plain.image_root, plain.shuffle)
             mixture = FirstSamples(len(source))
-            self.draws[plain.name] = make_draws(config.data, [plain], [source], mixture, processor)
+            self.draws[plain.name] = make_dataset(config.data, [plain], [source], mixture, processor)
         if ranks.is_first:
             drop_steps_from(self.path, start)
 
@@ -86,7 +86,7 @@ class Validation:
             self.console.print(f"validation after step {step}: {said}", highlight=False)
         return row
 
-    def _batches(self, draws: Draws) -> Iterator[tuple[Batch | None, int]]:
+    def _batches(self, draws: SampleDataset) -> Iterator[tuple[Batch | None, int]]:
         """This rank's micro-batches and how many of their samples are unusable; as many on every rank."""
         assert self.config.validation is not None
         num_samples = min(len(draws.sources[0]), self.config.validation.max_samples)

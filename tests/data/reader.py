@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from owl2.data.loader import Batches, Draws, Sampler
+from owl2.data.loader import BatchLoader, SampleDataset, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.sources import open_source
@@ -36,20 +36,20 @@ class Reader:
         """A line for each finished step: its number, and the samples of its micro-batches."""
         return self.out / f"from-{self.start_step}-rank-{self.rank}.jsonl"
 
-    def batches(self, steps: int = STEPS) -> Batches:
+    def batches(self, steps: int = STEPS) -> BatchLoader:
         """What `owl2 train` reads."""
         processor = Processor(
             load_tokenizer(self.tokenizer), ImageTransform(28), image_token_id=-200, tokens_per_image=5
         )
         sources = [open_source(p.stem, p) for p in (self.corpora / "captions", self.corpora / "chat.jsonl")]
         mixture = Mixture([len(source) for source in sources], [1, 2], seed=6)
-        draws = Draws(sources, ["crop_flip", "none"], mixture, processor, max_tokens=120)
+        draws = SampleDataset(sources, ["crop_flip", "none"], mixture, processor, max_tokens=120)
         span = {"ranks": self.ranks, "rank": self.rank, "start_step": self.start_step, "steps": steps}
         sampler: Sampler = PackSampler(draws.size, BATCH, 160, **span)
         if not self.is_packed:
             sampler = StepSampler(micro_batch_size=1, accumulation=BATCH // self.ranks, **span)
         log = self.out / "bad.jsonl"
-        return Batches(draws, sampler, num_workers=self.num_workers, bad_samples=log, max_bad_fraction=0)
+        return BatchLoader(draws, sampler, num_workers=self.num_workers, bad_samples=log, max_bad_fraction=0)
 
     def run(self) -> None:
         """Read on and on."""

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from owl2.data.inspect.inspection import inspect_source
-from owl2.data.loader import Batches, Draws
+from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
@@ -146,10 +146,10 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     return Faulty(tmp_path_factory.mktemp("faulty"))
 
 
-def open_batches(faulty: Faulty, processor: Processor, log: Path, **options: Any) -> Batches:
+def open_batches(faulty: Faulty, processor: Processor, log: Path, **options: Any) -> BatchLoader:
     sources = [open_source(path.stem, path) for path in faulty.paths]
     mixture = Mixture([len(source) for source in sources], [2, 1], seed=4)
-    draws = Draws(sources, ["none", "crop_flip"], mixture, processor, max_tokens=512)
+    draws = SampleDataset(sources, ["none", "crop_flip"], mixture, processor, max_tokens=512)
     options = {"start_step": 0, "num_workers": 0, "max_bad_fraction": 1.0, **options}
     sampler = StepSampler(
         micro_batch_size=MICRO_BATCH_SIZE,
@@ -159,10 +159,10 @@ def open_batches(faulty: Faulty, processor: Processor, log: Path, **options: Any
         start_step=options.pop("start_step"),
         steps=STEPS,
     )
-    return Batches(draws, sampler, bad_samples=log, **options)
+    return BatchLoader(draws, sampler, bad_samples=log, **options)
 
 
-def keys_of(batches: Batches) -> list[str]:
+def keys_of(batches: BatchLoader) -> list[str]:
     return [key for batch in batches if batch for key in batch.keys]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from owl2.__main__ import main
 from owl2.data.inspect.inspection import inspect_source, pieces_of
 from owl2.data.inspect.page import render_page
-from owl2.data.loader import Draws
+from owl2.data.loader import SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.readers.sources import open_source
 from owl2.processor import Encoding, Processor
@@ -50,7 +50,7 @@ def test_every_sample_is_opened_once_and_counted(corpora: Path, processor: Proce
 
 def test_figures_are_those_of_the_encodings(rows: Path, processor: Processor) -> None:
     source = open_source("rows", rows)
-    draws = Draws([source], ["none"], Mixture([3], [1.0], 0), processor, 512)
+    draws = SampleDataset([source], ["none"], Mixture([3], [1.0], 0), processor, 512)
     encodings = {key: item for key, item in (draws[n] for n in range(30)) if isinstance(item, Encoding)}
     assert len(encodings) == 3
     found = inspect_source(source, processor)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from owl2.data.loader import MIN_BAD_SAMPLES, Batch, Batches, Collate, Draws, truncate
+from owl2.data.loader import MIN_BAD_SAMPLES, Batch, BatchLoader, Collate, SampleDataset, truncate
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
@@ -34,11 +34,11 @@ def open_batches(
     num_workers: int = 0,
     max_bad_fraction: float = 1.0,
     max_tokens: int = 512,
-) -> Batches:
+) -> BatchLoader:
     """Steps of two micro-batches over corpora of equal weight."""
     sources = [open_source(path.stem, path) for path in paths]
     mixture = Mixture([len(source) for source in sources], [1] * len(sources), seed=0)
-    draws = Draws(sources, ["crop_flip"] * len(sources), mixture, processor, max_tokens)
+    draws = SampleDataset(sources, ["crop_flip"] * len(sources), mixture, processor, max_tokens)
     sampler = StepSampler(
         micro_batch_size=micro_batch_size,
         accumulation=2,
@@ -47,7 +47,7 @@ def open_batches(
         start_step=start_step,
         steps=steps,
     )
-    return Batches(
+    return BatchLoader(
         draws, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=max_bad_fraction
     )
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from owl2.data.decode import open_media
-from owl2.data.loader import Batches, Draws
+from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.packing import PackSampler
 from owl2.data.readers.sources import open_source
@@ -61,13 +61,15 @@ BROKEN: list[dict[str, Any]] = [
 ]
 
 
-def open_draws(folder: Path, rows: list[dict[str, Any]], processor: Processor, kind: str = "none") -> Draws:
+def open_dataset(
+    folder: Path, rows: list[dict[str, Any]], processor: Processor, kind: str = "none"
+) -> SampleDataset:
     source = open_source("clips", write_jsonl(folder / f"{len(rows)}-{kind}.jsonl", rows))
     mixture = Mixture([len(rows)], [1.0], seed=0)
-    return Draws([source], [kind], mixture, processor, max_tokens=512, num_frames=FRAMES)
+    return SampleDataset([source], [kind], mixture, processor, max_tokens=512, num_frames=FRAMES)
 
 
-def by_key(draws: Draws) -> dict[str, Any]:
+def by_key(draws: SampleDataset) -> dict[str, Any]:
     return {key.partition(":")[2]: item for key, item in (draws[n] for n in range(len(draws.sources[0])))}
 
 
@@ -76,7 +78,7 @@ def greys(images: list[Image.Image]) -> list[int]:
 
 
 def test_a_clip_becomes_evenly_spaced_frames_in_its_place(folder: Path, processor: Processor) -> None:
-    found = by_key(open_draws(folder, GOOD, processor))
+    found = by_key(open_dataset(folder, GOOD, processor))
     for key in ("video", "gif", "llava-video"):
         assert isinstance(found[key], Encoding), found[key]
         assert greys(found[key].images) == pytest.approx([20, 120, 200], abs=25)
@@ -87,7 +89,7 @@ def test_a_clip_becomes_evenly_spaced_frames_in_its_place(folder: Path, processo
 
 
 def test_the_length_of_a_clip_is_known_before_it_is_opened(folder: Path, processor: Processor) -> None:
-    draws = open_draws(folder, GOOD, processor)
+    draws = open_dataset(folder, GOOD, processor)
     for n in range(len(GOOD)):
         _, item = draws[n]
         assert draws.size(n) == (len(item.ids), len(item.images))  # type: ignore[union-attr]
@@ -118,7 +120,7 @@ def test_frames_of_a_clip_are_cut_and_mirrored_alike_and_images_of_a_sample_each
 
 
 def test_broken_clips_are_bad_samples_with_a_kind_and_a_reason(folder: Path, processor: Processor) -> None:
-    found = by_key(open_draws(folder, BROKEN, processor))
+    found = by_key(open_dataset(folder, BROKEN, processor))
     kinds = {key.lstrip("#"): item["kind"] for key, item in found.items()}
     assert sorted(kinds.values()) == sorted(
         ["video cannot be read"] * 2 + ["image is missing"] + ["image marks and images differ"] * 3
@@ -136,7 +138,7 @@ def test_a_caption_that_says_left_is_not_mirrored(tmp_path: Path, processor: Pro
     members = {"0.png": ramp, "0.txt": b"an owl left of a cup", "1.png": ramp, "1.txt": b"an owl on a cup"}
     write_tar(tmp_path / "0.tar", members)
     mixture = Mixture([2], [1.0], seed=0)
-    draws = Draws([open_source("web", tmp_path)], ["flip"], mixture, processor, max_tokens=512)
+    draws = SampleDataset([open_source("web", tmp_path)], ["flip"], mixture, processor, max_tokens=512)
     mirrored: dict[str, set[bool]] = {"0": set(), "1": set()}
     for n in range(40):
         key, item = draws[n]
@@ -175,9 +177,9 @@ def test_training_on_clips_images_and_text_with_broken_ones_among_them(
 def test_packs_hold_the_frames_they_were_planned_with(
     folder: Path, processor: Processor, tmp_path: Path
 ) -> None:
-    draws = open_draws(folder, GOOD, processor)
+    draws = open_dataset(folder, GOOD, processor)
     sampler = PackSampler(draws.size, len(GOOD), 120, 1, 0, 0, 1)
-    batches = Batches(draws, sampler, num_workers=0, bad_samples=tmp_path / "bad", max_bad_fraction=0)
+    batches = BatchLoader(draws, sampler, num_workers=0, bad_samples=tmp_path / "bad", max_bad_fraction=0)
     found = [batch for batch in batches if batch]
     assert sum(len(batch.pixel_values) for batch in found) == 4 * FRAMES + 1
     assert all(len(batch.input_ids) <= 120 for batch in found)

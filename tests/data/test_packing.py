@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.packing import draw_step
-from owl2.data.loader import Batches, Draws
+from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler, Size, deal, pack
 from owl2.data.readers.sources import open_source
@@ -81,7 +81,7 @@ def test_samples_that_fill_a_pack_or_more_have_one_each() -> None:
 
 
 @pytest.fixture(scope="module")
-def draws(processor: Processor, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Draws:
+def draws(processor: Processor, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
     """Captions, conversations with and without images, and some that cannot be used."""
     broken = tmp_path_factory.mktemp("broken")
     (broken / "page.jpg").write_text("<html>404</html>")
@@ -94,10 +94,10 @@ def draws(processor: Processor, corpora: Path, tmp_path_factory: pytest.TempPath
     paths = [corpora / "captions", corpora / "chat.jsonl", write_jsonl(broken / "broken.jsonl", rows)]
     sources = [open_source(path.stem, path) for path in paths]
     mixture = Mixture([len(source) for source in sources], [4, 4, 1], seed=2)
-    return Draws(sources, ["crop_flip", "none", "none"], mixture, processor, LIMIT)
+    return SampleDataset(sources, ["crop_flip", "none", "none"], mixture, processor, LIMIT)
 
 
-def test_sizes_are_exact_before_any_image_is_opened(draws: Draws) -> None:
+def test_sizes_are_exact_before_any_image_is_opened(draws: SampleDataset) -> None:
     holes = 0
     for n in range(200):
         item, size = draws[n][1], draws.size(n)
@@ -109,13 +109,13 @@ def test_sizes_are_exact_before_any_image_is_opened(draws: Draws) -> None:
     assert holes > 10
 
 
-def sampler(draws: Draws, ranks: int = 1, rank: int = 0, start_step: int = 0) -> PackSampler:
+def sampler(draws: SampleDataset, ranks: int = 1, rank: int = 0, start_step: int = 0) -> PackSampler:
     return PackSampler(draws.size, BATCH, PACK, ranks, rank, start_step, STEPS)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_a_packed_step_has_the_draws_of_the_plain_order_on_any_number_of_ranks(
-    draws: Draws, ranks: int
+    draws: SampleDataset, ranks: int
 ) -> None:
     plain = StepSampler(micro_batch_size=BATCH, accumulation=1, ranks=1, rank=0, start_step=0, steps=STEPS)
     for step in (0, 3):
@@ -128,8 +128,8 @@ def test_a_packed_step_has_the_draws_of_the_plain_order_on_any_number_of_ranks(
                 assert sum(draws.size(n).tokens for n in members) <= PACK
 
 
-def packed(draws: Draws, log: Path, *, num_workers: int = 0, start_step: int = 0) -> list[Any]:
-    batches = Batches(
+def packed(draws: SampleDataset, log: Path, *, num_workers: int = 0, start_step: int = 0) -> list[Any]:
+    batches = BatchLoader(
         draws,
         sampler(draws, start_step=start_step),
         num_workers=num_workers,
@@ -143,7 +143,7 @@ def packed(draws: Draws, log: Path, *, num_workers: int = 0, start_step: int = 0
 
 
 def test_packs_are_the_same_for_any_number_of_workers_and_after_a_resume(
-    draws: Draws, tmp_path: Path
+    draws: SampleDataset, tmp_path: Path
 ) -> None:
     whole = packed(draws, tmp_path / "bad.jsonl")
     assert sum(is_last for _, is_last in whole) == STEPS
@@ -153,13 +153,13 @@ def test_packs_are_the_same_for_any_number_of_workers_and_after_a_resume(
     assert packed(draws, tmp_path / "bad.jsonl", start_step=2) == whole[ends[1] :]
 
 
-def test_an_unusable_draw_is_recorded_once_whatever_its_pack(draws: Draws, tmp_path: Path) -> None:
+def test_an_unusable_draw_is_recorded_once_whatever_its_pack(draws: SampleDataset, tmp_path: Path) -> None:
     logs = []
     for ranks in (1, 2):
         log = tmp_path / f"{ranks}.jsonl"
         for rank in range(ranks):
             source = sampler(draws, ranks, rank)
-            list(Batches(draws, source, num_workers=0, bad_samples=log, max_bad_fraction=1))
+            list(BatchLoader(draws, source, num_workers=0, bad_samples=log, max_bad_fraction=1))
         logs.append(sorted(log.read_text().splitlines()))
     assert logs[0] == logs[1]
     assert len(logs[0]) > 10

@@ -8,7 +8,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from owl2.data.loader import Batches, Draws
+from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers import storage
 from owl2.data.readers.sources import Source, open_source
@@ -97,12 +97,14 @@ def test_batches_from_a_bucket_are_those_from_the_disk(
 
 def open_batches(
     places: Sequence[Location], processor: Processor, folder: Path, *, num_workers: int
-) -> Batches:
+) -> BatchLoader:
     sources = [open_source(PurePosixPath(place).stem, place) for place in places]
-    draws = Draws(sources, ["none"] * 2, Mixture([len(s) for s in sources], [1, 1], 0), processor, 512)
+    draws = SampleDataset(
+        sources, ["none"] * 2, Mixture([len(s) for s in sources], [1, 1], 0), processor, 512
+    )
     sampler = StepSampler(micro_batch_size=3, accumulation=2, ranks=1, rank=0, start_step=0, steps=4)
     log = folder / "bad.jsonl"
-    return Batches(draws, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=0.0)
+    return BatchLoader(draws, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=0.0)
 
 
 def test_what_is_not_in_a_bucket_is_named(bucket: str, processor: Processor, tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_what_is_not_in_a_bucket_is_named(bucket: str, processor: Processor, tmp
             open_source("web", path)
     rows = [{"id": "x", "image": "nowhere.jpg", "conversations": turns("<image>?", "an owl")}]
     source = open_source("web", write_jsonl(tmp_path / "rows.jsonl", rows), image_root=bucket)
-    _, bad = Draws([source], ["none"], Mixture([1], [1.0], 0), processor, 99)[0]
+    _, bad = SampleDataset([source], ["none"], Mixture([1], [1.0], 0), processor, 99)[0]
     assert isinstance(bad, dict)
     assert (bad["key"], bad["kind"]) == ("web:x", "image is missing")
 
@@ -184,7 +186,7 @@ def test_storage_that_keeps_failing_stops_the_run_and_is_no_bad_sample(
     (tmp_path / "web" / "a.jpg").write_bytes(jpeg(1))
     rows = [{"id": "x", "image": "a.jpg", "conversations": turns("<image>?", "an owl")}]
     source = open_source("web", write_jsonl(tmp_path / "rows.jsonl", rows), image_root=web.url)
-    draws = Draws([source], ["none"], Mixture([1], [1.0], 0), processor, 99)
+    draws = SampleDataset([source], ["none"], Mixture([1], [1.0], 0), processor, 99)
     assert not isinstance(draws[0][1], dict)
     web.failures = [503] * 9
     with pytest.raises(StorageError, match=rf"{web.url}/a.jpg could not be read: .*503.* \(attempt 5 of 5\)"):

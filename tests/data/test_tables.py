@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from owl2.data.inspect.inspection import inspect_source
-from owl2.data.loader import Batches, Draws
+from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.sources import Source, TarSource, open_source
@@ -187,16 +187,16 @@ def open_batches(
     num_workers: int = 0,
     start_step: int = 0,
     is_packed: bool = False,
-) -> Batches:
+) -> BatchLoader:
     mixture = Mixture([len(s) for s in sources], [1] * len(sources), 0)
-    draws = Draws(sources, ["crop_flip"] * len(sources), mixture, processor, 512)
+    draws = SampleDataset(sources, ["crop_flip"] * len(sources), mixture, processor, 512)
     span = {"ranks": 1, "rank": 0, "start_step": start_step, "steps": 8}
     sampler = (
         PackSampler(draws.size, 6, 512, **span)
         if is_packed
         else StepSampler(micro_batch_size=3, accumulation=2, **span)
     )
-    return Batches(draws, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=0.0)
+    return BatchLoader(draws, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=0.0)
 
 
 @pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])

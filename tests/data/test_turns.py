@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from owl2.data.loader import Batch, Collate, Draws
+from owl2.data.loader import Batch, Collate, SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.readers.sources import open_source
 from owl2.model import build, preset
@@ -25,12 +25,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def draws(folder: Path, processor: Processor, rows: list[dict[str, Any]], apart: Collection[str]) -> Draws:
+def draws(
+    folder: Path, processor: Processor, rows: list[dict[str, Any]], apart: Collection[str]
+) -> SampleDataset:
     source = open_source("chat", write_jsonl(folder / "chat.jsonl", rows))
-    return Draws([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 120, turns_apart=apart)
+    return SampleDataset(
+        [source], ["none"], Mixture([len(source)], [1.0], 0), processor, 120, turns_apart=apart
+    )
 
 
-def only_batch(drawn: Draws, rows: int) -> Batch:
+def only_batch(drawn: SampleDataset, rows: int) -> Batch:
     batch, bad = Collate(drawn.processor)([drawn[n] for n in range(rows)])
     assert batch is not None
     assert not bad

@@ -1,4 +1,4 @@
-"""Draws follow the stated distribution, repeat with their seed and depend on nothing else."""
+"""Samples follow the stated distribution, repeat with their seed and depend on nothing else."""
 
 import pytest
 import torch

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from owl2.checkpoint import load_model
-from owl2.data.loader import Batches
+from owl2.data.loader import BatchLoader
 from owl2.model import Owl2Model
 from owl2.train import loop, parallel
 from owl2.train.config import OptimConfig, ParallelConfig, TrainConfig
-from owl2.train.metrics import Meters, read_metrics
+from owl2.train.metrics import Metrics, read_metrics
 from owl2.train.parallel import Sharding
 from owl2.train.ranks import start_ranks
 from owl2.train.state.state import saved_states
@@ -31,18 +31,18 @@ from tests.train.tiny import quiet, run_until, run_whole, weights
 def stop_on_rank(rank: int, config: TrainConfig, step: int, number: int) -> None:
     """Train, and send one of the ranks a signal after a step: twice, as scheduler and launcher do."""
 
-    class Stopping(Meters):
+    class Stopping(Metrics):
         def update(self, row: dict[str, float]) -> None:
             super().update(row)
             if rank == 1 and row["step"] == step:
                 os.kill(os.getpid(), number)
                 os.kill(os.getpid(), number)
 
-    before, loop.Meters = loop.Meters, Stopping  # type: ignore[misc]
+    before, loop.Metrics = loop.Metrics, Stopping  # type: ignore[misc]
     try:
         loop.train(config, quiet())
     finally:
-        loop.Meters = before  # type: ignore[misc]
+        loop.Metrics = before  # type: ignore[misc]
 
 
 def stopped_at_2(config: TrainConfig, ranks: int, pool: Pool, number: int = signal.SIGTERM) -> None:
@@ -108,19 +108,19 @@ def test_a_step_that_is_not_finite_stops_every_rank_with_the_samples_of_all(
 
 def sleep_on_rank(rank: int, config: TrainConfig) -> None:
     """Train, with one rank that does not come back from reading its third batch."""
-    iterate = Batches.micro_batches
+    iterate = BatchLoader.micro_batches
 
-    def sleepy(self: Batches) -> Any:
+    def sleepy(self: BatchLoader) -> Any:
         for number, batch in enumerate(iterate(self)):
             if rank == 1 and number == 2:
                 time.sleep(1.5 * config.parallel.timeout_s)
             yield batch
 
-    Batches.micro_batches = sleepy  # type: ignore[method-assign]
+    BatchLoader.micro_batches = sleepy  # type: ignore[method-assign]
     try:
         run_whole(config)
     finally:
-        Batches.micro_batches = iterate  # type: ignore[method-assign]
+        BatchLoader.micro_batches = iterate  # type: ignore[method-assign]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from owl2.checkpoint import CheckpointError
-from owl2.data.loader import Batches
+from owl2.data.loader import BatchLoader
 from owl2.train import loop
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.metrics import read_metrics
@@ -27,13 +27,13 @@ import dataclasses, os, signal, subprocess, sys
 from pathlib import Path
 import torch
 from owl2.train import loop
-from owl2.train.metrics import Meters
+from owl2.train.metrics import Metrics
 from tests.train.tiny import quiet, stage
 
 run, checkpoint, corpora, step, kind, workers = sys.argv[1:]
 torch.set_num_threads(1)
 
-class Hit(Meters):
+class Hit(Metrics):
     def update(self, row):
         super().update(row)
         if row["step"] == int(step):
@@ -41,7 +41,7 @@ class Hit(Meters):
             group = str(-os.getpid() if kind != "KILL" else os.getpid())
             subprocess.run(["kill", f"-{kind}", "--", group], start_new_session=True)
 
-loop.Meters = Hit
+loop.Metrics = Hit
 config = stage(Path(run), Path(checkpoint), Path(corpora), save_every=2)
 data = dataclasses.replace(config.data, num_workers=int(workers))
 loop.train(dataclasses.replace(config, data=data), quiet())
@@ -147,12 +147,12 @@ def test_resuming_reads_no_sample_of_the_finished_steps(
     run_until(config, 5, monkeypatch)
     seen: list[str] = []
 
-    def watch(self: Batches):  # type: ignore[no-untyped-def]
+    def watch(self: BatchLoader):  # type: ignore[no-untyped-def]
         for batch, _, is_last in self.loader:
             seen.extend(batch.keys)
             yield batch, is_last
 
-    monkeypatch.setattr(Batches, "micro_batches", watch)
+    monkeypatch.setattr(BatchLoader, "micro_batches", watch)
     run_whole(config)
     assert len(seen) == (STEPS - 5) * config.global_batch_size
 

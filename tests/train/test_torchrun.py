@@ -21,16 +21,16 @@ DYING = """
 import os, signal, sys
 from owl2.__main__ import main
 from owl2.train import loop
-from owl2.train.metrics import Meters
+from owl2.train.metrics import Metrics
 
-class Dying(Meters):
+class Dying(Metrics):
     def update(self, row):
         super().update(row)
         first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
         if first_time and os.environ["RANK"] == sys.argv[2] and row["step"] == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-loop.Meters = Dying
+loop.Metrics = Dying
 main(["train", sys.argv[1]])
 """
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from owl2.checkpoint import load_model
 from owl2.data.loader import Collate
 from owl2.train.config import SourceConfig, TrainConfig, TrainConfigError, ValidationConfig
-from owl2.train.prepare import load_stage, open_draws
+from owl2.train.prepare import load_stage, open_dataset
 from owl2.train.ranks import ALONE, Ranks
 from owl2.train.validate import Validation, shares
 from tests.data.small import write_jsonl
@@ -66,7 +66,7 @@ def direct(config: TrainConfig) -> float:
     model = load_model(config.run / "checkpoint", progress=False)
     _, processor = load_stage(config)
     data = dataclasses.replace(config.data, sources=config.validation.sources)
-    draws = open_draws(dataclasses.replace(config, data=data), processor)
+    draws = open_dataset(dataclasses.replace(config, data=data), processor)
     in_order = {draws.mixture[n].index: n for n in range(1000)}
     batch, _ = Collate(draws.processor)([draws[in_order[index]] for index in range(7)])
     assert batch is not None

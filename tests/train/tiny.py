@@ -21,7 +21,7 @@ from owl2.model import Owl2Config, build, preset
 from owl2.processor import ImageTransform, Processor, Tokenizer
 from owl2.train import loop
 from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
-from owl2.train.metrics import Meters, read_metrics
+from owl2.train.metrics import Metrics, read_metrics
 from owl2.train.rules import Rule
 
 STEPS = 7
@@ -83,14 +83,14 @@ def run_whole(config: TrainConfig) -> Path:
 def run_until(config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a stage and ask it to stop after `step`, as a scheduler does."""
 
-    class Stopping(Meters):
+    class Stopping(Metrics):
         def update(self, row: dict[str, float]) -> None:
             super().update(row)
             if row["step"] == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Meters", Stopping)
+        patch.setattr(loop, "Metrics", Stopping)
         with pytest.raises(loop.Interrupted, match=f"after step {step} of"):
             loop.train(config, quiet())
 

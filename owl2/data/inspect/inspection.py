@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from owl2.data.loader import Bad, Draws
+from owl2.data.loader import Bad, SampleDataset
 from owl2.data.order import Draw, Mixture, Permutation
 from owl2.data.readers.sources import Source
 from owl2.processor import Encoding, ImageTransform, Processor
@@ -145,7 +145,7 @@ def inspect_source(
     unit = "bytes" if processor is None else "tokens"
     # As in training: no limit of its own, the loader cuts to max_tokens.
     processor = (processor or stand_in_processor()).replace(template=template)
-    draws = Draws([source], [augmentation], EachOnce(len(source), seed), processor, max_tokens)
+    draws = SampleDataset([source], [augmentation], EachOnce(len(source), seed), processor, max_tokens)
     count = min(num_opened or len(source), len(source))
     found = Inspection(source.name, unit, len(source), source.num_incomplete, max_tokens)
     for n in range(count):

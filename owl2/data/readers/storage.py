@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
+from owl2.errors import Owl2Error
+
 WAITS_S = (1.0, 2.0, 4.0, 8.0)
 """Before each repetition of a request."""
 BLOCK_BYTES = 8 << 20
@@ -34,7 +36,7 @@ Location = str | Path
 T = TypeVar("T")
 
 
-class StorageError(RuntimeError):
+class StorageError(Owl2Error, RuntimeError):
     """Storage that does not answer, or refuses; the message names the file and what was tried."""
 
 

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from owl2.errors import Owl2Error
+
 FOLDER = "predictions"
 
 
-class PredictionError(ValueError):
+class PredictionError(Owl2Error, ValueError):
     """Predictions that cannot be read or continued; the message names file, line and what to do."""
 
 

@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from owl2.errors import Owl2Error
+
 API_KEY = "OPENAI_API_KEY"
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 HOPELESS = (401, 403, 404, 405)
 
 
-class EndpointError(RuntimeError):
+class EndpointError(Owl2Error, RuntimeError):
     """A server that cannot be used; the message has its address and last words."""
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from owl2.api import Owl2
 from owl2.data.sample import StoredImage
+from owl2.errors import Owl2Error
 from owl2.eval.task import Decoding
 from owl2.generate.generate import generate, prefill
 from owl2.model import KVCache, Owl2Model, padded_layout
@@ -27,7 +28,7 @@ from owl2.processor.template import images_of as images_in
 from owl2.processor.video import VideoError
 
 
-class EngineError(RuntimeError):
+class EngineError(Owl2Error, RuntimeError):
     """The engine cannot go on; what is answered so far is kept."""
 
 

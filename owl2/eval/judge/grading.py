@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from owl2.errors import Owl2Error
 from owl2.eval.answers.grades import checked_row, grades_path
 from owl2.eval.answers.predictions import read_lines, sha256
 from owl2.eval.engines.chat_client import ChatClient, Completion, EndpointError
@@ -24,7 +25,7 @@ MAX_ATTEMPTS = 5
 CHARACTERS_PER_TOKEN = 4
 
 
-class JudgeError(ValueError):
+class JudgeError(Owl2Error, ValueError):
     """Grades that cannot be had or imported; the message says of what."""
 
 

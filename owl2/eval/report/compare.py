@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from owl2.errors import Owl2Error
 from owl2.eval.scoring.intervals import (
     NUM_RESCORINGS,
     Difference,
@@ -22,7 +23,7 @@ from owl2.eval.scoring.score import TaskResult, restricted
 from owl2.eval.task import Answer, Score
 
 
-class CompareError(ValueError):
+class CompareError(Owl2Error, ValueError):
     """Runs that have nothing to compare."""
 
 

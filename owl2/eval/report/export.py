@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from owl2.errors import Owl2Error
 from owl2.eval.metrics.vqa import normalise
 from owl2.eval.scoring.score import TaskResult
 from owl2.eval.task import Answer
@@ -20,7 +21,7 @@ Files = Mapping[str, bytes]
 """File name, within the task's own folder or not -> content."""
 
 
-class ExportError(ValueError):
+class ExportError(Owl2Error, ValueError):
     """Answers that cannot be written in the organisers' format."""
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from owl2.errors import Owl2Error
 from owl2.eval.answers.grades import Grades, read_grades
 from owl2.eval.answers.predictions import Predictions, RunConfig, read_task, tasks_of
 from owl2.eval.scoring.intervals import Interval, interval_of, rescored_intervals
@@ -23,7 +24,7 @@ from owl2.processor.tokenizer import write_file
 SCORES_FILE = "scores.json"
 
 
-class ScoreError(ValueError):
+class ScoreError(Owl2Error, ValueError):
     """Predictions and data that do not belong together; the message names both."""
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from owl2.__main__ import main
 from owl2.cli.train import read_config
-from owl2.data.loader import Draws
+from owl2.data.loader import SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.readers.sources import Source, open_source
 from owl2.data.recipes.img2dataset import ShardRecipe
@@ -122,7 +122,7 @@ def test_every_sample_of_the_mixture_can_be_trained_on(
 ) -> None:
     sources = open_all(mixture)
     for source in sources:
-        draws = Draws([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
+        draws = SampleDataset([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
         for n in range(len(source)):
             key, item = draws[n]
             assert isinstance(item, Encoding), f"{key}: {item}"
@@ -147,7 +147,7 @@ def test_labelled_tokens_of_every_corpus_decode_to_exactly_its_answers(
     checked = 0
     for config, source in zip(mixture, open_all(mixture), strict=True):
         rows = [json.loads(line) for line in Path(config.path).read_text(encoding="utf-8").splitlines()]
-        draws = Draws([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
+        draws = SampleDataset([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
         order = draws.mixture
         for n in range(len(source)):
             _, item = draws[n]
@@ -187,7 +187,7 @@ def test_labels_of_200_generated_conversations_decode_to_exactly_the_answers(
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
     rows = [generated(rng, number, tmp_path) for number in range(200)]
     source = open_source("generated", write_jsonl(tmp_path / "rows.jsonl", rows))
-    draws = Draws(
+    draws = SampleDataset(
         [source], ["none"], Mixture([200], [1.0], 0), processor.replace(template=template), max_tokens=4096
     )
     shapes = set()
