@@ -24,6 +24,7 @@ RANKS = {
     "model": 0,
     "errors": 0,
     "files": 0,
+    "jsonl": 0,
     "page": 0,
     "curves": 0,
     "registry": 0,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from owl2.checkpoint.fingerprint import fingerprint
 from owl2.train.config import TrainConfigError
-from owl2.train.state.fingerprint import fingerprint
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights that share a scale, and scales that share one."""

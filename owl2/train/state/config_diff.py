@@ -15,12 +15,12 @@ import yaml
 from rich.console import Console
 from torch import nn
 
+from owl2.checkpoint.fingerprint import fingerprint
 from owl2.files import write_file
 from owl2.train.adapters.qlora import FourBitLinear
 from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
 from owl2.train.parallel import local_part, num_shards
 from owl2.train.ranks import Ranks
-from owl2.train.state.fingerprint import fingerprint
 
 FREE = (
     "run",
