@@ -126,7 +126,7 @@ def exit_code(arguments: list[str]) -> int | str | None:
 
 
 def test_a_command_that_the_program_does_not_take_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    for refused in (["chat"], ["chat", "folder", "--image", "cat.jpg"], ["demo", "--preset", "large"]):
+    for refused in (["chat"], ["chat", "folder", "--picture", "cat.jpg"], ["demo", "--preset", "large"]):
         with pytest.raises(AssertionError, match="is refused"):
             check_owl2(refused, monkeypatch)
     with pytest.raises(AssertionError, match="is refused"):

@@ -114,7 +114,7 @@ class Score:
     group: str = ""
     """The category a partial score is over; empty for the whole."""
     paper_id: str = ""
-    """The row of the paper's tables this figure stands beside (`owl2/eval/paper.json`)."""
+    """The row of the paper's tables this figure stands beside (`owl2/eval/report/paper.json`)."""
 
 
 @dataclass(frozen=True)

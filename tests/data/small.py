@@ -58,7 +58,7 @@ def write_corpora(folder: Path) -> Path:
     for number in range(NUM_IMAGES):
         has_image = number % 3 != 0
         answers = [" ".join(rng.choices(WORDS, k=rng.randint(1, 20))) for _ in range(rng.randint(1, 3))]
-        values = [value for answer in answers for value in ("what is in the image?", answer)]
+        values = [value for answer in answers for value in ("what is in the picture?", answer)]
         row: dict[str, Any] = {"id": f"chat-{number}", "conversations": turns(*values)}
         if has_image:
             (folder / f"{number}.jpg").write_bytes(jpeg(number))

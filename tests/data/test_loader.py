@@ -318,7 +318,7 @@ def test_a_fault_that_nobody_foresaw_says_in_which_sample_it_happened(
     assert caught.value.__notes__ == ["This happened in draw 3, sample mixed:good-0"]
 
 
-IMAGE = Image.new("RGB", (4, 4))
+BLANK = Image.new("RGB", (4, 4))
 
 
 def encoding(layout: str) -> Encoding:
@@ -327,7 +327,7 @@ def encoding(layout: str) -> Encoding:
     for letter in layout:
         ids += [IMAGE] * 3 if letter == "I" else [7]
         is_target += [False] * 3 if letter == "I" else [letter == "A"]
-    return Encoding(ids, is_target, [IMAGE] * layout.count("I"))
+    return Encoding(ids, is_target, [BLANK] * layout.count("I"))
 
 
 @pytest.mark.parametrize(
@@ -376,10 +376,10 @@ def test_cutting_and_collating_at_every_length_keeps_images_and_places_together(
         [
             {
                 "role": "user",
-                "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "two?"}],
+                "content": [{"type": "image", "image": BLANK}, {"type": "text", "text": "two?"}],
             },
             {"role": "assistant", "content": "an owl"},
-            {"role": "user", "content": [{"type": "image", "image": IMAGE}] * 2},
+            {"role": "user", "content": [{"type": "image", "image": BLANK}] * 2},
             {"role": "assistant", "content": "two owls"},
         ]
     )

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from owl2.demo.world import corpus
 from owl2.demo.world.corpus import WorldSizes, write_world
-from owl2.demo.world.world import colour_split, corpus
+from owl2.demo.world.world import colour_split
 from tests.demo.held_out import HELD_OUT, uttered
 
 TINY = WorldSizes(

@@ -11,7 +11,7 @@ from owl2.eval.task import Answer, DataMissing, Item, Score, Task, UnknownTask, 
 from owl2.processor.template import images_of, render
 from tests.eval.tasks.miniature import DATA
 
-PAPER = json.loads((Path(owl2.eval.__file__).parent / "paper.json").read_text())
+PAPER = json.loads((Path(owl2.eval.__file__).parent / "report/paper.json").read_text())
 NAMES = sorted(all_tasks())
 BENCHMARKS = {
     "coco_caption",

@@ -21,8 +21,8 @@ from owl2.train.config import OptimConfig, ParallelConfig, TrainConfig
 from owl2.train.metrics import Metrics, read_metrics
 from owl2.train.parallel import Sharding
 from owl2.train.ranks import start_ranks
+from owl2.train.state import sharded as shards
 from owl2.train.state.state import saved_states
-from owl2.train.state.state import sharded as shards
 from tests.train.ranks import TIMEOUT_S, Pool, Raised, all_returned
 from tests.train.splits import Reference, assert_equal_runs, split, train_on_rank
 from tests.train.tiny import quiet, run_until, run_whole, weights

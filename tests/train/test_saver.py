@@ -20,8 +20,9 @@ from owl2.train.config import TrainConfig
 from owl2.train.metrics import read_metrics
 from owl2.train.ranks import ALONE
 from owl2.train.rules import apply_freeze, assign_rules
+from owl2.train.state import state
 from owl2.train.state.config_diff import fingerprints
-from owl2.train.state.state import StateError, saved_states, state
+from owl2.train.state.state import StateError, saved_states
 from tests.train.ranks import Pool
 from tests.train.splits import Reference, split
 from tests.train.test_resume import assert_same_run
@@ -80,7 +81,7 @@ from pathlib import Path
 import torch
 from owl2.cli.train import read_config
 from owl2.train import loop
-from owl2.train.state.state import state
+from owl2.train.state import state
 from tests.train.tiny import quiet
 
 torch.set_num_threads(1)

@@ -89,8 +89,8 @@ MME: dict[str, tuple[str, Shape, str, str]] = {
     "scene": (
         "Places365_val_00000001.jpg",
         ("square", "yellow", "navy"),
-        "Is this image of a window at night?",
-        "Is this image of a beach?",
+        "Is this picture of a window at night?",
+        "Is this picture of a beach?",
     ),
     "landmark": (
         "006adf999ccc899a.jpg",

@@ -22,7 +22,7 @@ def test_karpathys_file_gives_the_images_of_its_test_split_only() -> None:
     splits = [row["split"] for row in read(DATA / KARPATHY)["images"]]
     assert splits == ["test", "restval", "test", "val", "test"]
     assert [item.extra["image_id"] for item in items] == [391895, 262148, 42]
-    assert items[1].references[1] == "A circle in red\nin the middle of the image."
+    assert items[1].references[1] == "A circle in red\nin the middle of the picture."
     assert items[0].images[0].open().size == (96, 64)
 
 

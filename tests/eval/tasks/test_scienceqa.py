@@ -10,7 +10,7 @@ from tests.eval.tasks.miniature import DATA, answers, by_id, copy, edit, figures
 PROBLEMS, SPLITS = "scienceqa/problems.json", "scienceqa/pid_splits.json"
 
 
-def test_items_are_the_test_questions_with_a_image() -> None:
+def test_items_are_the_test_questions_with_an_image() -> None:
     items = by_id(find_task("scienceqa").items(DATA))
     assert list(items) == ["4", "5", "11"]  # 1 is of train, 7 has no image
     assert items["4"].choices == {"A": "circle", "B": "square", "C": "triangle"}
@@ -35,7 +35,7 @@ def test_the_four_ways_to_ask() -> None:
         "USER: <|image|>Context: N/A\nQuestion: Which shape is shown?\n"
         f"Options: (A) circle (B) square (C) triangle\n{with_straight} ASSISTANT:"
     )
-    hint = "Look at the image.\nThe shape stands on a white ground."
+    hint = "Look at the picture.\nThe shape stands on a white ground."
     assert prompt(task, items["5"]).startswith(f"USER: <|image|>{hint}\nWhich color")
     assert prompt(task, items["5"], "owl2-vlmevalkit").startswith(f"USER: <|image|>Hint: {hint}\nWhich")
     assert prompt(task, items["5"], "lmms-eval").startswith(f"USER: <|image|>Context: {hint}\nWhich")
