@@ -36,3 +36,16 @@ def test_the_sizes_of_the_core_and_of_its_rings_add_up() -> None:
     )
     assert sum(found.values()) + alone == total
     assert 5_000 < core < 12_000
+
+
+def test_the_reading_guide_names_files_with_about_as_many_lines() -> None:
+    guide = (ROOT / "README.md").read_text().split("## Read the code in an hour")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\[.*?) \| ([\d,]+) \|", guide, re.MULTILINE)
+    assert len(rows) >= 6
+    for files, said in rows:
+        paths = [ROOT / name for name in re.findall(r"\]\((owl2/[^)]+)\)", files)]
+        found = [file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])]
+        lines = sum(len(file.read_text().splitlines()) for file in found)
+        assert abs(lines - int(said.replace(",", ""))) <= 0.15 * lines, (
+            f"{files}: {lines} lines, README says {said}"
+        )
