@@ -17,7 +17,7 @@ from torch import Tensor
 from owl2.checkpoint.errors import CheckpointError, Shape, check_fit, first_few
 from owl2.checkpoint.progress import bytes_bar
 from owl2.checkpoint.tensors import TensorFolder, dtype_of, read_json
-from owl2.model import ConfigError, Owl2Config, Owl2Model, build
+from owl2.model import ConfigError, Owl2Config, Owl2Model, build, reset_buffers
 
 OPTIONAL = (".q_pos_embed", ".k_pos_embed")
 """Computed buffers that a file may have."""
@@ -56,7 +56,7 @@ def load_model(
     for module in model.modules():
         if next(module.buffers(recurse=False), None) is not None:
             module.to_empty(device=device, recurse=False)
-    model.reset_buffers()
+    reset_buffers(model.parts())
     state: dict[str, Tensor] = {}
     total = sum(files.num_bytes(name) for name in names)
     with bytes_bar(f"Loading {folder.name}", total, enabled=progress) as advance:
