@@ -58,7 +58,7 @@ def _changes(stage: TrainConfig, plan: Plan) -> str:
 def _memory(plan: Plan) -> Table:
     trace = plan.trace
     table = _table(
-        f"memory of a GPU; {plan.num_parameters:,} parameters, {plan.num_learning:,} of them trainable"
+        f"memory of a GPU; {plan.num_parameters:,} parameters, {plan.num_trainable:,} of them trainable"
     )
     coded = plan.config.lora is not None and plan.config.lora.base_dtype == "nf4"
     table.add_row("parameters", gib(trace.parameters), "float32" + ", and NF4 where frozen" * coded)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from owl2.curves import smooth
-from owl2.demo.report import count_parameters, interval, spread, write_report
+from owl2.demo import report
+from owl2.demo.report import count_parameters, spread, write_report
 from owl2.demo.world.corpus import WorldSizes, write_world
 from owl2.model import build
 from owl2.model.config import preset
+from owl2.pages.curves import smooth
+from tests.markup import check_that_text_stays_text
 
 SIZES = WorldSizes(
     pretrain_images=12,
@@ -182,11 +184,9 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
         write_report(run, "tiny")
 
 
-def test_an_interval_is_wilson_s() -> None:
-    low, high = interval(0.5, 100)
-    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-    assert interval(0.0, 10)[0] == 0.0
-    assert interval(1.0, 10)[1] == 1.0
+def test_the_intervals_are_wilson_s(html: str) -> None:
+    """5.4 of 6 right, rounded to 5: 43.6 to 97.0 %."""
+    assert "<td>43.6 to 97.0</td>" in part(html, "Held-out questions").replace(' class="n"', "")
 
 
 def test_a_smoothed_curve_is_the_mean_around_each_step() -> None:
@@ -198,3 +198,7 @@ def test_a_choice_in_even_steps_begins_with_the_first_and_never_repeats() -> Non
     assert spread(range(10), 4) == [0, 2, 5, 7]
     assert spread([1, 2], 4) == [1, 2]
     assert spread([], 4) == []
+
+
+def test_no_text_of_the_page_becomes_markup(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_that_text_stays_text(report, lambda: write_report(run, "tiny"), monkeypatch)
