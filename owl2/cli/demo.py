@@ -22,7 +22,7 @@ def demo(preset: Literal["tiny", "small", "smoke"] = "tiny", out: Path = Path("r
             takes hours; smoke takes minutes (and learns nothing).
         out: folder of the run; report.html, results.json and checkpoint are what remains.
     """
-    from owl2.demo.assets import AssetError
+    from owl2.errors import Owl2Error
     from owl2.demo.run import run_demo
     from owl2.train.loop import Interrupted
 
@@ -31,6 +31,6 @@ def demo(preset: Literal["tiny", "small", "smoke"] = "tiny", out: Path = Path("r
     except Interrupted as stop:
         print(f"owl2 demo: {stop}", file=sys.stderr)
         raise SystemExit(EXIT_STOPPED) from None
-    except AssetError as error:
+    except Owl2Error as error:
         print(f"owl2 demo: {error}", file=sys.stderr)
         raise SystemExit(1) from None
