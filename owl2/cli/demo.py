@@ -22,8 +22,8 @@ def demo(preset: Literal["tiny", "small", "smoke"] = "tiny", out: Path = Path("r
             takes hours; smoke takes minutes (and learns nothing).
         out: folder of the run; report.html, results.json and checkpoint are what remains.
     """
-    from owl2.errors import Owl2Error
     from owl2.demo.run import run_demo
+    from owl2.errors import Owl2Error
     from owl2.train.loop import Interrupted
 
     try:
