@@ -56,7 +56,7 @@ def chat(
         device: cpu, cuda, cuda:1, ...
         dtype: float32, bfloat16 or float16.
     """
-    from owl2.api import USER_ERRORS
+    from owl2.errors import Owl2Error
 
     given = {
         "temperature": temperature,
@@ -75,7 +75,7 @@ def chat(
             _converse(session, images, settings)
         else:
             _print_answer(session, images, message, settings)
-    except USER_ERRORS as error:
+    except Owl2Error as error:
         print(f"owl2 chat: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
@@ -112,7 +112,7 @@ def _print_answer(
 
 def _converse(session: ChatSession, images: list[Image], settings: dict[str, Any]) -> None:
     """Answer line by line until the user leaves; a line that cannot be answered changes nothing."""
-    from owl2.api import USER_ERRORS
+    from owl2.errors import Owl2Error
     from owl2.processor import load_image
 
     with suppress(ImportError):
@@ -133,7 +133,7 @@ def _converse(session: ChatSession, images: list[Image], settings: dict[str, Any
             elif line:
                 _print_answer(session, images, line, settings, name="Owl2: ")
                 images = []
-        except USER_ERRORS as error:
+        except Owl2Error as error:
             print(error, file=sys.stderr)
         except KeyboardInterrupt:
             images = []

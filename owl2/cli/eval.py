@@ -286,10 +286,10 @@ def _name_leading(words: list[str], option: str) -> list[str]:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    from owl2.api import USER_ERRORS
+    from owl2.errors import Owl2Error
     from owl2.eval.errors import EVAL_ERRORS
 
-    return (*USER_ERRORS, *EVAL_ERRORS)
+    return (Owl2Error, *EVAL_ERRORS)
 
 
 def _shard() -> Shard:

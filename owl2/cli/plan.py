@@ -156,7 +156,7 @@ def _memory(plan: Plan) -> Table:
     from owl2.train.plan.plan import gib
 
     trace = plan.trace
-    table = _table(f"memory of a GPU; {plan.num_parameters:,} parameters, {plan.num_learning:,} learn")
+    table = _table(f"memory of a GPU; {plan.num_parameters:,} parameters, {plan.num_trainable:,} learn")
     coded = plan.config.lora is not None and plan.config.lora.base_dtype == "nf4"
     table.add_row("parameters", gib(trace.parameters), "float32" + ", and NF4 beside adapters" * coded)
     table.add_row("gradients", gib(trace.gradients), "float32")

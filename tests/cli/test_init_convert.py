@@ -38,8 +38,8 @@ def test_a_new_model_is_whole_and_answers(parts, tmp_path, capsys, monkeypatch):
         "vision encoder",
         "clip",
         "visual abstractor",
-        "drawn, seed 0",
-        "copy of the text way",
+        "random, seed 0",
+        "copy of the text weights",
         "llama",
     ):
         assert word in printed

@@ -222,9 +222,9 @@ def bytes_on_other(parameters: Iterable[Tensor]) -> int:
 def test_frozen_parameters_have_neither_gradient_nor_moments() -> None:
     config, model = tiny_stage("pretrain", global_batch_size=128, dtype="float32")
     plan = plan_exactly(config, model, 1, GPUS["h100"], AVERAGES)
-    assert plan.num_learning < plan.num_parameters
+    assert plan.num_trainable < plan.num_parameters
     assert plan.trace.parameters == 4 * plan.num_parameters
-    assert plan.trace.gradients == 4 * plan.num_learning
+    assert plan.trace.gradients == 4 * plan.num_trainable
     assert plan.trace.optimizer == pytest.approx(2 * plan.trace.gradients, rel=0.02)
 
 
@@ -253,7 +253,7 @@ def test_a_stage_that_nothing_makes_fit_is_refused_with_the_least_that_it_needs(
     }
     changes["parallel"] = ParallelConfig()
     config, model = tiny_stage("instruct", **changes)
-    with pytest.raises(DoesNotFit, match=r"Nothing tried fits: .*_checkpointing full, .* larger GPUs"):
+    with pytest.raises(DoesNotFit, match=r"Nothing tried fits: .*_checkpointing full; .* larger GPUs"):
         plan_stage(config, model, 2, Gpu("none", memory=1000, peak=1e12))
 
 
@@ -317,8 +317,8 @@ def test_packs_that_do_not_fit_are_refused_with_smaller_ones_that_hold_the_longe
 def test_a_state_has_what_learns_its_moments_and_its_average(capsys: pytest.CaptureFixture[str]) -> None:
     config, model = tiny_stage("pretrain", global_batch_size=128, ema=EmaConfig(decay=0.9))
     plan = plan_exactly(config, model, 1, GPUS["h100"], AVERAGES)
-    assert plan.trace.average == 4 * plan.num_learning
-    assert plan.trace.saved == pytest.approx(4 * 4 * plan.num_learning, rel=0.01)
+    assert plan.trace.average == 4 * plan.num_trainable
+    assert plan.trace.saved == pytest.approx(4 * 4 * plan.num_trainable, rel=0.01)
     without = plan_exactly(dataclasses.replace(config, ema=None), model, 1, GPUS["h100"], AVERAGES).trace
     assert plan.trace.peak - without.peak == plan.trace.average
     main([str(ROOT / "configs/tiny.yaml"), "--gpus", "2", "--model", "tiny", "--save_in_background", "false"])
