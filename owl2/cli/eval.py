@@ -10,16 +10,17 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl2.cli.arguments import run_function
 
 if TYPE_CHECKING:
-    from owl2.eval.engines.local import Engine
+    from owl2.eval.engines.engine import Engine
     from owl2.eval.runner import Shard
     from owl2.eval.scoring.score import TaskResult
+    from owl2.eval.task import Items
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -59,6 +60,7 @@ def run(
     data: Path = Path("data"),
     template: str | None = None,
     limit: int | None = None,
+    beams: int | None = None,
     batch_size: int = 32,
     batch_tokens: int = 8192,
     endpoint: str | None = None,
@@ -74,7 +76,8 @@ def run(
         checkpoint: checkpoint folder or hub id; may stand first, without --checkpoint.
         data: folder of the benchmarks; `owl2 eval data` says what is expected in it.
         template: a named way to ask, for the tasks that have it; default: each task's first, the paper's.
-        limit: ask only the first questions of each task.
+        limit: ask at most this many questions of each task, a seeded sample of its groups.
+        beams: beams of the search, 1 for speed; default: the number that belongs to each template.
         batch_size: most questions answered together; answers do not depend on it.
         batch_tokens: most tokens answered together, prompts and answers.
         endpoint: address of an OpenAI-compatible server, such as http://localhost:8000/v1, in place of a
@@ -83,28 +86,54 @@ def run(
         device: cpu, cuda, cuda:1, ...; under torchrun, cuda is each rank's own.
         dtype: float32, bfloat16 or float16.
     """
-    from owl2.eval.report.display import print_missing, print_outcomes, run_with_bar
-    from owl2.eval.runner import Batching, RunError, choose_tasks, plan_tasks
+    from owl2.eval.report.display import Bar, print_not_run, print_outcomes, print_skipped
+    from owl2.eval.runner import (
+        Batching,
+        RunError,
+        check_outcomes,
+        check_plans,
+        choose_tasks,
+        plan_tasks,
+        run_plans,
+    )
 
     if (checkpoint is None) == (endpoint is None):
         raise RunError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
-    if batch_size < 1 or batch_tokens < 1 or (limit is not None and limit < 1):
-        raise RunError("--batch_size, --batch_tokens and --limit must be 1 or more")
+    numbers = {"--batch_size": batch_size, "--batch_tokens": batch_tokens, "--limit": limit, "--beams": beams}
+    if wrong := [f"{name} {number}" for name, number in numbers.items() if number is not None and number < 1]:
+        raise RunError(f"{', '.join(wrong)}: must be 1 or more")
     shard = _shard()
-    plans, missing = plan_tasks(choose_tasks(tasks), data, template=template, limit=limit, shard=shard)
+    plans, not_run = plan_tasks(
+        choose_tasks(tasks),
+        data,
+        template=template,
+        limit=limit,
+        beams=beams,
+        has_likelihoods=endpoint is None,
+        shard=shard,
+    )
     if shard.rank == 0:
-        print_missing(missing, data)
-    if not plans:
-        raise RunError(f"nothing to ask: no task of --tasks {tasks} has its files below {data}")
+        print_not_run(not_run, data)
+        print_skipped(plans, out)
+    check_plans(plans, not_run, data)
     engine = _engine(checkpoint, endpoint, model, device, dtype)
-    outcomes = run_with_bar(engine, plans, data, out, Batching(batch_size, batch_tokens), shard)
+    with Bar(plans, shard) as bar:
+        outcomes = run_plans(
+            engine,
+            plans,
+            data,
+            out,
+            not_run=not_run,
+            batching=Batching(batch_size, batch_tokens),
+            shard=shard,
+            watch=bar,
+        )
     print_outcomes(outcomes)
     if shard.world_size == 1:
-        report(folders=[out])
+        _report([out], out, None, 24, {plan.task.name: plan.loaded for plan in plans})
     elif shard.rank == 0:
         print(f"When all ranks are done: owl2 eval report {out}")
-    if any(outcome.is_in_vain for outcome in outcomes):
-        raise SystemExit(1)
+    check_outcomes(outcomes, not_run)
 
 
 def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
@@ -129,12 +158,13 @@ def score(folder: Path, *, data: Path | None = None, tasks: str | None = None) -
         tasks: only these, with commas between them.
     """
     from owl2.eval.report.display import print_results
-    from owl2.eval.report.report import Run
+    from owl2.eval.report.rows import Run
+    from owl2.eval.runner import read_not_run
     from owl2.eval.scoring.score import write_scores
 
     results = _score(folder, data, tasks)
     path = write_scores(folder, results)
-    print_results([Run(folder.resolve().name, folder, results)])
+    print_results([Run(folder.resolve().name, folder, results, read_not_run(folder))])
     print(f"Written: {path}")
 
 
@@ -167,8 +197,9 @@ def judge(
         parallel: most requests at a time.
         yes: spend it.
     """
-    from owl2.eval.judge.grading import JudgeError, import_grades
-    from owl2.eval.judge.run import grade_tasks
+    from owl2.eval.judge.grading import Grading, JudgeError, ask_judges
+    from owl2.eval.judge.official import import_grades
+    from owl2.eval.report.display import grading_bar, print_estimates
 
     results = [result for result in _score(folder, data, tasks) if result.task.judge or tasks]
     if not results:
@@ -180,7 +211,15 @@ def judge(
         count = import_grades(folder, results[0].task, results[0].answers, judge_from)
         print(f"{count:,} of {len(results[0].answers):,} answers graded by {judge_from}")
         return
-    unread = grade_tasks(folder, results, endpoint, model, runs, (price_in, price_out), parallel, yes)
+    gradings = [Grading(folder, result.task, result.answers, model, runs) for result in results]
+    print_estimates(gradings, price_in, price_out)
+    if not yes:
+        print("Nothing is spent yet: add --yes to ask.")
+        return
+    if endpoint is None:
+        raise JudgeError("no judge to ask: give the judge's address with --endpoint")
+    with grading_bar(gradings) as advance:
+        unread = ask_judges(gradings, endpoint, parallel=parallel, advance=advance)
     if unread:
         raise JudgeError(
             f"the judge gave no readable grade to {len(unread)} answers: {', '.join(unread[:10])}"
@@ -194,7 +233,7 @@ def report(
     data: Path | None = None,
     failures: int = 24,
 ) -> None:
-    """Write runs beside the paper as Markdown, CSV, JSON and an HTML page, and print the table.
+    """Write runs next to the paper as Markdown, CSV, JSON and an HTML page, and print the table.
 
     Args:
         folders: what `owl2 eval run --out` wrote; several are shown together.
@@ -202,16 +241,25 @@ def report(
         data: folder of the benchmarks; default: where each run found them.
         failures: wrong answers a task that the page shows.
     """
+    _report(folders, out or folders[0], data, failures, {})
+
+
+def _report(
+    folders: list[Path], out: Path, data: Path | None, failures: int, loaded: Mapping[str, Items]
+) -> None:
+    """Score run folders, write the report and print the table; `loaded`: questions already read, by task."""
     from owl2.eval.report.display import print_results
-    from owl2.eval.report.report import Run, name_runs, write_report
-    from owl2.eval.scoring.score import write_scores
+    from owl2.eval.report.rows import Run, name_runs
+    from owl2.eval.report.write import write_report
+    from owl2.eval.runner import read_not_run
+    from owl2.eval.scoring.score import score_run, write_scores
 
     runs = []
     for name, folder in zip(name_runs(folders), folders, strict=True):
-        results = _score(folder, data, None)
+        results = score_run(folder, data, loaded=loaded)
         write_scores(folder, results)
-        runs.append(Run(name, folder, results))
-    paths = write_report(runs, out or folders[0], failures)
+        runs.append(Run(name, folder, results, read_not_run(folder)))
+    paths = write_report(runs, out, failures)
     print_results(runs)
     print(f"Written: {', '.join(str(path) for path in paths.values())}")
 
@@ -227,13 +275,12 @@ def compare(a: Path, b: Path, *, data: Path | None = None, out: Path | None = No
     """
     from owl2.eval.report.compare import compare as compare_results
     from owl2.eval.report.compare import comparison_json, comparison_table
-    from owl2.eval.report.report import name_runs
+    from owl2.eval.report.rows import name_runs
     from owl2.files import write_file
 
     rows = compare_results(_score(a, data, None), _score(b, data, None))
     names = name_runs([a, b])
     print(comparison_table(rows, names[0], names[1]), end="")
-    print("* the 95 % interval of B - A leaves out 0 (paired bootstrap over images, videos or questions)")
     if out is not None:
         write_file(out, comparison_json(rows).encode())
 

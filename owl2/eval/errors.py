@@ -5,7 +5,7 @@ A program shows the message, which says what to do; other exceptions are our mis
 
 from owl2.eval.answers.predictions import PredictionError
 from owl2.eval.engines.chat_client import EndpointError
-from owl2.eval.engines.local import EngineError
+from owl2.eval.engines.engine import EngineError
 from owl2.eval.judge.grading import JudgeError
 from owl2.eval.report.compare import CompareError
 from owl2.eval.report.export import ExportError

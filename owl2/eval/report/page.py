@@ -1,28 +1,21 @@
 """The report as one HTML page without outside files: table, radar chart, and failures to click through.
 
-Everything is escaped on its way in; images travel inside the page as small JPEGs. Images that are not
-there any more are said to be missing and do not stop the report.
+All text is escaped; images are part of the page, as small JPEGs. An image that is no longer there is named
+and does not stop the report.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import io
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from owl2.eval.formats.frames import frames_of
 from owl2.eval.report.page_style import STYLE
 from owl2.eval.report.radar import FEWEST_AXES, colour_of, radar
+from owl2.eval.report.rows import COLUMNS, MARKS, NUMBERS, Row, Run, notes
+from owl2.eval.scoring.score import TaskResult
 from owl2.eval.task import Answer, Item
 from owl2.page import document, embedded_image
-from owl2.processor import ImageError
-from owl2.processor.video import VideoError
-
-if TYPE_CHECKING:
-    from owl2.eval.report.report import Row, Run
-    from owl2.eval.scoring.score import TaskResult
 
 THUMBNAIL_PX = 320
 MAX_IMAGES = 4
@@ -34,10 +27,8 @@ def report_page(runs: Sequence[Run], rows: Sequence[Row], num_failures: int) -> 
     """The whole document.
 
     Args:
-        num_failures: cards a task, the worst first.
+        num_failures: cards for each task, the worst first.
     """
-    from owl2.eval.report.report import notes
-
     parts = [_header(runs, rows), _radar_section(rows), _main_table(rows)]
     parts += [_details(runs, rows)]
     parts += [_notes(title, lines) for title, lines in notes(runs, rows).items()]
@@ -51,7 +42,7 @@ def _header(runs: Sequence[Run], rows: Sequence[Row]) -> str:
     compared = sum(row.is_main and row.paper is not None for row in rows)
     facts = {
         "benchmarks": len({row.task for row in rows}),
-        "beside the paper": compared,
+        "compared with the paper": compared,
         "answers": f"{sum(len(r.answers) for run in runs for r in run.results):,}",
         "not read": f"{sum(len(r.unparsed) for run in runs for r in run.results):,}",
     }
@@ -65,15 +56,21 @@ def _header(runs: Sequence[Run], rows: Sequence[Row]) -> str:
 def _radar_section(rows: Sequence[Row]) -> str:
     by_run: dict[str, dict[str, float]] = {}
     names: dict[str, str] = {}
+    marks: dict[str, str] = {}
     for row in rows:
-        if row.is_main and row.paper:
-            # Of two ways to ask for the same figure of the paper, the first is drawn.
-            by_run.setdefault(row.run, {}).setdefault(row.paper_id, 100 * row.ours / row.paper)
-            names.setdefault(row.paper_id, row.title)
+        if row.is_main and row.paper and row.paper.value:
+            # If two tasks have the same figure of the paper, the chart shows the first.
+            values = by_run.setdefault(row.run, {})
+            values.setdefault(row.score.paper_id, 100 * row.score.value / row.paper.value)
+            names.setdefault(row.score.paper_id, row.title)
+            marks[row.score.paper_id] = marks.get(row.score.paper_id, "") + row.marks
     shared = [key for key in next(iter(by_run.values()), {}) if all(key in v for v in by_run.values())]
     if len(shared) < FEWEST_AXES:
         return ""
-    titles = _short([names[key] for key in shared])
+    titles = [
+        title + "".join(f" ({mark})" for mark in MARKS if mark in marks[key])
+        for key, title in zip(shared, _short([names[key] for key in shared]), strict=True)
+    ]
     try:
         drawn = radar(titles, {name: [values[key] for key in shared] for name, values in by_run.items()})
     except ImportError as error:
@@ -85,8 +82,8 @@ def _radar_section(rows: Sequence[Row]) -> str:
     dashed = '<span><i class="paper"></i>the paper</span>'
     return (
         "<section><h2>Against the paper</h2><p>Each benchmark's figure in percent of the paper's; the dashed "
-        f'ring is the paper.</p><div class="card radar">{drawn}<div class="legend">{legend}{dashed}</div>'
-        "</div></section>"
+        "ring is the paper. A mark after a name is that of its N in the table.</p>"
+        f'<div class="card radar">{drawn}<div class="legend">{legend}{dashed}</div></div></section>'
     )
 
 
@@ -98,8 +95,12 @@ def _short(titles: Sequence[str]) -> list[str]:
 
 def _main_table(rows: Sequence[Row]) -> str:
     return (
-        "<section><h2>Benchmarks</h2><p>The figure that the paper prints for each. A marked N is not that of "
-        "the official files.</p>" + _table([row for row in rows if row.is_main]) + "</section>"
+        "<section><h2>Benchmarks</h2><p>The figure that the paper prints for each. N is the number of values "
+        "that it is over; "
+        + escape("; ".join(f"({mark}) {meaning}" for mark, meaning in MARKS.items()))
+        + ".</p>"
+        + _table([row for row in rows if row.is_main])
+        + "</section>"
     )
 
 
@@ -115,15 +116,11 @@ def _details(runs: Sequence[Run], rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    from owl2.eval.report.report import COLUMNS
-
     several = len({row.run for row in rows}) > 1
     head = ["run", *COLUMNS] if several else list(COLUMNS)
-    first_number = head.index("ours")
-    last_number = head.index("unparsed")
 
     def line(tag: str, cells: Sequence[str]) -> str:
-        numeric = (' class="n"' if first_number <= i <= last_number else "" for i in range(len(cells)))
+        numeric = (' class="n"' if name in NUMBERS else "" for name in head)
         inner = (f"<{tag}{kind}>{_flagged(cell)}</{tag}>" for kind, cell in zip(numeric, cells, strict=True))
         return f"<tr>{''.join(inner)}</tr>"
 
@@ -132,10 +129,11 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _flagged(cell: str) -> str:
-    text = escape(cell)
-    if cell.endswith(" (!)"):
-        return f'<em title="not the official number of questions">{escape(cell[:-4])} !</em>'
-    return text
+    number, opening, marks = cell.partition(" (")
+    meanings = [meaning for mark, meaning in MARKS.items() if mark in marks]
+    if not cell.endswith(")") or not opening or set(marks[:-1]) - set(MARKS):
+        return escape(cell)
+    return f'<em title="{escape("; ".join(meanings))}">{escape(number)} {escape(marks[:-1])}</em>'
 
 
 def _notes(title: str, lines: Sequence[str]) -> str:
@@ -190,7 +188,7 @@ def _images(item: Item) -> str:
     for image in item.images[::step]:
         try:
             small = image.open()
-        except (ImageError, VideoError, OSError) as error:
+        except Exception as error:  # libraries for images and videos raise what they like
             return f"<p>{escape(str(error))}</p>"
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         stream = io.BytesIO()
