@@ -90,7 +90,7 @@ def answers_of(folder: Path) -> dict[str, str]:
 def measure(checkpoint: str, count: int, per_image: int, rounds: int, batch_size: int) -> dict[str, Any]:
     """Questions a second, process CPU seconds and the ratio, by way."""
     engine = OwlEngine(owl2.load(checkpoint, progress=False), checkpoint)
-    plan = Plan(find_task("vqav2"), "owl2-paper", questions(count, per_image), count)
+    plan = Plan(find_task("vqav2"), "owl2-2024", questions(count, per_image), count)
     ways = {ONE: Batching(max_rows=1), f"batches of {batch_size}": Batching(max_rows=batch_size)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}

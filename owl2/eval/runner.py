@@ -22,7 +22,7 @@ from owl2.errors import Owl2Error
 from owl2.eval.answers.predictions import Prediction, PredictionWriter, RunConfig, sha256, shard_of
 from owl2.eval.engines.local import Engine, Prompt, Reply, images_of
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
-from owl2.eval.task import DataMissing, Item, Task, Template, all_tasks, find_task
+from owl2.eval.task import RETIRED_TEMPLATES, DataMissing, Item, Task, all_tasks, find_task
 
 WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
@@ -99,6 +99,8 @@ def choose_template(task: Task, template: str | None) -> str:
 
 def check_template(tasks: Sequence[Task], template: str | None) -> None:
     """Raise RunError if no task has this template."""
+    if template in RETIRED_TEMPLATES:
+        raise RunError(f"template {template!r} {RETIRED_TEMPLATES[template]}")
     known = list(dict.fromkeys(name for task in tasks for name in task.templates))
     if template is not None and template not in known:
         near = difflib.get_close_matches(template, known, n=1, cutoff=0)
@@ -120,7 +122,7 @@ def plan_tasks(
 
     Raises:
         EvalDataError: a file that is not in the official format.
-        RunError: no task has this template, or one has two items of one id.
+        RunError: no task has this template.
     """
     check_template(tasks, template)
     shard = shard or Shard()
@@ -131,19 +133,9 @@ def plan_tasks(
         except DataMissing as error:
             missing.append(error)
             continue
-        check_ids(task, items)
         own = [item for item in items if shard_of(task.name, item.id, shard.world_size) == shard.rank]
         plans.append(Plan(task, choose_template(task, template), own, len(items)))
     return plans, missing
-
-
-def check_ids(task: Task, items: Sequence[Item]) -> None:
-    """Raise RunError if two items have the same id: one of them would never be asked."""
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise RunError(f"{task.name}: two items have the id {item.id!r}; are records in the data twice?")
-        seen.add(item.id)
 
 
 def run_plan(
@@ -168,11 +160,10 @@ def run_plan(
     begin = time.perf_counter()
     shard = shard or Shard()
     config = config_of(plan, engine, data)
-    template = plan.task.templates[plan.template]
     errors: dict[str, str] = {}
     num_asked = 0
     with PredictionWriter(out, config, shard.rank, shard.world_size) as writer:
-        make = partial(prompt_of, plan.task, template)
+        make = partial(prompt_of, plan.task, plan.template)
         unanswered = [item for item in plan.items if not _is_answered(item, make, writer.answered)]
         advance(len(plan.items) - len(unanswered))
         batches = _batches(engine, unanswered, make, batching or Batching())
@@ -190,7 +181,7 @@ def run_plan(
 
 def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
     """What is written at the head of a task's files."""
-    decoding = asdict(plan.task.decoding)
+    decoding = asdict(plan.task.decoding_of(plan.template))
     return RunConfig(
         plan.task.name,
         plan.template,
@@ -202,12 +193,13 @@ def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
     )
 
 
-def prompt_of(task: Task, template: Template, item: Item) -> Prompt:
-    """What is asked about an item; a clip's frames take the place of its images."""
+def prompt_of(task: Task, name: str, item: Item) -> Prompt:
+    """What is asked about an item with a template; a clip's frames take the place of its images."""
     if item.video is not None:
         item = dataclasses.replace(item, images=frames_of(item.video, item.segment))
-    choices = item.choices if task.mode == "rank" else {}
-    return Prompt(item.id, template.messages(item), template.answer_prefix, task.decoding, choices)
+    template = task.template(name)
+    choices = (template.choices(item) if template.choices else item.choices) if task.mode == "rank" else {}
+    return Prompt(item.id, template.messages(item), template.answer_prefix, task.decoding_of(name), choices)
 
 
 def prompt_hash(prompt: Prompt) -> str:

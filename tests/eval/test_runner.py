@@ -65,12 +65,14 @@ def test_frames_of_one_part_of_a_clip_are_the_same_images() -> None:
     )
 
 
+@pytest.mark.parametrize(("template", "between", "ending"), [("owl2-2024", " ", " "), ("llava15", "\n", "")])
 def test_an_answer_is_what_the_model_says_to_the_published_prompt(
-    engine: OwlEngine, owl: Owl2, vqa_data: Path, tmp_path: Path
+    engine: OwlEngine, owl: Owl2, vqa_data: Path, tmp_path: Path, template: str, between: str, ending: str
 ) -> None:
-    run(engine, vqa_data, tmp_path, limit=3)
+    run(engine, vqa_data, tmp_path, limit=3, template=template)
     for item in plan(vqa_data, limit=3).items:
-        raw = f"USER: <|image|>{item.question} Answer the question using a single word or phrase. ASSISTANT: "
+        short = "Answer the question using a single word or phrase."
+        raw = f"USER: <|image|>{item.question}{between}{short} ASSISTANT:{ending}"
         batch = owl.processor(text=[raw], images=[[item.images[0].open()]])
         (ids,) = owl.generate(**batch, max_new_tokens=10, min_new_tokens=1, do_sample=False)
         answer = read(tmp_path).by_id[item.id]
@@ -132,7 +134,7 @@ def test_answers_that_came_about_in_another_way_are_not_mixed(
     engine: OwlEngine, vqa_data: Path, tmp_path: Path
 ) -> None:
     run(engine, vqa_data, tmp_path, limit=2)
-    with pytest.raises(PredictionError, match=r"template 'owl2-paper' -> 'llava15'.*another --out"):
+    with pytest.raises(PredictionError, match=r"template 'owl2-2023' -> 'llava15'.*another --out"):
         run(engine, vqa_data, tmp_path, limit=2, template="llava15")
 
 
@@ -179,8 +181,7 @@ def test_a_prompt_longer_than_the_context_is_recorded_and_a_tight_one_answered_w
     data = write_vqa(tmp_path / "data", num_questions=3)
     file = data / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
     asked = plan(data).items
-    template = find_task("vqav2").templates["owl2-paper"]
-    used = engine.measure(prompt_of(find_task("vqav2"), template, asked[0]))
+    used = engine.measure(prompt_of(find_task("vqav2"), "owl2-2023", asked[0]))
     tight = asked[0].question + " 1" * ((CONTEXT - used - 4) // 2)
     questions = [tight, asked[1].question + " owl" * 300, asked[2].question]
     rows = [

@@ -133,7 +133,12 @@ def join_answers(
     answered = ((item, predictions.by_id[item.id]) for item in items if item.id in predictions.by_id)
     graded = grades.by_id if grades else {}
     return [
-        Answer(item, row.output, None if row.error else task.parse(item, row.output), graded.get(item.id))
+        Answer(
+            item,
+            row.output,
+            None if row.error else task.parse_answer(predictions.config.template, item, row.output),
+            graded.get(item.id),
+        )
         for item, row in answered
     ], len(items)
 
@@ -171,7 +176,7 @@ def result_to_dict(result: TaskResult) -> dict[str, Any]:
         "task": result.task.name,
         "title": result.task.title,
         "template": result.config.template,
-        "template_source": result.task.templates[result.config.template].source,
+        "template_source": result.task.template(result.config.template).source,
         "mode": result.config.mode,
         "decoding": dict(result.config.decoding),
         "config_hash": result.config.hash,
