@@ -129,7 +129,7 @@ def plan_tasks(
     plans, missing = [], []
     for task in tasks:
         try:
-            items = task.items(data)[:limit]
+            items = task.load(data).items[:limit]
         except DataMissing as error:
             missing.append(error)
             continue

@@ -4,6 +4,8 @@ A task is a class in `tasks/`, registered by the decorator `@task`. It never see
 official files into items, an item into a conversation, and answers into scores. All of these are pure
 functions, so scoring again takes seconds and any engine can answer. Names, splits and prompts are the paper's
 (Table 16); a task's docstring says what the authors never published.
+
+A benchmark implements `Task.read`; the rest of the program calls `Task.load`, the only place that checks ids.
 """
 
 import difflib
@@ -15,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from owl2.data.sample import StoredImage
 from owl2.errors import Owl2Error
-from owl2.eval.formats.locate import locate
+from owl2.eval.locate import locate
 from owl2.processor.template import Message, render
 from owl2.registry import import_modules, register
 
@@ -88,7 +90,7 @@ class DataFile:
     """Path of the required file that this one replaces: the same content in another official layout."""
 
     def locate(self, data: Path) -> Path | None:
-        """The file or folder below `data`, under the spellings that `formats.locate` accepts."""
+        """The file or folder below `data`, under the spellings that `owl2.eval.locate` accepts."""
         return locate(data, self.path)
 
 
@@ -118,8 +120,8 @@ class Item:
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """The questions of a benchmark as its files have them."""
+class Items:
+    """The questions of a benchmark, as `Task.load` read them."""
 
     items: list[Item]
     skipped: list[Skipped]
@@ -184,6 +186,15 @@ def ending_note(name: str, template: Template, conversation: str = "mplug_owl2")
 
 
 @dataclass(frozen=True)
+class Interval:
+    """The range of the figure in 95 of 100 samples of the questions."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
 class Score:
     """One figure of a benchmark."""
 
@@ -202,6 +213,8 @@ class Score:
     """The category that a partial score is over; empty for the whole."""
     paper_id: str = ""
     """The row of the paper's tables that this figure is compared with (`owl2/eval/report/paper.json`)."""
+    interval: Interval | None = None
+    """Set by scoring (`owl2/eval/scoring`); None where nothing varies or there is one cluster."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +254,7 @@ class Task(ABC):
     `Answer.grade` and leaves out figures that need grades where there are none."""
 
     @abstractmethod
-    def load(self, data: Path) -> Iterable[Item | Skipped]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         """The questions in the official files below `data`, in order; a `Skipped` for each unusable record.
 
         Raises:
@@ -257,8 +270,8 @@ class Task(ABC):
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """All figures; the first is the one the paper prints."""
 
-    def read(self, data: Path) -> TaskData:
-        """The questions with unique ids, and the records that cannot be used.
+    def load(self, data: Path) -> Items:
+        """The questions below `data` with unique ids, and the records that cannot be used.
 
         Raises:
             DataMissing: with the files looked for.
@@ -266,7 +279,7 @@ class Task(ABC):
         """
         items: dict[str, Item] = {}
         skipped: list[Skipped] = []
-        for found in self.load(data):
+        for found in self.read(data):
             if isinstance(found, Skipped):
                 skipped.append(found)
             elif found.id in items:
@@ -274,11 +287,11 @@ class Task(ABC):
             else:
                 items[found.id] = found
         self._check_usable(len(items), skipped)
-        return TaskData(list(items.values()), skipped)
+        return Items(list(items.values()), skipped)
 
     def items(self, data: Path) -> list[Item]:
-        """The questions that `read` finds."""
-        return self.read(data).items
+        """The questions below `data`; see `load`."""
+        return self.load(data).items
 
     def find(self, data: Path) -> dict[str, Path]:
         """Path by `DataFile.path` for all files that are there.

@@ -1,7 +1,7 @@
 """Images and clips of a benchmark: files of a folder, or cells of its table.
 
 Files are looked for before the model runs and opened when they are shown. A missing file costs the questions
-that show it; `Task.read` refuses a download that lacks too many.
+that show it; `Task.load` refuses a download that lacks too many.
 """
 
 import base64
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from owl2.data.sample import StoredImage
-from owl2.eval.formats.locate import locate
+from owl2.eval.locate import locate
 from owl2.eval.formats.records import Record
 from owl2.eval.task import DataMissing
 from owl2.processor.images import ImageError

@@ -118,7 +118,7 @@ def join_answers(
     """
     place = data or Path(predictions.config.data)
     try:
-        items = task.items(place)
+        items = task.load(place).items
     except DataMissing as error:
         raise ScoreError(f"{error} below {place}; give the folder of the benchmarks with --data") from None
     ids = {item.id for item in items}

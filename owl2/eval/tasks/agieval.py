@@ -127,7 +127,7 @@ class AgiEval(Task):
         "OpenCompass",
     )
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         folder = self.find(data)[FOLDER]
         for exam in INSTRUCTIONS:
             file = folder / f"{exam}.jsonl"

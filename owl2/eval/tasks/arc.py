@@ -61,7 +61,7 @@ class _Arc(Task):
     old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
     decoding = Decoding(max_new_tokens=32)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         for split, (first, second) in (("test", self.files[:2]), ("dev", self.files[2:])):
             if first.path in found or second.path in found:

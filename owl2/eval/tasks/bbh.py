@@ -88,7 +88,7 @@ class Bbh(Task):
         "one; they are compared as OpenCompass compares them (the first capital, or the text without one)",
     )
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         for name in (*CHOICE, *FREE_FORM):
             file = found[QUESTIONS] / f"{name}.json"

@@ -64,7 +64,7 @@ class BoolQ(Task):
     decoding = Decoding(max_new_tokens=32)
     expected = (3270,)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         yield from usable(read_records(official(self.find(data), self.files, FILE)), _item)
 
     def parse(self, item: Item, output: str) -> str | None:

@@ -49,6 +49,6 @@ class CocoCaption(CaptionTask):
     expected = (5_000,)
     paper_id = "1/0"
 
-    def load(self, data: Path) -> Iterable[Item | Skipped]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         file = official(self.find(data), self.files, "coco/dataset_coco.json")
         return caption_items(self.name, data, file, "coco/val2014")

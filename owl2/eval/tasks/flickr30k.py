@@ -49,6 +49,6 @@ class Flickr30k(CaptionTask):
     expected = (1_000,)
     paper_id = "1/1"
 
-    def load(self, data: Path) -> Iterable[Item | Skipped]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         file = official(self.find(data), self.files, KARPATHY)
         return caption_items(self.name, data, file, "flickr30k/flickr30k-images")

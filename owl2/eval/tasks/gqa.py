@@ -42,7 +42,7 @@ class Gqa(WordsTask):
     decoding = SHORT_ANSWER
     expected = (12_578,)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         images = MediaFolder(self.name, data, "gqa/images")
 

@@ -75,7 +75,7 @@ class HellaSwag(Task):
     decoding = Decoding(max_new_tokens=32)
     expected = (10_042,)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         yield from usable(read_records(official(self.find(data), self.files, FILE)), _item)
 
     def parse(self, item: Item, output: str) -> str | None:

@@ -65,7 +65,7 @@ class _MMBench(Task):
     old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
     decoding = SHORT_ANSWER
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         table = official(self.find(data), self.files, self.files[0].path)
         records, skipped = by_id(read_table(table), "index")
         yield from skipped

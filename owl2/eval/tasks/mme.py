@@ -77,7 +77,7 @@ class Mme(Task):
     decoding = SHORT_ANSWER
     expected = (2374,)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         place = official(found, self.files, RELEASE)
         if place == found.get(PARQUET):

@@ -46,7 +46,7 @@ class MMHal(Task):
     expected = (96,)
     judge = "mmhal"
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         file = self.find(data)["MMHal-Bench/response_template.json"]
         images = MediaFolder(self.name, data, "MMHal-Bench/images")
 

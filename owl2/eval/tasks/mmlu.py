@@ -110,7 +110,7 @@ class Mmlu(Task):
     decoding = Decoding(max_new_tokens=32)
     expected = (14_042,)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         for file in sorted(found[TEST].glob("*_test.csv")):
             subject = file.name.removesuffix("_test.csv")

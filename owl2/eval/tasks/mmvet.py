@@ -60,7 +60,7 @@ class MMVet(Task):
     expected = (218,)
     judge = "mmvet"
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         file = self.find(data)["mm-vet/mm-vet.json"]
         images = MediaFolder(self.name, data, "mm-vet/images")
         rows: Records = [

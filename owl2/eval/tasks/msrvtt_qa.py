@@ -45,7 +45,7 @@ class MsrvttQa(VideoQaTask):
     expected = (72_821,)
     paper_ids = ("4/19", "4/22", "4/23")
 
-    def load(self, data: Path) -> Iterable[Item | Skipped]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         found = self.find(data)
         file = official(found, self.files, "msrvtt_qa/test_qa.json")
         clips = MediaFolder(self.name, data, "msrvtt_qa/videos")

@@ -46,7 +46,7 @@ class MsvdQa(VideoQaTask):
     expected = (13_157,)
     paper_ids = ("4/20", "4/24", "4/25")
 
-    def load(self, data: Path) -> Iterable[Item | Skipped]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         found = self.find(data)
         file = official(found, self.files, "msvd_qa/test_qa.json")
         other = _other_names(found[MAPPING]) if MAPPING in found else {}

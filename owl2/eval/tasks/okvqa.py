@@ -45,7 +45,7 @@ class OkVqa(VqaTask):
     expected = (5_046,)
     paper_id = "1/3"
 
-    def load(self, data: Path) -> Iterable[Item | Skipped]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         found = self.find(data)
         file = official(found, self.files, "okvqa/OpenEnded_mscoco_val2014_questions.json")
         return vqa_items(self.name, data, file, found["okvqa/mscoco_val2014_annotations.json"])

@@ -55,7 +55,7 @@ class Pope(Task):
     decoding = SHORT_ANSWER
     expected = (8910, 9000)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         images = MediaFolder(self.name, data, IMAGES)
         for split in SPLITS:

@@ -74,7 +74,7 @@ class _QBench(Task):
     old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
     decoding = SHORT_ANSWER
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         place = official(found, self.files, self.files[0].path)
         if place.is_dir():

@@ -65,7 +65,7 @@ class ScienceQaImg(Task):
     decoding = SHORT_ANSWER
     expected = (2_017,)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         images = MediaFolder(self.name, data, "scienceqa/images/test")
         rows = _test_problems(found["scienceqa/problems.json"], found["scienceqa/pid_splits.json"])

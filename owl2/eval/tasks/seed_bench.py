@@ -78,7 +78,7 @@ class SeedBench(Task):
         "17,989 records are the ids seen of the file of 30 November 2023; not verified",
     )
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         folders = {
             file.path: MediaFolder(self.name, data, file.path)

@@ -57,7 +57,7 @@ class TextVqa(VqaTask):
     expected = (5_000,)
     paper_id = "1/6"
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         content = read_object(found[QUESTIONS.path], "data")
         if content.get("dataset_type", "val") != "val":

@@ -48,7 +48,7 @@ class TgifQa(VideoQaTask):
     expected = (13_691,)
     paper_ids = ("4/21", "4/26", "4/27")
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         gifs = MediaFolder(self.name, data, "tgif_qa/gifs")
         if CSV not in found:

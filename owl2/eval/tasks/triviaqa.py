@@ -44,7 +44,7 @@ class TriviaQA(Task):
     decoding = Decoding(max_new_tokens=50)
     expected = (8837,)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         file = self.find(data)[FILE]
         rows = enumerate(read_rows(file, delimiter="\t"), start=1)
         records = (Record(f"{file}: row {number}", {"cells": row}, number) for number, row in rows)

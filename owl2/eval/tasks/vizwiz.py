@@ -38,7 +38,7 @@ class VizWizTask(VqaTask):
     paper_id = "1/5"
     split: ClassVar[str]
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         file = self.find(data)[f"vizwiz/{self.split}.json"]
         images = MediaFolder(self.name, data, f"vizwiz/{self.split}")
 

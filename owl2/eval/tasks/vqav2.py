@@ -41,7 +41,7 @@ class VqaV2(VqaTask):
     expected = (214_354,)
     paper_id = "1/2"
 
-    def load(self, data: Path) -> Iterable[Item | Skipped]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         found = self.find(data)
         file = official(found, self.files, "vqav2/v2_OpenEnded_mscoco_val2014_questions.json")
         return vqa_items(self.name, data, file, found["vqav2/v2_mscoco_val2014_annotations.json"])
@@ -80,7 +80,7 @@ class VqaV2Test(VqaTask):
     }
     """All of test2015 before test-dev alone, which the server does not take."""
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         path = next(path for path in self.subtypes if path in found)
         images = MediaFolder(self.name, data, "coco/test2015")

@@ -44,7 +44,7 @@ class XSum(Task):
     expected = (FIRST,)
     defects = ("OpenCompass's file has rows whose dialogue is NaN, line 220 for one: skipped, as there",)
 
-    def load(self, data: Path) -> Iterator[Item | Skipped]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         yield from usable(read_records(self.find(data)[FILE])[:FIRST], _item)
 
     def parse(self, item: Item, output: str) -> str | None:

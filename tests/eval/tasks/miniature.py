@@ -40,7 +40,7 @@ def edit(file: Path, change: Callable[[Any], Any]) -> None:
 
 def skipped(name: str, data: Path) -> list[str]:
     """Why records of a benchmark cannot be used."""
-    return [str(record) for record in find_task(name).read(data).skipped]
+    return [str(record) for record in find_task(name).load(data).skipped]
 
 
 def by_id(items: list[Item]) -> dict[str, Item]:

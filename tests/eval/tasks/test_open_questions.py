@@ -166,7 +166,7 @@ def test_a_record_out_of_format_costs_itself_and_is_named(tmp_path: Path, change
     edit(data / QUESTIONS, change)  # type: ignore[arg-type]
     (reason,) = skipped("vqav2", data)
     assert said in reason
-    assert find_task("vqav2").read(data).num_records == 5
+    assert find_task("vqav2").load(data).num_records == 5
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_a_text_of_mme_that_is_no_pair_of_questions_costs_its_image(
 def test_a_text_of_mme_without_image_costs_itself_and_a_missing_subtask_is_an_error(tmp_path: Path) -> None:
     data = copy(tmp_path, "mme")
     (data / RELEASE / "artwork/images/toy_dataset/16006.jpg").unlink()
-    (record,) = find_task("mme").read(data).skipped
+    (record,) = find_task("mme").load(data).skipped
     assert (record.lacks_file, record.where.rpartition("/")[2]) == (True, "16006.txt")
     (data / RELEASE / "artwork").rename(data / "artwork")
     with pytest.raises(EvalDataError, match=r"mme: 1 of 14 subtasks are not in .*: artwork"):
