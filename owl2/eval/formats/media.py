@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from owl2.data.sample import StoredImage
-from owl2.eval.locate import locate
 from owl2.eval.formats.records import Record
+from owl2.eval.locate import locate
 from owl2.eval.task import DataMissing
 from owl2.processor.images import ImageError
 

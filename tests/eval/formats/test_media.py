@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from owl2.eval.locate import locate
 from owl2.eval.formats.media import MediaFolder, base64_image
 from owl2.eval.formats.records import Record
+from owl2.eval.locate import locate
 from owl2.eval.task import DataMissing, RecordError
 
 ROW = Record("file: record 1", {})
