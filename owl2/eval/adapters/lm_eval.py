@@ -51,7 +51,7 @@ class OwlLM(TemplateLM):
         Raises:
             ModuleNotFoundError: the harness is not installed.
             ValueError: a batch size that is no number.
-            USER_ERRORS: see `owl2.load`.
+            Owl2Error: see `owl2.load`.
         """
         if TemplateLM is object:
             raise ModuleNotFoundError("OwlLM needs the harness: pip install 'owl2[lm-eval]'", name="lm_eval")

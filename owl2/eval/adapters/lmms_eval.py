@@ -40,7 +40,7 @@ class OwlLmms(lmms):
         Raises:
             ModuleNotFoundError: the harness is not installed.
             ValueError: a batch size that is no number.
-            USER_ERRORS: see `owl2.load`.
+            Owl2Error: see `owl2.load`.
         """
         if lmms is object:
             raise ModuleNotFoundError("OwlLmms needs the harness: see docs/evaluation.md", name="lmms_eval")

@@ -146,7 +146,7 @@ def write_report(runs: Sequence[Run], out: Path, num_failures: int = 24) -> dict
         "md": markdown(runs, rows),
         "csv": as_csv(rows),
         "json": json.dumps(as_json(runs, rows), indent=1, ensure_ascii=False) + "\n",
-        "html": report_page(runs, rows, num_failures),
+        "html": report_page(runs, rows, num_failures, columns=COLUMNS, notes=notes(runs, rows)),
     }
     out.mkdir(parents=True, exist_ok=True)
     for suffix, text in contents.items():
