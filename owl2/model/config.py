@@ -303,9 +303,8 @@ def _pick(cls: type, raw: Mapping[str, Any]) -> Any:
     fields = dataclasses.fields(cls)
     for f in fields:
         if f.name not in raw and f.default is f.default_factory is dataclasses.MISSING:
-            raise ConfigError(
-                f"{f.name} is missing; it belongs to {', '.join(field.name for field in fields)}"
-            )
+            names = ", ".join(each.name for each in fields)
+            raise ConfigError(f"{f.name} is missing: {names} are needed together")
     return cls(**{f.name: raw[f.name] for f in fields if f.name in raw})
 
 
