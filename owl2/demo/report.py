@@ -1,8 +1,7 @@
-"""The demo's report: one HTML page that shows what was trained, how well it answers, and where it errs.
+"""The demo's report: an HTML page about the training, the figures, and right and wrong answers.
 
-It reads only the files of a finished run and can be written again at any time. What is shown is chosen by
-rule, never by taste: the first right answer of three kinds, then evenly spaced answers, right or wrong, then
-the first mistakes.
+It reads only the files of a finished run and can be written again at any time. Examples are chosen by rule:
+the first right answer of three kinds, then evenly spaced answers, right or wrong, then the first mistakes.
 """
 
 import json
@@ -25,7 +24,7 @@ from owl2.train.metrics import read_metrics
 
 TITLE = "mPLUG-Owl2, trained on this computer"
 GOALS = {"yes_no": 0.85, "naming": 0.60, "colour": 0.70, "counting": 0.60}
-"""Accuracies that the demo is meant to reach, each `MARGIN` above the blank image. Text alone may lose
+"""Accuracies that the demo should reach, each at least `MARGIN` above the blank image. Text alone may lose
 `TEXT_LOSS` against the language model."""
 MARGIN = 0.20
 TEXT_LOSS = 0.02
@@ -43,20 +42,18 @@ BASELINES = {
     "language_model": "language model",
 }
 STAGES = {
-    "language": ("Language", "The decoder alone learns to talk: the stand-in for LLaMA-2."),
+    "language": ("Language", "The decoder alone learns language: the stand-in for LLaMA-2."),
     "warm": ("Warm start", "The abstractor alone learns the words of captions; not in the paper."),
-    "pretrain": (
-        "Stage 1",
-        "Captions. Vision, abstractor and the visual weights of MAM learn; the rest is frozen.",
-    ),
+    "pretrain": ("Stage 1", "Captions. The text weights of the decoder are frozen."),
     "instruct": ("Stage 2", "Conversations and text together, at the higher resolution."),
 }
 PURPOSES = {
     "smoke": "The preset smoke shows in minutes that every part works; it is far too short to learn to see, "
     "so its figures mean nothing.",
-    "tiny": "The preset tiny fits the whole life of a small model into half an hour on two cores.",
-    "small": "The preset small gives eyes to a pretrained language model, SmolLM2-135M-Instruct.",
+    "tiny": "The preset tiny trains a very small model from scratch in half an hour on two cores.",
+    "small": "The preset small adds vision to a pretrained language model, SmolLM2-135M-Instruct.",
 }
+PRESET_FILE = "preset.json"
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -64,7 +61,7 @@ VISUAL_WEIGHTS = "visual weights of MAM"
 
 
 @dataclass(frozen=True)
-class Run:
+class DemoRun:
     """Everything that a finished demo left in its folder."""
 
     folder: Path
@@ -78,11 +75,11 @@ class Run:
     """By part of the model."""
 
     @classmethod
-    def read(cls, folder: Path, preset: str) -> "Run":
+    def read(cls, folder: Path) -> "DemoRun":
         return cls(
             folder=folder,
-            preset=preset,
             results=json.loads((folder / "results.json").read_text(encoding="utf-8")),
+            preset=json.loads((folder / PRESET_FILE).read_text(encoding="utf-8"))["preset"],
             answers=read_rows(folder / "answers.jsonl"),
             seconds=json.loads((folder / "seconds.json").read_text(encoding="utf-8")),
             metrics={stage: rows for stage in STAGES if (rows := read_metrics(folder / stage))},
@@ -90,13 +87,13 @@ class Run:
         )
 
     def goal(self, kind: str) -> float | None:
-        """The accuracy that a kind of question is meant to reach; the preset smoke has none."""
+        """The accuracy that a kind of question should reach; the preset smoke has none."""
         if self.preset == "smoke":
             return None
         return GOALS.get(kind, self.results[kind]["language_model"] - TEXT_LOSS)
 
     def is_reached(self, kind: str) -> bool:
-        """Whether a kind reaches its goal, and not by answering without looking."""
+        """Whether a kind reaches its goal, and is well above the blank image."""
         row, goal = self.results[kind], self.goal(kind)
         margin = MARGIN if kind in GOALS else -1.0
         return goal is not None and row["accuracy"] >= goal and row["accuracy"] >= row["blank_image"] + margin
@@ -106,17 +103,17 @@ class Run:
         return int(sum(row[what] for row in self.metrics[stage]))
 
 
-def write_report(out: Path, preset: str) -> None:
+def write_report(out: Path) -> None:
     """Write `report.html` into the folder `out` of a finished demo.
 
     Raises:
         DrawingError: matplotlib is missing; the message says how to install it.
         FileNotFoundError: the demo has not finished; the message names the file that is not there yet.
     """
-    write_page(out / "report.html", page(Run.read(out, preset)))
+    write_page(out / "report.html", page(DemoRun.read(out)))
 
 
-def page(run: Run) -> str:
+def page(run: DemoRun) -> str:
     """The whole document."""
     parameters = [(part, f"{count:,}") for part, count in run.parameters.items()]
     whole = sum(run.seconds.values()) or 1.0
@@ -174,7 +171,7 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def _story(run: Run) -> str:
+def _story(run: DemoRun) -> str:
     captioned = sum(run.total(stage, "images") for stage in ("warm", "pretrain"))
     reached = sum(run.is_reached(kind) for kind in run.results)
     verdict = "" if run.preset == "smoke" else f" It reaches {reached} of its {len(run.results)} goals."
@@ -186,7 +183,7 @@ def _story(run: Run) -> str:
     )
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: DemoRun) -> list[tuple[str, str]]:
     return [
         (f"{sum(run.seconds.values()) / 60:.0f} min", "in all, on this computer"),
         (_millions(sum(run.parameters.values())), "parameters"),
@@ -199,13 +196,13 @@ def _first_right(rows: Sequence[Row]) -> Sequence[Row]:
     return ([row for row in rows if row["right"]] or rows)[:1]
 
 
-def _answer(run: Run, row: Row) -> Row:
+def _answer(run: DemoRun, row: Row) -> Row:
     """A row of `answers.jsonl` with its image as an address."""
     file = run.folder / "world/test/images" / PurePath(row["image"]).name
     return {**row, "image": embedded(file.read_bytes(), file.name)}
 
 
-def _result(run: Run, kind: str) -> dict[str, Any]:
+def _result(run: DemoRun, kind: str) -> dict[str, Any]:
     """A kind of questions as bars."""
     row = run.results[kind]
     low, high = wilson(round(row["accuracy"] * row["n"]), row["n"])
@@ -220,7 +217,7 @@ def _result(run: Run, kind: str) -> dict[str, Any]:
     }
 
 
-def _result_row(run: Run, kind: str) -> tuple[str, ...]:
+def _result_row(run: DemoRun, kind: str) -> tuple[str, ...]:
     """A kind of questions as a row of the table."""
     bars = _result(run, kind)
     (_, accuracy), *others = bars["shares"]
@@ -234,7 +231,7 @@ def _result_row(run: Run, kind: str) -> tuple[str, ...]:
     )
 
 
-def _stage(run: Run, stage: str) -> tuple[str, list[str], str]:
+def _stage(run: DemoRun, stage: str) -> tuple[str, list[str], str]:
     """(title, lines, drawing) of a stage of training."""
     name, what = STAGES[stage]
     steps, images = run.metrics[stage], run.total(stage, "images")
