@@ -1,95 +1,62 @@
-"""`owl2 eval run|data|score|judge|report|compare|export`: benchmarks beside the paper's numbers.
+"""`owl2 eval`: benchmarks, compared with the paper's numbers.
 
-Exit codes: 0 done, 1 an error that the message explains, or a task none of whose questions could be asked.
-Under torchrun each rank answers its share (RANK, WORLD_SIZE, LOCAL_RANK). Packages are imported when a
-command runs, so that `owl2 --help` does not wait for torch.
+Under torchrun each rank answers its share (RANK, WORLD_SIZE, LOCAL_RANK).
 """
 
-from __future__ import annotations
-
-import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from owl2.cli.arguments import run_function
+from owl2.cli.values import Amount, Count, Seed, UsageError, read
 
 if TYPE_CHECKING:
     from owl2.eval.engines.engine import Engine
-    from owl2.eval.runner import Shard
     from owl2.eval.scoring.score import TaskResult
     from owl2.eval.task import Items
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run `owl2 eval COMMAND`."""
-    words = [_underscored(word) for word in arguments]
-    name = words.pop(0) if words else "--help"
-    if name in ("-h", "--help"):
-        print("usage: owl2 eval COMMAND [options]   (owl2 eval COMMAND --help lists them)\n")
-        for command, function in COMMANDS.items():
-            print(f"  {command:8} {(function.__doc__ or '').splitlines()[0]}")
-        return
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
-        print(
-            f"owl2 eval: no command {name!r}; nearest is {near!r} of {', '.join(COMMANDS)}", file=sys.stderr
-        )
-        raise SystemExit(2)
-    if name in LEADING:
-        words = _name_leading(words, LEADING[name])
-    try:
-        run_function(COMMANDS[name], words, command=f"eval {name}", aliases={"--yes": "--yes=true"})
-    except KeyboardInterrupt:
-        print("owl2 eval: stopped; the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
-    except Exception as error:
-        if not isinstance(error, _user_errors()):
-            raise
-        print(f"owl2 eval {name}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-
-
 def run(
+    checkpoint: str | None = None,
     *,
     tasks: str,
     out: Path,
-    checkpoint: str | None = None,
     data: Path = Path("data"),
     template: str | None = None,
-    limit: int | None = None,
-    beams: int | None = None,
-    batch_size: int = 32,
-    batch_tokens: int = 8192,
+    limit: Count | None = None,
+    beams: Count | None = None,
+    batch_size: Count = 32,
+    batch_tokens: Count = 8192,
     endpoint: str | None = None,
     model: str = "owl2",
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> None:
-    """Ask a checkpoint (or a server) the questions of benchmarks; the same command continues.
+    """Answer the questions of benchmarks with a checkpoint or a server; the same command continues.
+
+    Exit code 1 if none of a task's questions could be asked.
 
     Args:
-        tasks: names with commas between them, or all.
-        out: folder of the run: predictions, and the report.
-        checkpoint: checkpoint folder or hub id; may stand first, without --checkpoint.
-        data: folder of the benchmarks; `owl2 eval data` says what is expected in it.
-        template: a named way to ask, for the tasks that have it; default: each task's first, the paper's.
-        limit: ask at most this many questions of each task, a seeded sample of its groups.
+        checkpoint: checkpoint folder, or a Hugging Face hub id such as owner/name.
+        tasks: names of benchmarks, separated by commas, or all.
+        out: folder of the run: predictions and report.
+        data: folder of the benchmarks; `owl2 eval data` lists the files that belong there.
+        template: prompt template, for the tasks that have it; default: each task's first, the paper's.
+        limit: most questions of each task, a seeded sample of its groups; default: all.
         beams: beams of the search, 1 for speed; default: the number that belongs to each template.
         batch_size: most questions answered together; answers do not depend on it.
         batch_tokens: most tokens answered together, prompts and answers.
-        endpoint: address of an OpenAI-compatible server, such as http://localhost:8000/v1, in place of a
+        endpoint: address of an OpenAI-compatible server, such as http://localhost:8000/v1, instead of a
             checkpoint; its key is in OPENAI_API_KEY.
         model: name of the model at that server.
         device: cpu, cuda, cuda:1, ...; under torchrun, cuda is each rank's own.
-        dtype: float32, bfloat16 or float16.
+        dtype: type of the weights and the computation.
     """
     from owl2.eval.report.display import Bar, print_not_run, print_outcomes, print_skipped
     from owl2.eval.runner import (
         Batching,
-        RunError,
+        Shard,
         check_outcomes,
         check_plans,
         choose_tasks,
@@ -98,11 +65,8 @@ def run(
     )
 
     if (checkpoint is None) == (endpoint is None):
-        raise RunError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
-    numbers = {"--batch_size": batch_size, "--batch_tokens": batch_tokens, "--limit": limit, "--beams": beams}
-    if wrong := [f"{name} {number}" for name, number in numbers.items() if number is not None and number < 1]:
-        raise RunError(f"{', '.join(wrong)}: must be 1 or more")
-    shard = _shard()
+        raise UsageError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
+    shard = Shard(_from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1))
     plans, not_run = plan_tasks(
         choose_tasks(tasks),
         data,
@@ -116,6 +80,7 @@ def run(
         print_not_run(not_run, data)
         print_skipped(plans, out)
     check_plans(plans, not_run, data)
+    out.mkdir(parents=True, exist_ok=True)  # before the weights, which take longer
     engine = _engine(checkpoint, endpoint, model, device, dtype)
     with Bar(plans, shard) as bar:
         outcomes = run_plans(
@@ -137,11 +102,11 @@ def run(
 
 
 def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
-    """List every benchmark: its files, where to get them, licence, present or missing.
+    """List the files of every benchmark: whether they are there, where to get them, their licence.
 
     Args:
         data: folder of the benchmarks.
-        tasks: names with commas between them, or all.
+        tasks: names of benchmarks, separated by commas, or all.
     """
     from owl2.eval.report.display import print_files
     from owl2.eval.runner import choose_tasks
@@ -150,12 +115,12 @@ def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
 
 
 def score(folder: Path, *, data: Path | None = None, tasks: str | None = None) -> None:
-    """Score a run's answers, without a model, in seconds, and write scores.json.
+    """Score a run's answers in seconds, without a model, and write scores.json.
 
     Args:
-        folder: what `owl2 eval run --out` wrote.
+        folder: folder of `owl2 eval run`.
         data: folder of the benchmarks; default: where the run found them.
-        tasks: only these, with commas between them.
+        tasks: names of benchmarks, separated by commas; default: all of the run.
     """
     from owl2.eval.report.display import print_results
     from owl2.eval.report.rows import Run
@@ -176,26 +141,26 @@ def judge(
     tasks: str | None = None,
     data: Path | None = None,
     judge_from: Path | None = None,
-    runs: int = 1,
-    price_in: float = 0.0,
-    price_out: float = 0.0,
-    parallel: int = 8,
+    runs: Count = 1,
+    price_in: Amount = 0.0,
+    price_out: Amount = 0.0,
+    parallel: Count = 8,
     yes: bool = False,
 ) -> None:
-    """Have free answers graded by a judge model; without --yes, only say what it would cost.
+    """Grade free answers with a judge model; without --yes, only estimate the cost.
 
     Args:
-        folder: what `owl2 eval run --out` wrote.
+        folder: folder of `owl2 eval run`.
         endpoint: address of an OpenAI-compatible server; its key is in OPENAI_API_KEY.
-        model: the judge; default: the one of the benchmark's official script.
-        tasks: only these, with commas between them; default: all that have a judge.
+        model: name of the judge; default: that of the benchmark's official script.
+        tasks: names of benchmarks, separated by commas; default: all that need a judge.
         data: folder of the benchmarks; default: where the run found them.
-        judge_from: take over the grades in this file, as the official script wrote it, and ask no one.
-        runs: how often each answer is graded (the paper of MM-Vet takes the mean of 5).
-        price_in: per million tokens of prompts, for the estimate.
-        price_out: per million tokens of replies.
+        judge_from: file of grades, as the official script writes it, to use instead of a judge.
+        runs: number of times each answer is graded (the paper of MM-Vet takes the mean of 5).
+        price_in: price of a million prompt tokens, for the estimate.
+        price_out: price of a million reply tokens.
         parallel: most requests at a time.
-        yes: spend it.
+        yes: send the requests, at their cost.
     """
     from owl2.eval.judge.grading import Grading, JudgeError, ask_judges
     from owl2.eval.judge.official import import_grades
@@ -227,25 +192,25 @@ def judge(
 
 
 def report(
-    *,
     folders: list[Path],
+    *,
     out: Path | None = None,
     data: Path | None = None,
-    failures: int = 24,
+    failures: Seed = 24,
 ) -> None:
     """Write runs next to the paper as Markdown, CSV, JSON and an HTML page, and print the table.
 
     Args:
-        folders: what `owl2 eval run --out` wrote; several are shown together.
-        out: where to write report.*; default: the first folder.
+        folders: folders of `owl2 eval run`; several are shown together.
+        out: folder to write report.* to; default: the first of them.
         data: folder of the benchmarks; default: where each run found them.
-        failures: wrong answers a task that the page shows.
+        failures: most wrong answers of each task on the page.
     """
     _report(folders, out or folders[0], data, failures, {})
 
 
 def _report(
-    folders: list[Path], out: Path, data: Path | None, failures: int, loaded: Mapping[str, Items]
+    folders: list[Path], out: Path, data: Path | None, failures: int, loaded: "Mapping[str, Items]"
 ) -> None:
     """Score run folders, write the report and print the table; `loaded`: questions already read, by task."""
     from owl2.eval.report.display import print_results
@@ -268,10 +233,10 @@ def compare(a: Path, b: Path, *, data: Path | None = None, out: Path | None = No
     """Compare two runs question by question: is B better than A, and could it be chance?
 
     Args:
-        a: what `owl2 eval run --out` wrote.
+        a: folder of `owl2 eval run`.
         b: another such folder, of the same tasks.
         data: folder of the benchmarks; default: where each run found them.
-        out: write the comparison here as JSON too.
+        out: JSON file to write the comparison to as well.
     """
     from owl2.eval.report.compare import compare as compare_results
     from owl2.eval.report.compare import comparison_json, comparison_table
@@ -288,12 +253,12 @@ def compare(a: Path, b: Path, *, data: Path | None = None, out: Path | None = No
 def export(
     folder: Path, *, out: Path | None = None, tasks: str | None = None, data: Path | None = None
 ) -> None:
-    """Write answers as the benchmarks' organisers take them: EvalAI, xlsx, txt, ...
+    """Write answers in the form that the benchmarks' organisers take: EvalAI, xlsx, txt, ...
 
     Args:
-        folder: what `owl2 eval run --out` wrote.
-        out: where to write; default: FOLDER/submissions.
-        tasks: only these, with commas between them.
+        folder: folder of `owl2 eval run`.
+        out: folder to write to; default: FOLDER/submissions.
+        tasks: names of benchmarks, separated by commas; default: all of the run.
         data: folder of the benchmarks; default: where the run found them.
     """
     from owl2.eval.report.export import export_task, has_export
@@ -306,7 +271,7 @@ def export(
             print(f"{result.task.name}: scored here, nobody takes submissions", file=sys.stderr)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS = {
     "run": run,
     "data": data,
     "score": score,
@@ -315,37 +280,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "export": export,
 }
-LEADING = {"run": "--checkpoint", "report": "--folders+"}
-"""Arguments that may stand first without their name."""
 
 
-def _underscored(word: str) -> str:
-    """`--batch-size` is `--batch_size`."""
-    if not word.startswith("--"):
-        return word
-    option, equals, value = word.partition("=")
-    return f"--{option[2:].replace('-', '_')}{equals}{value}"
+def _from_environment(name: str, default: int) -> int:
+    return read(os.environ.get(name, str(default)), Seed, name)
 
 
-def _name_leading(words: list[str], option: str) -> list[str]:
-    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    return [part for word in words[:count] for part in (option, word)] + words[count:]
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    from owl2.api import USER_ERRORS
-    from owl2.eval.errors import EVAL_ERRORS
-
-    return (*USER_ERRORS, *EVAL_ERRORS)
-
-
-def _shard() -> Shard:
-    from owl2.eval.runner import Shard
-
-    return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-
-
-def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: str, dtype: str) -> Engine:
+def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: str, dtype: str) -> "Engine":
     if endpoint is not None:
         from owl2.eval.engines.chat_client import ChatClient
         from owl2.eval.engines.endpoint import EndpointEngine
@@ -359,7 +300,7 @@ def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: st
     return OwlEngine(load(str(checkpoint), device, dtype, progress=sys.stderr.isatty()), str(checkpoint))
 
 
-def _score(folder: Path, data: Path | None, tasks: str | None) -> list[TaskResult]:
+def _score(folder: Path, data: Path | None, tasks: str | None) -> "list[TaskResult]":
     from owl2.eval.scoring.score import score_run
 
     return score_run(folder, data, tasks.split(",") if tasks else None)

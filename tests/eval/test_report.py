@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from owl2.eval.engines.engine import Reply
+from owl2.eval.report import page
 from owl2.eval.report.paper import missing_rows, paper_rows
 from owl2.eval.report.radar import radar
 from owl2.eval.report.rows import Run, name_runs
@@ -16,6 +17,7 @@ from owl2.eval.report.write import write_report
 from owl2.eval.scoring.score import score_run
 from owl2.eval.task import all_tasks
 from tests.eval.small import Scripted, plan, run
+from tests.markup import check_that_text_stays_text
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_the_page_shows_failures_with_image_question_answer_and_reference(
     page = paths["html"].read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
-    assert "&lt;script&gt;alert(&#x27;owl&#x27;)" in page
+    assert "&lt;script&gt;alert(&#39;owl&#39;)" in page
     cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
     items = {item.id: item for item in plan(vqa_data).items}
     assert len(cards) == 15
@@ -125,3 +127,11 @@ def test_the_radar_has_an_axis_a_benchmark_in_the_pages_colours() -> None:
     for shown in ("VQAv2", "GQA", "MME", "var(--accent)", "var(--second)"):
         assert shown in svg
     assert "#00000" not in svg
+
+
+def test_no_text_of_the_page_becomes_markup(
+    vqa_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(Scripted({}), vqa_data, tmp_path)
+    runs = [Run(name, tmp_path, score_run(tmp_path), {}) for name in ("with", "without")]
+    check_that_text_stays_text(page, lambda: write_report(runs, tmp_path), monkeypatch)
