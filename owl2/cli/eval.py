@@ -5,14 +5,16 @@ Under torchrun each rank answers its share (RANK, WORLD_SIZE, LOCAL_RANK).
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from owl2.cli.values import Amount, Count, Seed, UsageError, read
 
 if TYPE_CHECKING:
-    from owl2.eval.engines.local import Engine
+    from owl2.eval.engines.engine import Engine
     from owl2.eval.scoring.score import TaskResult
+    from owl2.eval.task import Items
 
 
 def run(
@@ -23,6 +25,7 @@ def run(
     data: Path = Path("data"),
     template: str | None = None,
     limit: Count | None = None,
+    beams: Count | None = None,
     batch_size: Count = 32,
     batch_tokens: Count = 8192,
     endpoint: str | None = None,
@@ -40,7 +43,8 @@ def run(
         out: folder of the run: predictions and report.
         data: folder of the benchmarks; `owl2 eval data` lists the files that belong there.
         template: prompt template, for the tasks that have it; default: each task's first, the paper's.
-        limit: number of questions to ask of each task; default: all.
+        limit: most questions of each task, a seeded sample of its groups; default: all.
+        beams: beams of the search, 1 for speed; default: the number that belongs to each template.
         batch_size: most questions answered together; answers do not depend on it.
         batch_tokens: most tokens answered together, prompts and answers.
         endpoint: address of an OpenAI-compatible server, such as http://localhost:8000/v1, instead of a
@@ -49,27 +53,52 @@ def run(
         device: cpu, cuda, cuda:1, ...; under torchrun, cuda is each rank's own.
         dtype: type of the weights and the computation.
     """
-    from owl2.eval.report.display import print_missing, print_outcomes, run_with_bar
-    from owl2.eval.runner import Batching, RunError, Shard, choose_tasks, plan_tasks
+    from owl2.eval.report.display import Bar, print_not_run, print_outcomes, print_skipped
+    from owl2.eval.runner import (
+        Batching,
+        Shard,
+        check_outcomes,
+        check_plans,
+        choose_tasks,
+        plan_tasks,
+        run_plans,
+    )
 
     if (checkpoint is None) == (endpoint is None):
         raise UsageError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
     shard = Shard(_from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1))
-    plans, missing = plan_tasks(choose_tasks(tasks), data, template=template, limit=limit, shard=shard)
+    plans, not_run = plan_tasks(
+        choose_tasks(tasks),
+        data,
+        template=template,
+        limit=limit,
+        beams=beams,
+        has_likelihoods=endpoint is None,
+        shard=shard,
+    )
     if shard.rank == 0:
-        print_missing(missing, data)
-    if not plans:
-        raise RunError(f"nothing to ask: no task of --tasks {tasks} has its files below {data}")
+        print_not_run(not_run, data)
+        print_skipped(plans, out)
+    check_plans(plans, not_run, data)
     out.mkdir(parents=True, exist_ok=True)  # before the weights, which take longer
     engine = _engine(checkpoint, endpoint, model, device, dtype)
-    outcomes = run_with_bar(engine, plans, data, out, Batching(batch_size, batch_tokens), shard)
+    with Bar(plans, shard) as bar:
+        outcomes = run_plans(
+            engine,
+            plans,
+            data,
+            out,
+            not_run=not_run,
+            batching=Batching(batch_size, batch_tokens),
+            shard=shard,
+            watch=bar,
+        )
     print_outcomes(outcomes)
     if shard.world_size == 1:
-        report([out])
+        _report([out], out, None, 24, {plan.task.name: plan.loaded for plan in plans})
     elif shard.rank == 0:
         print(f"When all ranks are done: owl2 eval report {out}")
-    if any(outcome.is_in_vain for outcome in outcomes):
-        raise SystemExit(1)
+    check_outcomes(outcomes, not_run)
 
 
 def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
@@ -94,12 +123,13 @@ def score(folder: Path, *, data: Path | None = None, tasks: str | None = None) -
         tasks: names of benchmarks, separated by commas; default: all of the run.
     """
     from owl2.eval.report.display import print_results
-    from owl2.eval.report.report import Run
+    from owl2.eval.report.rows import Run
+    from owl2.eval.runner import read_not_run
     from owl2.eval.scoring.score import write_scores
 
     results = _score(folder, data, tasks)
     path = write_scores(folder, results)
-    print_results([Run(folder.resolve().name, folder, results)])
+    print_results([Run(folder.resolve().name, folder, results, read_not_run(folder))])
     print(f"Written: {path}")
 
 
@@ -132,8 +162,9 @@ def judge(
         parallel: most requests at a time.
         yes: send the requests, at their cost.
     """
-    from owl2.eval.judge.grading import JudgeError, import_grades
-    from owl2.eval.judge.run import grade_tasks
+    from owl2.eval.judge.grading import Grading, JudgeError, ask_judges
+    from owl2.eval.judge.official import import_grades
+    from owl2.eval.report.display import grading_bar, print_estimates
 
     results = [result for result in _score(folder, data, tasks) if result.task.judge or tasks]
     if not results:
@@ -145,7 +176,15 @@ def judge(
         count = import_grades(folder, results[0].task, results[0].answers, judge_from)
         print(f"{count:,} of {len(results[0].answers):,} answers graded by {judge_from}")
         return
-    unread = grade_tasks(folder, results, endpoint, model, runs, (price_in, price_out), parallel, yes)
+    gradings = [Grading(folder, result.task, result.answers, model, runs) for result in results]
+    print_estimates(gradings, price_in, price_out)
+    if not yes:
+        print("Nothing is spent yet: add --yes to ask.")
+        return
+    if endpoint is None:
+        raise JudgeError("no judge to ask: give the judge's address with --endpoint")
+    with grading_bar(gradings) as advance:
+        unread = ask_judges(gradings, endpoint, parallel=parallel, advance=advance)
     if unread:
         raise JudgeError(
             f"the judge gave no readable grade to {len(unread)} answers: {', '.join(unread[:10])}"
@@ -159,7 +198,7 @@ def report(
     data: Path | None = None,
     failures: Seed = 24,
 ) -> None:
-    """Write runs beside the paper as Markdown, CSV, JSON and an HTML page, and print the table.
+    """Write runs next to the paper as Markdown, CSV, JSON and an HTML page, and print the table.
 
     Args:
         folders: folders of `owl2 eval run`; several are shown together.
@@ -167,16 +206,25 @@ def report(
         data: folder of the benchmarks; default: where each run found them.
         failures: most wrong answers of each task on the page.
     """
+    _report(folders, out or folders[0], data, failures, {})
+
+
+def _report(
+    folders: list[Path], out: Path, data: Path | None, failures: int, loaded: "Mapping[str, Items]"
+) -> None:
+    """Score run folders, write the report and print the table; `loaded`: questions already read, by task."""
     from owl2.eval.report.display import print_results
-    from owl2.eval.report.report import Run, name_runs, write_report
-    from owl2.eval.scoring.score import write_scores
+    from owl2.eval.report.rows import Run, name_runs
+    from owl2.eval.report.write import write_report
+    from owl2.eval.runner import read_not_run
+    from owl2.eval.scoring.score import score_run, write_scores
 
     runs = []
     for name, folder in zip(name_runs(folders), folders, strict=True):
-        results = _score(folder, data, None)
+        results = score_run(folder, data, loaded=loaded)
         write_scores(folder, results)
-        runs.append(Run(name, folder, results))
-    paths = write_report(runs, out or folders[0], failures)
+        runs.append(Run(name, folder, results, read_not_run(folder)))
+    paths = write_report(runs, out, failures)
     print_results(runs)
     print(f"Written: {', '.join(str(path) for path in paths.values())}")
 
@@ -192,13 +240,12 @@ def compare(a: Path, b: Path, *, data: Path | None = None, out: Path | None = No
     """
     from owl2.eval.report.compare import compare as compare_results
     from owl2.eval.report.compare import comparison_json, comparison_table
-    from owl2.eval.report.report import name_runs
+    from owl2.eval.report.rows import name_runs
     from owl2.files import write_file
 
     rows = compare_results(_score(a, data, None), _score(b, data, None))
     names = name_runs([a, b])
     print(comparison_table(rows, names[0], names[1]), end="")
-    print("* the 95 % interval of B - A leaves out 0 (paired bootstrap over images, videos or questions)")
     if out is not None:
         write_file(out, comparison_json(rows).encode())
 

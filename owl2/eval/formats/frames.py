@@ -1,8 +1,8 @@
-"""The frames of a clip as images that are decoded when the first of them is needed.
+"""Frames of a clip, as images that are decoded when the first of them is needed.
 
-mPLUG-Owl2 never saw a video in training: a clip is shown as uniformly sampled frames, as a sequence of images
-(paper, section 4.3 and Table 4). How many the authors took is not published; Video-ChatGPT and SEED-Bench's
-own files have eight.
+mPLUG-Owl2 was never trained on video: a clip is shown as uniformly sampled frames, a sequence of images
+(paper, section 4.3 and Table 4). The authors did not publish how many; Video-ChatGPT and SEED-Bench's own
+files have eight.
 """
 
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ NUM_FRAMES = 8
 
 @dataclass(frozen=True)
 class Clip:
-    """A part of a video, decoded when its first frame is asked for; frames are handed out, not kept."""
+    """A part of a video, decoded when its first frame is needed; a frame that was returned is not kept."""
 
     path: Path
     segment: tuple[float, float] | None
     _frames: dict[int, Image.Image] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def frame(self, number: int) -> Image.Image:
-        """Decode the clip unless this frame is still at hand, and give it away."""
+        """Return a frame, and decode the clip first if it has been returned before or not been decoded."""
         from owl2.processor.video import sample_frames
 
         if number not in self._frames:

@@ -3,48 +3,32 @@
 An image that cannot be opened any more is named in its place and does not stop the report.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from owl2.eval.formats.frames import frames_of
 from owl2.eval.report.radar import FEWEST_AXES, colour_of, radar
+from owl2.eval.report.rows import COLUMNS, MARKS, NUMBERS, Row, Run, notes
+from owl2.eval.scoring.score import TaskResult
 from owl2.eval.task import Answer, Item
 from owl2.pages.drawing import DrawingError
 from owl2.pages.page import jpeg, render
-from owl2.processor import ImageError
-from owl2.processor.video import VideoError
-
-if TYPE_CHECKING:
-    from owl2.eval.report.report import Row, Run
-    from owl2.eval.scoring.score import TaskResult
 
 THUMBNAIL_PX = 320
 MAX_IMAGES = 4
 """Shown of a question with more, evenly chosen."""
 MAX_CHARACTERS = 1200
-TEXT_COLUMNS = ("run", "benchmark", "figure", "template", "judge")
 
 
-def report_page(
-    runs: Sequence[Run],
-    rows: Sequence[Row],
-    num_failures: int,
-    *,
-    columns: Sequence[str],
-    notes: Mapping[str, Sequence[str]],
-) -> str:
+def report_page(runs: Sequence[Run], rows: Sequence[Row], num_failures: int) -> str:
     """The whole document.
 
     Args:
-        num_failures: wrong answers shown per task, the worst first.
-        columns: names of what `row.cells()` holds.
-        notes: title -> lines, below the tables.
+        num_failures: wrong answers shown for each task, the worst first.
     """
     results = [(run, result) for run in runs for result in run.results]
     has_several = len(runs) > 1
-    head = ["run", *columns] if has_several else list(columns)
+    head = ["run", *COLUMNS] if has_several else list(COLUMNS)
 
     def cells(chosen: Sequence[Row]) -> list[list[str]]:
         return [[row.run, *row.cells()] if has_several else row.cells() for row in chosen]
@@ -67,10 +51,11 @@ def report_page(
         ],
         radar=_radar(rows),
         head=head,
-        text=[place for place, name in enumerate(head) if name in TEXT_COLUMNS],
+        text=[place for place, name in enumerate(head) if name not in NUMBERS],
+        marks=MARKS,
         main=cells([row for row in rows if row.is_main]),
         details=details,
-        notes=notes,
+        notes=notes(runs, rows),
         failures=[_failures(*pair, num_failures) for pair in results if pair[1].failures],
     )
 
@@ -79,30 +64,31 @@ def _radar(rows: Sequence[Row]) -> dict[str, Any] | None:
     """The drawing and its legend; None if too few figures are in every run."""
     by_run: dict[str, dict[str, float]] = {}
     titles: dict[str, str] = {}
-    unexpected = {row.paper_id for row in rows if not row.is_expected}
+    marks: dict[str, str] = {}
     for row in rows:
-        if row.is_main and row.paper:
-            # If two tasks have the same figure of the paper, the first is drawn.
-            by_run.setdefault(row.run, {}).setdefault(row.paper_id, 100 * row.ours / row.paper)
-            titles.setdefault(row.paper_id, row.title)
+        if row.is_main and row.paper and row.paper.value:
+            # If two tasks have the same figure of the paper, the chart shows the first.
+            key = row.score.paper_id
+            by_run.setdefault(row.run, {}).setdefault(key, 100 * row.score.value / row.paper.value)
+            titles.setdefault(key, row.title)
+            marks[key] = marks.get(key, "") + row.marks
     shared = [key for key in next(iter(by_run.values()), {}) if all(key in v for v in by_run.values())]
     if len(shared) < FEWEST_AXES:
         return None
     names = [
-        f"{name} !" if key in unexpected else name
+        name + "".join(f" ({mark})" for mark in MARKS if mark in marks[key])
         for key, name in zip(shared, _short([titles[key] for key in shared]), strict=True)
     ]
     percents = {run: [values[key] for key in shared] for run, values in by_run.items()}
     try:
         drawing, narrow = radar(names, percents), radar(names, percents, width=4.4)
     except DrawingError as error:
-        return {"error": str(error), "marked": False}
+        return {"error": str(error)}
     return {
         "error": "",
         "drawing": drawing,
         "narrow": narrow,
         "runs": [(colour_of(number), name) for number, name in enumerate(by_run)],
-        "marked": bool(unexpected & set(shared)),
     }
 
 
@@ -154,8 +140,8 @@ def _images(item: Item) -> tuple[list[tuple[str, str]], str]:
             small = image.open()
             small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
             shown.append((image.name, jpeg(small, quality=80)))
-    except (ImageError, VideoError, OSError) as error:
-        return [], str(error)
+    except Exception as error:  # libraries for images and videos raise what they like
+        return [], str(error) or type(error).__name__
     return shown, ""
 
 
