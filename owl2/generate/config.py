@@ -16,6 +16,7 @@ from typing import Any, Literal
 from owl2.errors import Owl2Error
 from owl2.fields import check_fields, number
 from owl2.files import read_json
+from owl2.model import Owl2Model
 
 FILE_NAME = "generation_config.json"
 
@@ -46,7 +47,7 @@ class GenerationConfig:
     min_new_tokens: int = number(0, ge=0)
     """End tokens have probability 0 before this many tokens."""
     do_sample: bool = False
-    """Sample from the distribution; otherwise take the most probable token and ignore the next four fields."""
+    """Sample from the distribution; else take the most probable token, ignoring the next four fields."""
     temperature: float = number(1.0, ge=0, hint="0 is greedy")
     """Divides the logits; 0 is greedy."""
     top_k: int = number(0, ge=0, hint="0 samples among all tokens")
@@ -60,8 +61,8 @@ class GenerationConfig:
     length_penalty: float = 1.0
     """A beam's score is its log-probability / length ** length_penalty: above 0 favours long answers."""
     early_stopping: bool | Literal["never"] = False
-    """When a row that has `num_beams` ended beams stops. True: at once. False: when no running beam would beat
-    them if it ended now. "never": when none can beat them by ending later either."""
+    """When a row with `num_beams` ended beams stops. True: at once. False: when no running beam would beat
+    these if it ended now. "never": when none can beat them by ending later either."""
     eos_token_id: int | tuple[int, ...] | None = number(None, ge=0)
     """Each of these ends a row. None: the model's."""
 
@@ -70,7 +71,9 @@ class GenerationConfig:
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
         check_fields(self, GenerationError)
         if self.eos_token_id == ():
-            raise GenerationError("eos_token_id is an empty list: answers could never end; null is the model's")
+            raise GenerationError(
+                "eos_token_id is an empty list: answers could never end; null is the model's"
+            )
         if self.min_new_tokens > self.max_new_tokens:
             raise GenerationError(
                 f"min_new_tokens = {self.min_new_tokens} must be from 0 to max_new_tokens, here "
@@ -137,3 +140,18 @@ class GenerationConfig:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default
         }
+
+
+def end_tokens(model: Owl2Model, config: GenerationConfig) -> frozenset[int]:
+    """Return the tokens that end an answer.
+
+    Raises:
+        GenerationError: one is outside the vocabulary.
+    """
+    decoder, ends = model.config.decoder, config.eos_token_id
+    found = decoder.end_tokens if ends is None else frozenset(ends if isinstance(ends, tuple) else (ends,))
+    if outside := sorted(token for token in found if token >= decoder.vocab_size):
+        raise GenerationError(
+            f"eos_token_id {outside} is outside the vocabulary of {decoder.vocab_size} tokens"
+        )
+    return found
