@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from owl2.data.inspect.inspection import Inspection
     from owl2.data.order import Mixture
-    from owl2.data.readers.sources import Source
-    from owl2.data.recipes.convert import PartResult, Report
+    from owl2.data.readers.base import Source
+    from owl2.data.recipes.convert import JobResult, Report
     from owl2.data.recipes.recipe import Recipe
     from owl2.processor import Processor
 
@@ -192,7 +192,7 @@ def inspect(
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[PartResult, int | None], None]]:
+def _progress(title: str) -> Iterator[Callable[[JobResult, int | None], None]]:
     """A bar on standard error while a corpus is converted, if a person is watching."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -208,7 +208,7 @@ def _progress(title: str) -> Iterator[Callable[[PartResult, int | None], None]]:
         task = bar.add_task(title, total=None, counts="reading")
         counts = [0, 0]
 
-        def on_part(part: PartResult, num_parts: int | None) -> None:
+        def on_part(part: JobResult, num_parts: int | None) -> None:
             counts[0] += part.num_samples
             counts[1] += len(part.rejected)
             text = f"{counts[0]:,} samples, {counts[1]:,} left out"

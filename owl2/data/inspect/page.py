@@ -71,14 +71,16 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
     ]
     if found.num_incomplete:
         rows.insert(1, (f"{found.num_incomplete:,}", "keys without image or caption"))
+    if found.lost:
+        rows.insert(1, (f"{found.lost_share:.1%}", f"lost, in {len(found.lost):,} damaged file(s)"))
     return rows
 
 
 def reasons(found: Inspection) -> list[tuple[int, str, str]]:
-    """(number, kind of fault, one example) of what could not be used, most frequent first."""
+    """(number, kind of fault, one example): files that are lost, then broken samples, most frequent first."""
     kinds = Counter(bad["kind"] for bad in found.bad)
     examples = {bad["kind"]: bad for bad in reversed(found.bad)}
-    return [
+    return [(1, "file is left out, whole or in part", f"{file}: {reason}") for file, reason in found.lost] + [
         (count, kind, f"{examples[kind]['key']}: {examples[kind]['reason']}")
         for kind, count in kinds.most_common()
     ]
@@ -109,7 +111,7 @@ def _histogram(found: Inspection) -> str:
 
 
 def _broken(found: Inspection) -> str:
-    if not found.bad:
+    if not reasons(found):
         return ""
     rows = "".join(
         f'<tr><td class="n">{count:,}</td><td>{escape(kind)}</td><td>{escape(example)}</td></tr>'
