@@ -77,7 +77,7 @@ class Clip:
                 return _frames_of_file(self.source, num_frames, self.segment)
             return tuple(sample_frames(self.source(), num_frames, self.segment))
         except VideoError as error:
-            raise VideoError(f"{self.name}: {error}") from error
+            raise error if isinstance(self.source, Path) else VideoError(f"{self.name}: {error}") from error
         except (Owl2Error, OSError):
             raise
         except Exception as error:  # a path with a NUL byte, or an exception of the video library's own

@@ -1,7 +1,7 @@
 """The frames of a clip as images, decoded when the first of them is needed.
 
-mPLUG-Owl2 saw no video in training: a clip is shown as a sequence of uniformly sampled frames (paper, section 4.3
-and Table 4). How many the authors took is not published; Video-ChatGPT and SEED-Bench's own files have eight.
+mPLUG-Owl2 saw no video in training: a clip is shown as a sequence of uniformly sampled frames (paper, section
+4.3 and Table 4). How many the authors took is not published; Video-ChatGPT and SEED-Bench's files have eight.
 """
 
 from dataclasses import dataclass
