@@ -164,7 +164,7 @@ def inspect_source(
     """
     unit = "bytes" if processor is None else "tokens"
     # As in training: no limit of its own, the loader cuts to max_tokens.
-    processor = (processor or byte_processor()).replace(template=template)
+    processor = (processor or byte_processor()).replace(template=template).without_limit()
     dataset = SampleDataset([source], [augmentation], EachOnce(len(source), seed), processor, max_tokens)
     count = min(num_opened or len(source), len(source))
     found = Inspection(

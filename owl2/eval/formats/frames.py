@@ -1,7 +1,8 @@
-"""The frames of a clip as images, decoded when the first of them is needed.
+"""Frames of a clip, as images that are decoded when the first of them is needed.
 
-mPLUG-Owl2 saw no video in training: a clip is shown as a sequence of uniformly sampled frames (paper, section
-4.3 and Table 4). How many the authors took is not published; Video-ChatGPT and SEED-Bench's files have eight.
+mPLUG-Owl2 was never trained on video: a clip is shown as uniformly sampled frames, a sequence of images
+(paper, section 4.3 and Table 4). The authors did not publish how many; Video-ChatGPT and SEED-Bench's own
+files have eight.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Frame(StoredImage):
 
 
 def frames_of(path: Path, segment: tuple[float, float] | None) -> tuple[Frame, ...]:
-    """Return the sampled frames of a clip, still closed."""
-    shown = path.name if segment is None else f"{path.name}@{segment[0]:g}-{segment[1]:g}"
-    clip = Clip(shown, path, segment)
-    return tuple(Frame(f"{shown}#{number}", path.read_bytes, clip, number) for number in range(NUM_FRAMES))
+    """The sampled frames of a clip, still closed."""
+    name = path.name if segment is None else f"{path.name}@{segment[0]:g}-{segment[1]:g}"
+    clip = Clip(name, path, segment)
+    return tuple(Frame(f"{name}#{number}", path.read_bytes, clip, number) for number in range(NUM_FRAMES))
