@@ -107,14 +107,10 @@ class Owl2:
             GenerationError: no answer, an empty one, or one that exceeds the context.
             TemplateError, ImageError, ContextError: a conversation that cannot be encoded.
         """
+        if not answers or not all(answers):
+            raise GenerationError(f"answers {list(answers)!r:.80}: give at least one, and none that is empty")
         encode = self.processor.tokenizer.encode
         continuations = [(0, encode(answer, space=True)) for answer in answers]
-        if empty := [number for number, (_, ids) in enumerate(continuations, start=1) if not ids]:
-            raise GenerationError(
-                f"answer {empty[0]} of {len(answers)} is empty: only text has a probability"
-            )
-        if not continuations:
-            raise GenerationError("no answers to score: give at least one")
         batch = self.processor.collate([self.processor.encode(messages, generation_prompt=True)])
         return [score for score, _ in log_likelihoods(self.model, batch, continuations)]
 
