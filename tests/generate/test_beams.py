@@ -172,6 +172,7 @@ def test_rows_that_are_done_leave_the_cache() -> None:
         ({"num_beams": 0}, "num_beams = 0 must be 1 or more"),
         ({"num_beams": 128}, "num_beams = 128 is more than the 127 tokens"),
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty = nan must be a finite number"),
+        ({"num_beams": 2, "length_penalty": 1e9}, "length_penalty = 1000000000.0 must be at most 20"),
         (
             {"num_beams": 2, "early_stopping": "always"},
             "early_stopping = 'always' must be true or false or never",
