@@ -110,8 +110,8 @@ class Outcome:
 
     @property
     def has_failed(self) -> bool:
-        """Whether no question could be asked."""
-        return 0 < self.num_asked == len(self.errors)
+        """Whether no question has an answer, earlier ones included."""
+        return not self.num_kept and 0 < self.num_asked == len(self.errors)
 
 
 class Watch(Protocol):
