@@ -109,13 +109,12 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     run = Run(config, ranks, console, objective, cost, processor, optimizer, draws, record, average)
     begun = _begin(run)
     batches = make_batches(config, draws, begun.step, ranks, begun.seen)
-    facts = Summary.of(model, config.rules, assignments, config.optim.lr, draws, ranks)
-    ranks.on_first(lambda: facts.write(config.run))
-    groups, corpora = facts.tables()
-    console.print(groups)
+    summary = Summary.of(model, assignments, draws, config, ranks)
+    ranks.on_first(lambda: summary.write(config.run))
+    for table in summary.tables():
+        console.print(table)
     if config.lora is not None:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
-    console.print(corpora)
     _take_steps(run, batches, begun)
     if average is not None and config.ema is not None and config.ema.checkpoint == "average":
         average.take_the_place_of_the_weights()

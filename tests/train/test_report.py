@@ -16,7 +16,7 @@ from owl2.__main__ import main
 from owl2.curves import Curve, Panel, draw, thin
 from owl2.train.config import TrainConfig
 from owl2.train.metrics import read_metrics
-from owl2.train.report import Record, ReportError, percent, short, write_report
+from owl2.train.report import ReportError, RunFiles, percent, short, write_report
 from tests.train.tiny import STEPS, run_until
 
 
@@ -41,8 +41,8 @@ def test_the_page_shows_every_figure_of_a_step_and_every_source(html: str) -> No
         "captions",
         "chat",
         "held-out",
-        "Tokens a second",
-        "Images a second",
+        "Tokens per second",
+        "Images per second",
         "TFLOP/s",
         "Waiting for data",
         "Memory",
@@ -56,7 +56,12 @@ def test_the_page_shows_every_figure_of_a_step_and_every_source(html: str) -> No
 def test_the_page_has_the_facts_of_the_run(html: str, run: Path, whole: TrainConfig) -> None:
     rows = read_metrics(run)
     shown = re.sub(r"<[^>]*>", " ", html)
-    for value in (f"{STEPS} of {STEPS}", short(sum(row["tokens"] for row in rows)), "100% learn", "Finished"):
+    for value in (
+        f"{STEPS} of {STEPS}",
+        short(sum(row["tokens"] for row in rows)),
+        "100% trainable",
+        "Finished",
+    ):
         assert value in shown
     assert f"from {whole.model}" in shown
     assert "model.vision_model.*" in shown
@@ -81,7 +86,7 @@ def test_a_run_that_broke_off_says_how_far_it_came_and_from_where_it_goes_on(
     metrics = tmp_path / "metrics.jsonl"
     with metrics.open("a") as file:
         file.write('{"step": 6, "lo')
-    assert Record.read(tmp_path).state().startswith(f"Running: step 5 of {STEPS}, about ")
+    assert RunFiles.read(tmp_path).state().startswith(f"Running: step 5 of {STEPS}, about ")
     os.utime(metrics, (time.time() - 3700,) * 2)
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
