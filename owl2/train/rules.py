@@ -14,27 +14,13 @@ from torch import nn
 
 from owl2.errors import Owl2Error
 from owl2.model import Owl2Model
+from owl2.train.config import Rule
 
 VISION_PREFIX = "model.vision_model."
 
 
 class RuleError(Owl2Error, ValueError):
     """A rule table that does not fit the model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What happens to the parameters whose name matches."""
-
-    match: str
-    """Glob over parameter names, as in `model.vision_model.*`."""
-    frozen: bool = False
-    lr: float = 1.0
-    """Multiplier of the learning rate."""
-    layer_decay: float = 1.0
-    """Each ViT layer below the last learns this factor slower; the paper uses 0.9. Vision encoder only."""
-    weight_decay: float | None = None
-    """Instead of the optimizer's. Vectors (norms, biases) never decay."""
 
 
 @dataclass(frozen=True)

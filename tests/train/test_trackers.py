@@ -194,10 +194,10 @@ def test_a_tracker_whose_package_is_missing_is_an_error_before_any_work(
     assert not config.run.exists()
 
 
-def test_a_tracker_that_does_not_exist_or_stands_twice_is_an_error(whole: TrainConfig) -> None:
+def test_a_tracker_that_does_not_exist_or_is_named_twice_is_an_error(whole: TrainConfig) -> None:
     for names in (["tensorbord"], ["wandb", "wandb"]):
         config = dataclasses.replace(whole, trackers=names)  # type: ignore[arg-type]
-        with pytest.raises(TrainConfigError, match="must be different ones of tensorboard, wandb, trackio"):
+        with pytest.raises(TrainConfigError, match=r"must be .* of tensorboard, wandb, trackio"):
             config.check()
 
 
