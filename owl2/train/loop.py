@@ -117,7 +117,7 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
     _take_steps(run, batches, begun)
     if average is not None and config.ema is not None and config.ema.checkpoint == "average":
-        average.take_the_place_of_the_weights()
+        average.copy_to_model()
     if config.lora is not None:
         lora.finish(model, config, ranks)
     save_sharded(model, checkpoint, processor, config.dtype, ranks)

@@ -22,7 +22,7 @@ from owl2.errors import Owl2Error
 from owl2.files import write_file
 from owl2.jsonl import read_jsonl
 from owl2.page import PIECES_STYLE, SECOND, card, document, facts, grid, section, table
-from owl2.train.metrics import duration, rates, read_metrics, read_rows
+from owl2.train.metrics import duration, rates, read_metrics
 from owl2.train.state.state import saved_states
 from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, LOST_HEAD, Cells, Summary
 
@@ -78,7 +78,7 @@ class RunFiles:
             folder=run,
             config=config.read_text(encoding="utf-8"),
             rows=read_metrics(run),
-            validation=read_rows(run / "validation.jsonl"),
+            validation=read_metrics(run, "validation.jsonl"),
             summary=Summary.read(run),
             bad_samples=[
                 row

@@ -1,8 +1,8 @@
-"""Which parameter learns, and how fast: an ordered table, first match wins.
+"""The rule table: which parameters are trainable, with what learning rate and weight decay; first match wins.
 
-Stages of the paper are such tables, not code (configs/*.yaml). A rule that matches nothing and a parameter
-that no rule matches are errors: both are how a stage silently trains the wrong thing. Layer-wise
-learning-rate decay takes its depths from the model (`layer_groups()`), not from names.
+The stages of the paper are such tables, not code (configs/*.yaml); a row is `Rule` in config.py. A rule that
+decides for nothing and a parameter without a rule are errors: both are how a stage silently trains the wrong
+thing. Layer-wise learning-rate decay takes its depths from the model (`layer_groups()`), not from names.
 """
 
 import difflib
@@ -25,7 +25,7 @@ class RuleError(Owl2Error, ValueError):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the table says of one parameter."""
+    """What the table says about one parameter."""
 
     name: str
     rule: Rule
@@ -35,11 +35,11 @@ class Assignment:
 
 
 def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -> list[Assignment]:
-    """Match every parameter of the model with its rule.
+    """Find the rule of every parameter.
 
     Raises:
         RuleError: a rule without parameters, a parameter without a rule, a setting without effect, or a
-            table in which nothing learns.
+            table that freezes everything.
     """
     if not rules:
         raise RuleError('rules is empty; the shortest table is [{match: "*"}]')
@@ -78,7 +78,7 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
 
 def _check_effect(rules: Sequence[Rule]) -> None:
     if all(rule.frozen for rule in rules):
-        raise RuleError(f"none of the {len(rules)} rules lets anything learn")
+        raise RuleError(f"all {len(rules)} rules are frozen, so nothing would be trained; free one of them")
     for rule in rules:
         if rule.frozen and rule != Rule(match=rule.match, frozen=True):
             raise RuleError(
@@ -88,13 +88,13 @@ def _check_effect(rules: Sequence[Rule]) -> None:
 
 
 def apply_freeze(model: nn.Module, assignments: Sequence[Assignment]) -> None:
-    """Switch gradients off where a rule says frozen, and on elsewhere."""
+    """Switch gradients off for frozen parameters and on for all others."""
     for assignment in assignments:
         model.get_parameter(assignment.name).requires_grad_(not assignment.rule.frozen)
 
 
 def _vision_depths(model: Owl2Model) -> dict[str, int]:
-    """Vision parameter name -> layers between it and the top of the encoder."""
+    """Name of each vision parameter -> number of layers above it."""
     groups = model.model.vision_model.layer_groups()
     return {
         VISION_PREFIX + name: len(groups) - 1 - depth for depth, names in enumerate(groups) for name in names

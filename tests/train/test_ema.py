@@ -32,7 +32,7 @@ def test_the_average_is_that_of_a_hand_computation_and_only_of_what_learns() -> 
     for expected in (0.25, 0.4375, 0.578125):  # 1 - 0.75^n
         average.update()
         assert torch.equal(average.averages[name], torch.full_like(parameter, expected))
-    average.take_the_place_of_the_weights()
+    average.copy_to_model()
     assert parameter.unique().tolist() == [0.578125]
 
 
