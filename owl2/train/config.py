@@ -198,7 +198,11 @@ class DataConfig:
     num_workers: int = number(0, ge=0, le=1024)
     """Processes per rank that read and prepare samples; 0 does so between the steps."""
     max_bad_fraction: float = number(0.01, ge=0, le=1)
-    """Share of unusable samples above which the run stops, once there are more than ten."""
+    """Share of unusable samples above which the run stops, once there are more than ten; and of a corpus in
+    files that are damaged and left out, above which it does not start."""
+    accept_edits: bool = False
+    """Resume although corpora were edited, reordered or extended since the last state. Some samples may then
+    be seen again and others never."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Ranks:
     group: dist.ProcessGroup | None = None
     """The process group of the exchanges; None: the default one."""
 
-    def apart(self, timeout_s: int) -> "Ranks":
+    def with_own_group(self, timeout_s: int) -> "Ranks":
         """The same ranks with a process group of their own, for use in another thread than the training's."""
         if self.store is None:
             return self

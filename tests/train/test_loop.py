@@ -88,7 +88,7 @@ def test_the_micro_batches_of_that_test_have_uneven_numbers_of_targets(
     """Otherwise a mean of means would pass it too."""
     config = stage(tmp_path, checkpoint, corpora, global_batch_size=8, accumulation=4)
     _, processor = loop.load_stage(config)
-    batches = list(loop.make_batches(config, loop.open_dataset(config, processor), 0))
+    batches = list(loop.make_loader(config, loop.open_dataset(config, processor), 0))
     counts = [batch.targets.count for batch in batches[:4] if batch is not None]
     assert max(counts) > 1.5 * min(counts)
 
