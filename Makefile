@@ -8,16 +8,16 @@ TORCH ?= $(shell if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-
 PRESET ?= tiny
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test fast lint format docs clean
+.PHONY: demo test test-slow lint format docs size clean
 
 demo: .venv/demo
 	$(BIN)/owl2 demo --preset $(PRESET)
 
 test: .venv/dev
-	$(BIN)/pytest -n 2 -m "not network and not oracle"
-
-fast: .venv/dev
 	$(BIN)/pytest -n 2
+
+test-slow: .venv/dev
+	$(BIN)/pytest -n 2 -m "slow and not network and not oracle"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
@@ -30,6 +30,9 @@ format: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/mkdocs build --strict
+
+size:
+	@$(PYTHON) -m bench.size
 
 clean:
 	rm -rf .venv site

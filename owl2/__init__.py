@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from owl2.api import Owl2, load
+    from owl2.errors import Owl2Error, Owl2Warning
     from owl2.model import build
 
-__all__ = ["Owl2", "__version__", "build", "load"]
+__all__ = ["Owl2", "Owl2Error", "Owl2Warning", "__version__", "build", "load"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"Owl2": "owl2.api", "build": "owl2.model", "load": "owl2.api"}
+_HOMES = {
+    "Owl2": "owl2.api",
+    "Owl2Error": "owl2.errors",
+    "Owl2Warning": "owl2.errors",
+    "build": "owl2.model",
+    "load": "owl2.api",
+}
 
 
 def __getattr__(name: str) -> Any:

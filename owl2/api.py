@@ -1,7 +1,7 @@
-"""The library's front door: a model with its processor, ready to answer.
+"""The library's entry point: a model with its processor, ready to answer.
 
-Everything here is two or three calls into the packages below; whoever needs other combinations (evaluation,
-training, serving) makes the same calls.
+Everything here is two or three calls into the packages below; evaluation, training and serving make the same
+calls themselves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,36 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from owl2.checkpoint import CheckpointError, load_model, resolve
+from owl2.checkpoint import load_model, resolve
 from owl2.errors import Owl2Error
-from owl2.generate import ChatSession, GenerationConfig, GenerationError, generate
+from owl2.generate import ChatSession, GenerationConfig, generate
 from owl2.model import Owl2Model
-from owl2.processor import (
-    ContextError,
-    ImageCountError,
-    ImageError,
-    Message,
-    Processor,
-    TemplateError,
-    TokenizerError,
-)
+from owl2.processor import Message, Processor
 
 
 class DeviceError(Owl2Error, ValueError):
     """A device that PyTorch does not know or this machine does not have."""
-
-
-USER_ERRORS = (
-    CheckpointError,
-    ContextError,
-    DeviceError,
-    GenerationError,
-    ImageCountError,
-    ImageError,
-    TemplateError,
-    TokenizerError,
-)
-"""What a wrong file, setting or question raises: a program shows the message, which says what to do."""
 
 
 class Owl2:

@@ -1,4 +1,4 @@
-"""The library's front door: load a folder, ask, stream, talk."""
+"""The library's entry point: load a folder, ask, stream, talk."""
 
 import json
 import subprocess
@@ -14,7 +14,14 @@ import owl2
 from owl2.api import DeviceError
 from owl2.checkpoint import CheckpointError, save_checkpoint
 from owl2.generate import GenerationError
-from owl2.processor import ImageTransform, Processor, TemplateError, Tokenizer
+from owl2.processor import (
+    ImageError,
+    ImageTransform,
+    Processor,
+    TemplateError,
+    Tokenizer,
+    TokenizerError,
+)
 from tests.model.tiny import tiny_model
 from tests.processor.conftest import (  # noqa: F401  (fixtures)
     byte_level_tokenizer,
@@ -146,6 +153,14 @@ def test_the_version_is_that_of_the_project_file() -> None:
     assert owl2.__version__ == project["project"]["version"]
 
 
+def test_every_error_of_a_user_is_an_owl2_error() -> None:
+    for kind in (CheckpointError, DeviceError, GenerationError, ImageError, TemplateError, TokenizerError):
+        assert issubclass(kind, owl2.Owl2Error)
+        assert issubclass(kind, ValueError)
+
+
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'laod'; it has Owl2, __version__, build, load"):
+    with pytest.raises(
+        AttributeError, match="no attribute 'laod'; it has Owl2, Owl2Error, Owl2Warning, __version__"
+    ):
         _ = owl2.laod  # type: ignore[attr-defined]

@@ -1,4 +1,8 @@
-"""Checkpoint folders: read the released layout and ours, assemble models from parts, write safetensors."""
+"""Checkpoint folders: reading the released layout and ours, new models from pretrained parts, writing.
+
+Start with folder.py (a folder becomes a model) and write.py (a model becomes a folder). For another vision
+encoder or language model copy clip.py or llama.py.
+"""
 
 from owl2.checkpoint.assemble import Assembled, assemble
 from owl2.checkpoint.convert import Conversion, convert

@@ -1,8 +1,9 @@
-"""A new mPLUG-Owl2 from a vision encoder and a language model, before any training of ours.
+"""A new mPLUG-Owl2 from a pretrained vision encoder and language model, before any training.
 
-Vision encoder and text way are copied; the visual way of every modality-adaptive parameter starts as a copy
-of its text way, as in stage 1 of the paper; the abstractor is drawn as `Owl2Model.init_weights` documents.
-Its shape follows the released one: width and heads of the encoder, an FFN of 2.75 times the width.
+The vision encoder and the language model are copied; the visual weights of every modality-adaptive module
+start as copies of its text weights, as in stage 1 of the paper; the abstractor is initialised as
+`Owl2Model.init_weights` documents. Its shape follows the released one: width and heads of the encoder, an FFN
+of 2.75 times the width.
 """
 
 import json
@@ -35,19 +36,19 @@ VISION, ABSTRACTOR = "model.vision_model.", "model.visual_abstractor."
 
 @dataclass(frozen=True)
 class Assembled:
-    """A new model, the files that belong beside it, and where everything came from."""
+    """A new model, its tokenizer files, and the origin of every part."""
 
     model: Owl2Model
     tokenizer_files: Mapping[str, bytes]
     normalisation: tuple[RGB, RGB]
     """Mean and standard deviation of the pixels that the vision encoder was trained with."""
     origins: Sequence[tuple[str, str, int]]
-    """Rows of (part, where it came from, number of parameters)."""
+    """Rows of (part, origin, number of parameters)."""
     unused: Mapping[str, Sequence[str]]
     """Tensors of each source that the model has no place for."""
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint folder, with the files that belong beside the model.
+        """Write the checkpoint folder, tokenizer and preprocessor files included.
 
         Raises:
             CheckpointError: see `save_checkpoint`.
@@ -72,14 +73,14 @@ def assemble(
     seed: int = 0,
     progress: bool = True,
 ) -> Assembled:
-    """Make a model of pretrained parts.
+    """Make a model from pretrained parts.
 
     Args:
         vision: a CLIP or DINOv2 folder (Hugging Face layout), or an `.onnx` file with a DINOv2 inside.
         language: a LLaMA-family folder (Hugging Face layout), or a `.gguf` file.
-        queries: visual tokens an image, without the end-of-image vector.
+        queries: visual tokens of an image, without the end-of-image vector.
         abstractor_layers: layers of the visual abstractor.
-        image_size: side in pixels; other than the encoder's own, its positions are interpolated.
+        image_size: side in pixels; if it is not the encoder's own, the positions are interpolated.
         vision_layers: keep only this many of the encoder's layers, from the input.
         mam: which parts are modality-adaptive; all of them if not given.
         dtype: the type of all weights.
@@ -87,12 +88,14 @@ def assemble(
         progress: show a bar on standard error.
 
     Raises:
-        CheckpointError: a part cannot be read, or does not suit.
+        CheckpointError: a part cannot be read, or does not fit.
     """
-    eyes, speech = read_vision(vision), read_language(language)
-    config = _config(eyes, speech, queries, abstractor_layers, vision_layers, mam or MamConfig())
+    vision_part, language_part = read_vision(vision), read_language(language)
+    config = _config(
+        vision_part, language_part, queries, abstractor_layers, vision_layers, mam or MamConfig()
+    )
     model = build(config, dtype=dtype_of(dtype), seed=seed)
-    copies = _copies(model, eyes, speech)
+    copies = _copies(model, vision_part, language_part)
     total = sum(parameter.nbytes for parameter, *_ in copies)
     with bytes_bar("Copying weights", total, enabled=progress) as advance, torch.no_grad():
         for parameter, part, name in copies:
@@ -105,13 +108,15 @@ def assemble(
         try:
             model.set_image_size(image_size)
         except ConfigError as error:
-            raise CheckpointError(f"image_size {image_size} does not suit {eyes.origin}: {error}") from error
+            raise CheckpointError(
+                f"image_size {image_size} does not fit {vision_part.origin}: {error}"
+            ) from error
     return Assembled(
         model=model.eval(),
-        tokenizer_files=speech.tokenizer_files,
-        normalisation=eyes.normalisation,
-        origins=_origins(model, eyes, speech, seed),
-        unused={eyes.origin: eyes.unused, speech.origin: speech.unused},
+        tokenizer_files=language_part.tokenizer_files,
+        normalisation=vision_part.normalisation,
+        origins=_origins(model, vision_part, language_part, seed),
+        unused={vision_part.origin: vision_part.unused, language_part.origin: language_part.unused},
     )
 
 
@@ -150,19 +155,19 @@ def _check_exists(path: Path) -> None:
 
 
 def _config(
-    eyes: VisionPart,
-    speech: LanguagePart,
+    vision_part: VisionPart,
+    language_part: LanguagePart,
     queries: int,
     abstractor_layers: int,
     vision_layers: int | None,
     mam: MamConfig,
 ) -> Owl2Config:
-    available = eyes.config.num_hidden_layers
+    available = vision_part.config.num_hidden_layers
     if not 1 <= (vision_layers or available) <= available:
         raise CheckpointError(
-            f"vision_layers {vision_layers} is not in 1 to {available}, those of {eyes.origin}"
+            f"vision_layers {vision_layers} is not in 1 to {available}, the layers of {vision_part.origin}"
         )
-    vision = replace(eyes.config, num_hidden_layers=vision_layers or available)
+    vision = replace(vision_part.config, num_hidden_layers=vision_layers or available)
     abstractor = AbstractorConfig(
         num_learnable_queries=queries,
         hidden_size=vision.hidden_size,
@@ -170,24 +175,24 @@ def _config(
         num_attention_heads=vision.num_attention_heads,
         intermediate_size=int(vision.hidden_size * FFN_RATIO),
     )
-    return Owl2Config(vision=vision, abstractor=abstractor, decoder=speech.config, mam=mam)
+    return Owl2Config(vision=vision, abstractor=abstractor, decoder=language_part.config, mam=mam)
 
 
 def _copies(
-    model: Owl2Model, eyes: VisionPart, speech: LanguagePart
+    model: Owl2Model, vision_part: VisionPart, language_part: LanguagePart
 ) -> list[tuple[Parameter, VisionPart | LanguagePart, str]]:
     """Pair each parameter that is copied with the part it comes from and its name there."""
     pairs: list[tuple[Parameter, VisionPart | LanguagePart, str]] = []
     for name, parameter in model.named_parameters():
         if name.startswith(VISION):
-            pairs.append((parameter, eyes, name.removeprefix(VISION)))
+            pairs.append((parameter, vision_part, name.removeprefix(VISION)))
         elif not name.startswith(ABSTRACTOR) and ".multiway.1." not in name:
-            pairs.append((parameter, speech, name.replace(".multiway.0.", ".")))
+            pairs.append((parameter, language_part, name.replace(".multiway.0.", ".")))
     return pairs
 
 
 def _origins(
-    model: Owl2Model, eyes: VisionPart, speech: LanguagePart, seed: int
+    model: Owl2Model, vision_part: VisionPart, language_part: LanguagePart, seed: int
 ) -> list[tuple[str, str, int]]:
     counts = {"vision": 0, "abstractor": 0, "text": 0, "visual": 0}
     for name, parameter in model.named_parameters():
@@ -197,11 +202,11 @@ def _origins(
             counts["abstractor"] += parameter.numel()
         else:
             counts["visual" if ".multiway.1." in name else "text"] += parameter.numel()
-    kept, available = model.config.vision.num_hidden_layers, eyes.config.num_hidden_layers
+    kept, available = model.config.vision.num_hidden_layers, vision_part.config.num_hidden_layers
     cut = f", the first {kept} of {available} layers" if kept < available else ""
     return [
-        ("vision encoder", eyes.origin + cut, counts["vision"]),
-        ("visual abstractor", f"drawn, seed {seed}", counts["abstractor"]),
-        ("decoder, shared and text way", speech.origin, counts["text"]),
-        ("decoder, visual way", "copy of the text way", counts["visual"]),
+        ("vision encoder", vision_part.origin + cut, counts["vision"]),
+        ("visual abstractor", f"random, seed {seed}", counts["abstractor"]),
+        ("decoder, shared and text weights", language_part.origin, counts["text"]),
+        ("decoder, visual weights", "copy of the text weights", counts["visual"]),
     ]

@@ -1,4 +1,4 @@
-"""The model card: what a checkpoint folder is, told to the person who finds it."""
+"""The model card: `README.md` of a checkpoint folder."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ An [mPLUG-Owl2](https://arxiv.org/abs/2311.04257) checkpoint: {gigabytes(sum(siz
 |---|---|
 | vision encoder | {vision.num_hidden_layers} layers of width {vision.hidden_size}, {vision.image_size} px, \
 patch {vision.patch_size} |
-| visual abstractor | {abstractor.num_hidden_layers} layers, {config.tokens_per_image} tokens an image |
+| visual abstractor | {abstractor.num_hidden_layers} layers, {config.tokens_per_image} tokens per image |
 | decoder | {decoder.num_hidden_layers} layers of width {decoder.hidden_size}, \
 {decoder.num_attention_heads} heads ({decoder.num_key_value_heads} for keys and values), \
 vocabulary {decoder.vocab_size}, context {decoder.max_position_embeddings} |

@@ -1,7 +1,7 @@
 """CLIP's vision tower in the Hugging Face layout (`clip` or `clip_vision_model`) as our vision encoder.
 
-The same ViT under other names. CLIP normalises only its pooled output with the last LayerNorm; the released
-mPLUG-Owl2 applies it to every token, and so do we. A text tower in the same files is left aside.
+The same ViT under other names. CLIP applies its last LayerNorm to the pooled output only; the released
+mPLUG-Owl2 applies it to every token, and so do we. A text tower in the same files is ignored.
 
 Source: the state dictionary of `transformers`' CLIPVisionModel, in both spellings (with `vision_model.`
 before every name or, since transformers 5, without).
@@ -15,15 +15,29 @@ from owl2.checkpoint.parts import (
     CLIP_NORMALISATION,
     Recipe,
     VisionPart,
-    account,
     affine,
-    read_normalisation,
-    woven_qkv,
+    encoder_layers,
+    read_vision_folder,
 )
-from owl2.checkpoint.tensors import TensorFolder
 from owl2.model.config import VisionConfig
 
-FOREIGN = ("text_model.", "visual_projection.", "text_projection.", "logit_scale")
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+MODULES = {
+    "self_attn.dense": "self_attn.out_proj",
+    "input_layernorm": "layer_norm1",
+    "post_attention_layernorm": "layer_norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+"""CLIP's names of the modules of a layer, by ours."""
+
+FOREIGN = (
+    "text_model.",
+    "visual_projection.",
+    "text_projection.",
+    "logit_scale",
+    "embeddings.position_ids",
+)
 
 
 def read_clip(folder: Path, config: Mapping[str, Any]) -> VisionPart:
@@ -45,37 +59,24 @@ def read_clip(folder: Path, config: Mapping[str, Any]) -> VisionPart:
         hidden_act=raw.get("hidden_act", "quick_gelu"),
         layer_norm_eps=raw.get("layer_norm_eps", 1e-5),
     )
-    files = TensorFolder(folder)
-    prefix = "vision_model." if any(name.startswith("vision_model.") for name in files.files) else ""
-    recipes = _recipes(prefix, vision)
-    where = f"{folder} (CLIP)"
-    foreign = (*FOREIGN, f"{prefix}embeddings.position_ids")
-    return VisionPart(
-        origin=where,
-        config=vision,
-        recipes=recipes,
-        read_source=files.read,
-        normalisation=read_normalisation(folder, CLIP_NORMALISATION),
-        unused=account(files.files, recipes, foreign, where),
+    return read_vision_folder(
+        folder,
+        "CLIP",
+        vision,
+        _recipes,
+        prefix="vision_model.",
+        foreign=FOREIGN,
+        normalisation=CLIP_NORMALISATION,
     )
 
 
 def _recipes(prefix: str, config: VisionConfig) -> dict[str, Recipe]:
-    their = f"{prefix}embeddings"
-    recipes = {
-        "embeddings.cls_token": Recipe((f"{their}.class_embedding",), lambda t: t.reshape(1, 1, -1)),
-        "embeddings.position_embedding": Recipe((f"{their}.position_embedding.weight",), lambda t: t[None]),
-        "embeddings.patch_embed.weight": Recipe((f"{their}.patch_embedding.weight",)),
+    theirs = f"{prefix}embeddings"
+    return {
+        "embeddings.cls_token": Recipe((f"{theirs}.class_embedding",), lambda t: t.reshape(1, 1, -1)),
+        "embeddings.position_embedding": Recipe((f"{theirs}.position_embedding.weight",), lambda t: t[None]),
+        "embeddings.patch_embed.weight": Recipe((f"{theirs}.patch_embedding.weight",)),
         **affine("embeddings.pre_layernorm", f"{prefix}pre_layrnorm"),  # CLIP's own spelling
         **affine("post_layernorm", f"{prefix}post_layernorm"),
+        **encoder_layers(f"{prefix}encoder.layers", QKV, MODULES, config),
     }
-    for i in range(config.num_hidden_layers):
-        our, their = f"encoder.layers.{i}", f"{prefix}encoder.layers.{i}"
-        qkv = (f"{their}.self_attn.q_proj", f"{their}.self_attn.k_proj", f"{their}.self_attn.v_proj")
-        recipes |= woven_qkv(f"{our}.self_attn.query_key_value", qkv, config.num_attention_heads)
-        recipes |= affine(f"{our}.self_attn.dense", f"{their}.self_attn.out_proj")
-        recipes |= affine(f"{our}.input_layernorm", f"{their}.layer_norm1")
-        recipes |= affine(f"{our}.post_attention_layernorm", f"{their}.layer_norm2")
-        recipes |= affine(f"{our}.mlp.fc1", f"{their}.mlp.fc1")
-        recipes |= affine(f"{our}.mlp.fc2", f"{their}.mlp.fc2")
-    return recipes

@@ -1,7 +1,7 @@
-"""A checkpoint folder of any readable layout becomes one of ours: safetensors, bit for bit.
+"""Conversion of a checkpoint folder of any readable layout to ours: safetensors, bit for bit.
 
-Tensors go from file to file without a model in between; one is only built without storage, to check names and
-shapes. Everything in the source is kept: position buffers if it has them, unknown fields of its
+Tensors go from file to file without a model in between; a model is built only without storage, to check names
+and shapes. Everything in the source is kept: position buffers if it has them, unknown fields of its
 configuration, tokenizer and preprocessor files as they are.
 """
 
@@ -27,7 +27,7 @@ COMPANIONS = ("preprocessor_config.json", "generation_config.json")
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written, for a person to read."""
+    """A summary of what was read and written."""
 
     read_files: list[str]
     written_files: list[str]
@@ -109,7 +109,7 @@ def _sizes(files: TensorFolder, types: Mapping[str, torch.dtype], config: Owl2Co
 
 
 def _merged(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Return their configuration with our fields laid over it, at every level."""
+    """Return their configuration updated with our fields, at every level."""
     merged = {**theirs, **ours}
     for key, value in merged.items():
         if isinstance(value, dict) and isinstance(theirs.get(key), dict):

@@ -22,23 +22,32 @@ from owl2.checkpoint.parts import (
     VisionPart,
     account,
     affine,
-    read_normalisation,
-    woven_qkv,
+    encoder_layers,
+    read_vision_folder,
 )
-from owl2.checkpoint.tensors import TensorFolder
 from owl2.model.config import VisionConfig
 
 HEAD_DIM = 64
 
 FORM = {"use_pre_layernorm": False, "use_patch_bias": True, "use_layer_scale": True}
-"""What sets DINOv2 apart from the released encoder."""
+"""What distinguishes DINOv2 from the released encoder."""
+
+QKV = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+MODULES = {
+    "self_attn.dense": "attention.output.dense",
+    "input_layernorm": "norm1",
+    "post_attention_layernorm": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+"""DINOv2's names of the modules of a layer, by ours."""
 
 
 def read_dinov2(folder: Path, config: Mapping[str, Any]) -> VisionPart:
     """Read a DINOv2 folder; `config` is its `config.json`.
 
     Raises:
-        CheckpointError: missing or unknown tensors, or the giant's SwiGLU.
+        CheckpointError: missing or unknown tensors, or the SwiGLU of the giant model.
         ConfigError: an activation or size that our encoder lacks.
     """
     if config.get("use_swiglu_ffn") or not config.get("qkv_bias", True):
@@ -59,18 +68,14 @@ def read_dinov2(folder: Path, config: Mapping[str, Any]) -> VisionPart:
         layer_norm_eps=config.get("layer_norm_eps", 1e-6),
         **FORM,
     )
-    files = TensorFolder(folder)
-    prefix = "dinov2." if any(name.startswith("dinov2.") for name in files.files) else ""
-    recipes = _recipes(prefix, vision)
-    where = f"{folder} (DINOv2)"
-    foreign = (f"{prefix}embeddings.mask_token", "classifier.")
-    return VisionPart(
-        origin=where,
-        config=vision,
-        recipes=recipes,
-        read_source=files.read,
-        normalisation=read_normalisation(folder, IMAGENET_NORMALISATION),
-        unused=account(files.files, recipes, foreign, where),
+    return read_vision_folder(
+        folder,
+        "DINOv2",
+        vision,
+        _recipes,
+        prefix="dinov2.",
+        foreign=("embeddings.mask_token", "classifier."),
+        normalisation=IMAGENET_NORMALISATION,
     )
 
 
@@ -113,33 +118,27 @@ def read_dinov2_onnx(file: Path) -> VisionPart:
 
 
 def _recipes(prefix: str, config: VisionConfig) -> dict[str, Recipe]:
-    their = f"{prefix}embeddings"
-    recipes = {
-        "embeddings.cls_token": Recipe((f"{their}.cls_token",)),
-        "embeddings.position_embedding": Recipe((f"{their}.position_embeddings",)),
-        **affine("embeddings.patch_embed", f"{their}.patch_embeddings.projection"),
-        **affine("post_layernorm", f"{prefix}layernorm"),
+    theirs, layers = f"{prefix}embeddings", f"{prefix}encoder.layer"
+    scales = {
+        f"encoder.layers.{i}.{scale}": Recipe((f"{layers}.{i}.{scale}.lambda1",))
+        for i in range(config.num_hidden_layers)
+        for scale in ("layer_scale1", "layer_scale2")
     }
-    for i in range(config.num_hidden_layers):
-        our, their = f"encoder.layers.{i}", f"{prefix}encoder.layer.{i}"
-        inner = f"{their}.attention.attention"
-        qkv = (f"{inner}.query", f"{inner}.key", f"{inner}.value")
-        recipes |= woven_qkv(f"{our}.self_attn.query_key_value", qkv, config.num_attention_heads)
-        recipes |= affine(f"{our}.self_attn.dense", f"{their}.attention.output.dense")
-        recipes |= affine(f"{our}.input_layernorm", f"{their}.norm1")
-        recipes |= affine(f"{our}.post_attention_layernorm", f"{their}.norm2")
-        recipes |= affine(f"{our}.mlp.fc1", f"{their}.mlp.fc1")
-        recipes |= affine(f"{our}.mlp.fc2", f"{their}.mlp.fc2")
-        for scale in ("layer_scale1", "layer_scale2"):
-            recipes[f"{our}.{scale}"] = Recipe((f"{their}.{scale}.lambda1",))
-    return recipes
+    return {
+        "embeddings.cls_token": Recipe((f"{theirs}.cls_token",)),
+        "embeddings.position_embedding": Recipe((f"{theirs}.position_embeddings",)),
+        **affine("embeddings.patch_embed", f"{theirs}.patch_embeddings.projection"),
+        **affine("post_layernorm", f"{prefix}layernorm"),
+        **encoder_layers(layers, QKV, MODULES, config),
+        **scales,
+    }
 
 
 def _join_position_table(weights: dict[str, Tensor], prefix: str) -> None:
-    """Put together the position table, which an export splits into the class token's row and the grid."""
+    """Join the position table, which an export splits into the class token's row and the grid."""
     table, cls, grid = (f"{prefix}embeddings.{n}" for n in ("position_embeddings", "Concat", "Reshape"))
     if table in weights:
         return
     if cls not in weights or grid not in weights:
-        raise CheckpointError(f"no position table under {prefix}embeddings: it is not exported as expected")
+        raise CheckpointError(f"no position table under {prefix}embeddings: this is not a PyTorch export")
     weights[table] = torch.cat((weights.pop(cls), weights.pop(grid)), dim=1)

@@ -1,7 +1,7 @@
-"""The one error of this package, and the report of what does not fit.
+"""The error of this package, and the report of tensors that do not fit a model.
 
-A checkpoint that does not fit a model differs in names or shapes; the message says how many of each, shows
-the first few with what was expected and what was found, and ends with what to do next.
+A checkpoint that does not fit differs in names or shapes; the message counts each kind, shows the first few
+with what was expected and what was found, and ends with what to do next.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from owl2.errors import Owl2Error
 
 SHOWN = 5
-"""How many names a message shows of each kind; the rest are counted."""
+"""Number of names of each kind that a message shows; the rest are counted."""
 
 POSITION_TABLE = "vision_model.embeddings.position_embedding"
 
@@ -52,7 +52,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 def gigabytes(num_bytes: float) -> str:
-    """Return a size for a person to read, such as `16.40 GB` or `3.1 MB`."""
+    """Return a readable size, such as `16.40 GB` or `3.1 MB`."""
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
@@ -70,7 +70,7 @@ def _shape(shape: Shape) -> str:
 
 
 def _position_hint(expected: Shape, found: Shape) -> str:
-    """The commonest wrong shape: a position table made for another resolution."""
+    """Explain the most common wrong shape: a position table made for another resolution."""
 
     def side(shape: Shape) -> int:
         return int((shape[1] if len(shape) == 3 else 0) ** 0.5)
@@ -78,6 +78,6 @@ def _position_hint(expected: Shape, found: Shape) -> str:
     return (
         f"  The position table was made for {side(found)} x {side(found)} patches and image_size in "
         f"config.json for {side(expected)} x {side(expected)}. Set visual_config.visual_model.image_size to "
-        f"{side(found)} x the patch size: it states what the table was made for, and images of other sizes "
-        "are met by interpolation."
+        f"{side(found)} x the patch size, the size that the table was made for; other image sizes are "
+        "interpolated."
     )

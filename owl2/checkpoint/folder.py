@@ -1,10 +1,10 @@
-"""A checkpoint folder becomes a model: the released layout and ours, told apart by content.
+"""Loading a checkpoint folder, in the released layout or ours, as a model.
 
-Both have the same `config.json` fields and tensor names, so there is one loader. What differs is the file
-format (tensors.py) and the abstractor's position buffers, which the release lacks: they are computed, and
-taken from the file where it has them. `rotary_emb.inv_freq` in a file is ignored, as the configuration
-decides it. Weights that already have the wanted type stay windows into the file; others are converted one at
-a time, so loading never needs more than the weights themselves.
+Both have the same `config.json` fields and tensor names, so there is one loader. They differ in the file
+format (tensors.py) and in the abstractor's position buffers, which the release lacks: they are computed, and
+replaced by the file's where it has them. `rotary_emb.inv_freq` in a file is ignored: the configuration
+determines it. Weights that already have the requested type stay mapped to the file; others are converted one
+at a time, so loading never needs more memory than the weights themselves.
 """
 
 import re
@@ -17,7 +17,7 @@ from torch import Tensor
 from owl2.checkpoint.errors import CheckpointError, Shape, check_fit, first_few
 from owl2.checkpoint.progress import bytes_bar
 from owl2.checkpoint.tensors import TensorFolder, dtype_of, read_json
-from owl2.model import ConfigError, Owl2Config, Owl2Model, build
+from owl2.model import ConfigError, Owl2Config, Owl2Model, build, reset_buffers
 
 OPTIONAL = (".q_pos_embed", ".k_pos_embed")
 """Computed buffers that a file may have."""
@@ -26,7 +26,7 @@ IGNORED = (".rotary_emb.inv_freq",)
 """Computed buffers whose values in a file are not used."""
 
 FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt", "README.md")
-"""What is fetched of a hub repository."""
+"""What is downloaded from a hub repository."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -43,7 +43,7 @@ def load_model(
     Args:
         folder: holds `config.json` and the weights: safetensors or pickled shards.
         device: where the weights go.
-        dtype: their type in memory: float32, bfloat16 or float16.
+        dtype: the type of all weights in memory: float32, bfloat16 or float16.
         progress: show a bar on standard error.
 
     Raises:
@@ -56,7 +56,7 @@ def load_model(
     for module in model.modules():
         if next(module.buffers(recurse=False), None) is not None:
             module.to_empty(device=device, recurse=False)
-    model.reset_buffers()
+    reset_buffers(model.parts())
     state: dict[str, Tensor] = {}
     total = sum(files.num_bytes(name) for name in names)
     with bytes_bar(f"Loading {folder.name}", total, enabled=progress) as advance:
@@ -144,7 +144,7 @@ def _drop_tied_head(found: dict[str, Shape], files: TensorFolder) -> None:
 
 
 def resolve(folder_or_hub_id: str | Path) -> Path:
-    """Return a local folder: the one given, or a hub repository (`owner/name`) fetched into the hub's cache.
+    """Return a local folder: the given one, or a hub repository (`owner/name`), downloaded if necessary.
 
     Raises:
         CheckpointError: no such folder, no such repository, or the hub cannot be reached.

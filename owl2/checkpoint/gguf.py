@@ -1,9 +1,9 @@
 """GGUF files of LLaMA-family models (llama.cpp's format): weights dequantised, tokenizer rebuilt.
 
-Everything lies in one file: metadata, tensor table, aligned data. We walk the first two ourselves, because
-the `gguf` package takes seconds for a vocabulary of 50,000 entries (SmolLM2: 6.9 s of CPU against 0.2 s); its
-dequantisation is what we need it for. llama.cpp rotates neighbouring rows of a head where LLaMA in the
-Hugging Face layout rotates its halves, so the writers of GGUF reorder query and key; that is undone here.
+One file holds everything: metadata, tensor table, aligned data. The first two are parsed here, because the
+`gguf` package takes seconds for a vocabulary of 50,000 entries (SmolLM2: 6.9 s of CPU against 0.2 s); it is
+used for dequantisation only. llama.cpp rotates neighbouring rows of a head where LLaMA in the Hugging Face
+layout rotates its halves, so GGUF files have query and key reordered; that is undone here.
 
 Source: ggml's gguf.md (format), llama.cpp's convert_hf_to_gguf.py (names, order of rows).
 """
@@ -60,7 +60,7 @@ class StoredTensor:
     """An entry of the tensor table."""
 
     shape: tuple[int, ...]
-    """As PyTorch has it: the reverse of the file's order."""
+    """In PyTorch's order, the reverse of the file's."""
     kind: int
     """ggml's type: 0 F32, 3 Q4_1, 8 Q8_0, ..."""
     offset: int
@@ -223,7 +223,7 @@ def _config(gguf: GGUFFile) -> DecoderConfig:
 
 
 def _shortest(value: float) -> float:
-    """Read a float32 as the decimal that it was written from: 9.999999747e-06 is 1e-05."""
+    """Return the shortest decimal of a float32: 9.999999747e-06 is 1e-05."""
     return float(str(np.float32(value)))
 
 
@@ -245,9 +245,10 @@ def halves_from_pairs(weight: Tensor, num_heads: int) -> Tensor:
 
 
 def _rope_scaling(gguf: GGUFFile, head_dim: int, theta: float) -> RopeScaling | None:
-    """Recognise Llama 3's rescaling, which a GGUF file holds as a divisor for every frequency.
+    """Recognise Llama 3's rescaling, which a GGUF file stores as a divisor of every frequency.
 
-    The divisors state the factor; the other three numbers are those of every Llama 3 release, and checked.
+    The largest divisor is the factor; the other three numbers are the same in every Llama 3 release, and are
+    checked.
     """
     if ROPE_FACTORS not in gguf.tensors:
         return None

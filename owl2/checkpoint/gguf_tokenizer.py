@@ -1,8 +1,8 @@
 """The tokenizer inside a GGUF file, rebuilt as `tokenizer.json` and `tokenizer_config.json`.
 
 Two kinds exist for the LLaMA family. `gpt2` is byte-level BPE with its merges in the file and a named rule
-that splits text beforehand. `llama` is a sentencepiece BPE, of which only pieces and scores are kept: its
-merges are all pairs of pieces that make a piece, best score first, the order sentencepiece applies them in.
+for splitting text first. `llama` is a sentencepiece BPE, stored as pieces and scores: its merges are all
+pairs of pieces that form a piece, best score first, which is the order in which sentencepiece applies them.
 
 Source: llama.cpp's llama-vocab.cpp (pre-tokenizer names), the tokenizer.json of SmolLM2, Llama 3 and Llama 2.
 """
@@ -17,7 +17,7 @@ from tokenizers.models import BPE
 from owl2.checkpoint.errors import CheckpointError
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
-"""ggml's token types that are no ordinary vocabulary."""
+"""ggml's token types outside the ordinary vocabulary."""
 
 SPACE = "▁"
 
@@ -94,7 +94,7 @@ def _byte_level(meta: Mapping[str, Any], where: str) -> Tokenizer:
         raise CheckpointError(f"{where} has a gpt2 tokenizer without merges")
     vocabulary = {token: i for i, token in enumerate(meta["tokenizer.ggml.tokens"])}
     merges = [tuple(merge.split(" ", 1)) for merge in meta["tokenizer.ggml.merges"]]
-    # Llama 3 looks a whole word up before it merges, which finds words that no merges lead to.
+    # Llama 3 looks up a whole word before it merges, and so finds words that no sequence of merges forms.
     tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splitters[pre])
     tokenizer.decoder = decoders.ByteLevel()
@@ -118,7 +118,7 @@ def _sentencepiece(meta: Mapping[str, Any]) -> Tokenizer:
 
 
 def _merges(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, best score first, as sentencepiece merges them."""
+    """Every pair of pieces that forms a piece, best score first, as sentencepiece merges them."""
     merges = []
     for piece, index in vocabulary.items():
         for cut in range(1, len(piece)):

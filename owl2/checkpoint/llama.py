@@ -1,7 +1,7 @@
 """LLaMA-family decoders in the Hugging Face layout (LLaMA 1-3, SmolLM2, ...): weights and tokenizer files.
 
-The names are ours already but for the modality-adaptive parameters, which assemble.py makes. What the decoder
-does not have (other activations, biases, RoPE scalings than Llama 3's) is refused, never dropped.
+The names are ours already except for the modality-adaptive parameters, which assemble.py makes. Features that
+the decoder lacks (other activations, biases, RoPE scalings other than Llama 3's) are refused, never dropped.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""What a reader of a pretrained part hands over: a configuration, and a recipe for every tensor.
+"""A pretrained part as its reader returns it: a configuration, and a recipe for every tensor.
 
-A vision part speaks our names under `model.vision_model.`; a language part those of LLaMA in the Hugging Face
-layout, which are ours but for the modality-adaptive parameters. A reader accounts for every tensor in its
+A vision part has our names under `model.vision_model.`; a language part those of LLaMA in the Hugging Face
+layout, which are ours except for the modality-adaptive parameters. A reader accounts for every tensor in its
 files: used, or known to belong to something else (a text tower, a saliency head). Anything left over is an
-error, because a tensor that nobody knows may change what the model computes.
+error, because an unknown tensor may change what the model computes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from owl2.checkpoint.errors import CheckpointError, first_few
-from owl2.checkpoint.tensors import read_json
+from owl2.checkpoint.tensors import TensorFolder, read_json
 from owl2.model.config import DecoderConfig, VisionConfig
 
 CLIP_NORMALISATION = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -96,23 +96,80 @@ def affine(ours: str, theirs: str) -> dict[str, Recipe]:
     return {f"{ours}.{kind}": Recipe((f"{theirs}.{kind}",)) for kind in ("weight", "bias")}
 
 
-def woven_qkv(ours: str, theirs: tuple[str, str, str], num_heads: int) -> dict[str, Recipe]:
+def encoder_layers(
+    layers: str, qkv: tuple[str, str, str], modules: Mapping[str, str], config: VisionConfig
+) -> dict[str, Recipe]:
+    """Recipes for all layers of an encoder, except LayerScale.
+
+    Args:
+        layers: their name of the list of layers.
+        qkv: their names of the query, key and value projections of a layer.
+        modules: their names of the other modules of a layer, by ours.
+    """
+    recipes: dict[str, Recipe] = {}
+    for i in range(config.num_hidden_layers):
+        ours, theirs = f"encoder.layers.{i}", f"{layers}.{i}"
+        query, key, value = (f"{theirs}.{name}" for name in qkv)
+        fused = f"{ours}.self_attn.query_key_value"
+        recipes |= _fused_qkv(fused, (query, key, value), config.num_attention_heads)
+        for our_name, their_name in modules.items():
+            recipes |= affine(f"{ours}.{our_name}", f"{theirs}.{their_name}")
+    return recipes
+
+
+def _fused_qkv(ours: str, theirs: tuple[str, str, str], num_heads: int) -> dict[str, Recipe]:
     """Recipes for the released model's fused projection from separate query, key and value projections.
 
     Its rows are ordered head by head, then query/key/value, then dimension.
     """
 
-    def weave(*qkv: Tensor) -> Tensor:
+    def interleave(*qkv: Tensor) -> Tensor:
         return torch.stack([t.unflatten(0, (num_heads, -1)) for t in qkv], dim=1).flatten(0, 2)
 
     return {
-        f"{ours}.{kind}": Recipe(tuple(f"{name}.{kind}" for name in theirs), weave)
+        f"{ours}.{kind}": Recipe(tuple(f"{name}.{kind}" for name in theirs), interleave)
         for kind in ("weight", "bias")
     }
 
 
-def read_normalisation(folder: Path, default: tuple[RGB, RGB]) -> tuple[RGB, RGB]:
-    """Return mean and standard deviation from `preprocessor_config.json`, or the kind's own."""
+def read_vision_folder(
+    folder: Path,
+    kind: str,
+    config: VisionConfig,
+    recipes_of: Callable[[str, VisionConfig], dict[str, Recipe]],
+    *,
+    prefix: str,
+    foreign: Sequence[str],
+    normalisation: tuple[RGB, RGB],
+) -> VisionPart:
+    """Return the encoder in a folder of the Hugging Face layout.
+
+    Args:
+        kind: what the model is called in messages.
+        recipes_of: makes the recipes of a configuration, from the prefix of their names.
+        prefix: begins the names of the encoder's tensors, unless the file leaves it out.
+        foreign: beginnings of the names that belong to something else, without `prefix`.
+        normalisation: of the pixels, where no `preprocessor_config.json` states it.
+
+    Raises:
+        CheckpointError: missing or unknown tensors.
+    """
+    files = TensorFolder(folder)
+    prefix = prefix if any(name.startswith(prefix) for name in files.files) else ""
+    recipes = recipes_of(prefix, config)
+    where = f"{folder} ({kind})"
+    return VisionPart(
+        origin=where,
+        config=config,
+        recipes=recipes,
+        read_source=files.read,
+        normalisation=_normalisation(folder, normalisation),
+        unused=account(files.files, recipes, [*foreign, *(prefix + name for name in foreign)], where),
+    )
+
+
+def _normalisation(folder: Path, default: tuple[RGB, RGB]) -> tuple[RGB, RGB]:
+    """Return mean and standard deviation from `preprocessor_config.json`, or the default."""
     file = folder / "preprocessor_config.json"
     if not file.exists():
         return default

@@ -16,9 +16,9 @@ from rich.progress import (
 
 @contextmanager
 def bytes_bar(title: str, total_bytes: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs, if a person is watching; yields `advance(num_bytes)`.
+    """Show a bar while the block runs, if standard error is a terminal; yields `advance(num_bytes)`.
 
-    Nothing is left behind when it ends, and nothing goes into a log file.
+    The bar disappears when the block ends.
     """
     console = Console(stderr=True)
     disable = not (enabled and console.is_terminal)

@@ -1,11 +1,12 @@
 """Weight files, memory-mapped: every tensor has a shape and a type before a byte of it is read.
 
-`safetensors` and the zip form of PyTorch's pickles map the same way: a file becomes a dictionary of tensors
-that are windows into the file. Reading a tensor in its own type costs no memory of ours; converting one
-touches pages that the system counts as ours while the file stays mapped, so after every `REMAP_BYTES` that
-were copied the map is dropped and made anew. A pickle is only ever read with `weights_only`.
+`safetensors` and the zip form of PyTorch's pickles are mapped alike: a file becomes a dictionary of tensors
+that are views of the file. Reading a tensor in its own type costs no memory of ours; converting one touches
+pages that the system counts as ours while the file stays mapped, so the file is mapped again after every
+`REMAP_BYTES` of copies. A pickle is only ever read with `weights_only`.
 
-Files are found by content: an index, shards named `-00001-of-00033`, or a single file, safetensors first.
+Weight files are an index with its shards, shards named `-00001-of-00033`, or a single file; safetensors are
+preferred.
 """
 
 import json
@@ -71,13 +72,13 @@ class TensorFolder:
     def read(
         self, name: str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Return a tensor: a window into its file if neither type nor device changes, else a copy."""
+        """Return a tensor: a view of its file if neither type nor device changes, else a copy."""
         file = self.files[name]
         if self._mapped is None or self._mapped[0] != file:
             self._mapped = (file, map_file(file))
-        window = self._mapped[1][name]
-        tensor = window.to(device=device, dtype=dtype or window.dtype)
-        if tensor is not window:
+        view = self._mapped[1][name]
+        tensor = view.to(device=device, dtype=dtype or view.dtype)
+        if tensor is not view:
             self._copied_bytes += self.num_bytes(name)
             if self._copied_bytes > REMAP_BYTES:
                 self._mapped, self._copied_bytes = None, 0

@@ -1,8 +1,8 @@
-"""A model becomes a checkpoint folder, or nothing does.
+"""Writing a model as a checkpoint folder: whole, or not at all.
 
-Everything is written into a folder beside the target and renamed when it is complete, after the free space
-was compared with what is needed. Only safetensors are written, under the released names, so the released
-code reads them too. A target that holds anything else than a checkpoint is never replaced.
+Everything is written into a temporary folder next to the target, which is renamed when it is complete; the
+free disk space is checked first. Only safetensors are written, under the released names, so the released code
+reads them too. A target that holds anything other than a checkpoint is never replaced.
 """
 
 import json
@@ -26,7 +26,7 @@ from owl2.model import Owl2Config, Owl2Model
 MAX_SHARD_BYTES = 5_000_000_000
 
 SPARE_BYTES = 16 * 2**20
-"""Room asked for beside the weights: tokenizer, JSON files, file system overhead."""
+"""Disk space reserved in addition to the weights: tokenizer, JSON files, file system overhead."""
 
 
 class Savable(Protocol):
@@ -49,17 +49,18 @@ def save_checkpoint(
     """Write a checkpoint folder atomically; an older checkpoint of that name is replaced.
 
     Args:
-        model: what is written.
-        folder: the target; its parent is made if need be.
+        model: the model to write.
+        folder: the target; its parent is created if necessary.
         processor: writes tokenizer files and `preprocessor_config.json`.
         generation_config: `generation_config.json`; greedy decoding if not given.
         files: further files, by name, written as they are.
         max_shard_bytes: a larger model is split, at tensors, into shards with an index.
-        dtype: the type in the files; that of the model if not given.
-        whole: makes a tensor whole that the model holds in part; called once a tensor, in their order.
+        dtype: the type in the files; the model's if not given.
+        whole: returns the whole of a tensor of which the model holds a part; called once for each tensor, in
+            order.
 
     Raises:
-        CheckpointError: the disk has too little room, or the target holds other things than a checkpoint.
+        CheckpointError: too little disk space, or the target holds something other than a checkpoint.
     """
     state, dtype = model.state_dict(), dtype or model.dtype
     sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in state.items()}
@@ -81,11 +82,11 @@ def save_checkpoint(
 
 @contextmanager
 def new_folder(folder: Path, *, need_bytes: int) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `folder` when the block ends, and vanishes if it fails.
+    """Yield a temporary folder that becomes `folder` when the block ends, and is removed if it fails.
 
     Raises:
-        CheckpointError: too little room for `need_bytes`, the disk ran full all the same, or `folder` holds
-            files that no checkpoint has.
+        CheckpointError: too little disk space for `need_bytes`, the disk became full while writing, or
+            `folder` holds files that no checkpoint has.
     """
     folder = folder.absolute()
     _check_replaceable(folder)
@@ -94,14 +95,14 @@ def new_folder(folder: Path, *, need_bytes: int) -> Iterator[Path]:
     if free < need_bytes + SPARE_BYTES:
         raise CheckpointError(
             f"{folder} needs {gigabytes(need_bytes + SPARE_BYTES)}, but the disk has {gigabytes(free)} free; "
-            f"free {gigabytes(need_bytes + SPARE_BYTES - free)} or choose another place. Nothing was written"
+            f"free {gigabytes(need_bytes + SPARE_BYTES - free)} or choose another disk. Nothing was written"
         )
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir()
     try:
         yield temporary
-        # Some writers make files that only their owner may read; a checkpoint is made to be shared.
+        # Some writers create files that only their owner can read; a checkpoint is meant to be shared.
         readable = temporary.stat().st_mode & 0o666
         for file in temporary.iterdir():
             file.chmod(readable)
@@ -125,14 +126,14 @@ def write_shards(
 ) -> list[str]:
     """Write `model.safetensors`, or shards and `model.safetensors.index.json`; return the file names.
 
-    `read` is called once a tensor, shard after shard, so that only one shard is ever held.
+    `read` is called once for each tensor, shard after shard, so that only one shard is in memory at a time.
     """
     shards = plan_shards(sizes, max_shard_bytes)
     files = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     if len(shards) == 1:
         files = ["model.safetensors"]
     for file, names in zip(files, shards, strict=True):
-        # `format` is what the released code's library asks for before it reads a file.
+        # `transformers` refuses a file whose metadata has no `format`.
         save_file({name: read(name) for name in names}, folder / file, metadata={"format": "pt"})
         if advance is not None:
             advance(sum(sizes[name] for name in names))
@@ -174,7 +175,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def check_absent(folder: Path) -> None:
-    """Refuse a target that is there already, for commands that never replace anything.
+    """Refuse a target that exists already, for commands that never replace anything.
 
     Raises:
         CheckpointError: `folder` exists and is not an empty folder.
@@ -191,13 +192,13 @@ def _check_replaceable(folder: Path) -> None:
     other = [p.name for p in sorted(folder.iterdir()) if p.is_dir() or not any(p.match(f) for f in FILES)]
     if other:
         raise CheckpointError(
-            f"{folder} holds what no checkpoint has ({first_few(other)}) and is not replaced; "
+            f"{folder} holds files that no checkpoint has ({first_few(other)}) and is not replaced; "
             "choose another folder, or remove it yourself"
         )
 
 
 def _flush(file: Path) -> None:
-    """Bring a file to the disk, so that the rename that follows cannot outrun it."""
+    """Write a file through to the disk, so that the rename cannot take effect before its content."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -206,7 +207,7 @@ def _flush(file: Path) -> None:
 
 
 def _swap(temporary: Path, folder: Path) -> None:
-    """Give `temporary` the name `folder`; an older folder steps aside first and is removed last."""
+    """Rename `temporary` to `folder`; an older folder is renamed first and removed last."""
     older = folder.with_name(f".{folder.name}.older")
     shutil.rmtree(older, ignore_errors=True)
     if folder.exists():

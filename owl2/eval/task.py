@@ -1,14 +1,17 @@
-"""What a benchmark is: where its files are, what is asked, how an answer is read, and what it is worth.
+"""A benchmark: where its files are, what is asked, how an answer is read, and what it is worth.
 
 A task is one file in `tasks/`, a class found by the decorator `@task`. It never sees a model: it turns the
 official files into items, an item into a conversation, and predictions into scores, all pure functions, so
 that scoring again takes seconds and any engine can answer. Names, splits and prompts are the paper's (Table
 16); what the authors never published is said in the task's docstring.
+
+Readers: `Task.items` yields an `Item` for each usable record and a `Skipped` for each other one; `Task.load`
+is what the rest of the program calls, and the only place that checks ids.
 """
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -76,11 +79,30 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A record of the official files that no question can be made of."""
+
+    where: str
+    """File and record, as in error messages."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """The questions of a benchmark, as `Task.load` read them."""
+
+    items: list[Item]
+    skipped: list[Skipped]
+
+
+@dataclass(frozen=True)
 class Decoding:
-    """How an answer is generated; fields of `owl2.generate.GenerationConfig`. Always greedy."""
+    """How an answer is generated; fields of `owl2.generate.GenerationConfig`. Never sampled."""
 
     max_new_tokens: int = 10
     min_new_tokens: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,17 @@ class Template:
     answer_prefix: str = ""
     """What stands behind `ASSISTANT:` before the model writes. The authors' evaluation scripts end prompts
     with a space, which LLaMA's tokenizer sees."""
+    decoding: Decoding | None = None
+    """The decoding that belongs to this wording; None: the task's."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The range of the figure in 95 of 100 samples of the questions."""
+
+    low: float
+    high: float
+    method: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +147,9 @@ class Score:
     group: str = ""
     """The category a partial score is over; empty for the whole."""
     paper_id: str = ""
-    """The row of the paper's tables this figure stands beside (`owl2/eval/report/paper.json`)."""
+    """The row of the paper's tables that this figure is compared with (`owl2/eval/report/paper.json`)."""
+    interval: Interval | None = None
+    """Set by scoring (`owl2/eval/scoring`); None where nothing varies or there is one cluster."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +185,14 @@ class Task(ABC):
     `Answer.grade` and leaves out figures that need grades where there are none."""
 
     @abstractmethod
-    def items(self, data: Path) -> list[Item]:
-        """Read the official files below `data`.
+    def items(self, data: Path) -> Iterable[Item | Skipped]:
+        """Read the official files below `data`: an item or what was skipped for each record, in their order.
+
+        A list of items is fine where a record cannot be broken by itself. Ids need no check here.
 
         Raises:
             DataMissing: with what was looked for.
-            EvalDataError: a record that is not in the official format.
+            EvalDataError: a file that is not in the official format.
         """
 
     @abstractmethod
@@ -165,6 +202,37 @@ class Task(ABC):
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """All figures; the first is the one the paper prints."""
+
+    def load(self, data: Path) -> Items:
+        """The questions below `data` with unique ids, and the records that make none.
+
+        Raises:
+            DataMissing: with what was looked for.
+            EvalDataError: a file that is not in the official format, no question, or fewer questions than
+                skipped records.
+        """
+        items: dict[str, Item] = {}
+        skipped = []
+        for found in self.items(data):
+            if isinstance(found, Skipped):
+                skipped.append(found)
+            elif found.id in items:
+                skipped.append(Skipped(f"{self.name}: {found.id}", "an earlier question has the same id"))
+            else:
+                items[found.id] = found
+        if len(skipped) > len(items):
+            first = f"the first, {skipped[0].where}: {skipped[0].reason}"
+            raise EvalDataError(
+                f"{self.name}: {len(skipped):,} of {len(skipped) + len(items):,} records cannot be used; "
+                f"{first}. Are these the official files?"
+            )
+        if not items:
+            raise EvalDataError(f"{self.name}: the files below {data} hold no question of this split")
+        return Items(list(items.values()), skipped)
+
+    def decoding_of(self, template: str) -> Decoding:
+        """The decoding that belongs to a template of this task."""
+        return self.templates[template].decoding or self.decoding
 
     def find(self, data: Path) -> dict[str, Path]:
         """Path by `DataFile.path` for all files that are there.

@@ -56,7 +56,7 @@ def generate(
     # The last token is returned without being read again, so it needs no place.
     capacity = max(layout.lengths) + config.max_new_tokens - 1
     cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
-    logits = prefill(model, input_ids, layout, cache, pixel_values, visual_tokens)
+    logits = prefill(model, input_ids, layout, cache, pixel_values, visual_tokens=visual_tokens)
     answers: list[list[int]] = [[] for _ in layout.lengths]
     for new_tokens in decode(model, cache, logits, config):
         for row, token in new_tokens.items():
@@ -84,6 +84,7 @@ def prefill(
     layout: Layout,
     cache: KVCache,
     pixel_values: Tensor | None = None,
+    *,
     visual_tokens: Tensor | None = None,
 ) -> Tensor:
     """Read the new tokens of each row into the cache -> float32 logits (B, V) after each row's last token.
@@ -104,7 +105,8 @@ def prefill(
     pixel_values, visual_tokens = (
         None if images is None else images.to(device) for images in (pixel_values, visual_tokens)
     )
-    hidden = model.hidden(model.embed(input_ids, layout, pixel_values, visual_tokens), layout, cache)
+    embeddings = model.embed(input_ids, layout, pixel_values, visual_tokens=visual_tokens)
+    hidden = model.hidden(embeddings, layout, cache)
     return model.logits(hidden.index_select(0, layout.boundaries[1:] - 1))
 
 

@@ -33,8 +33,6 @@ class ChatSession:
         """The turns so far, as `say` made them."""
         self.is_cut = False
         """Whether the last answer stopped at `max_new_tokens` and not by itself."""
-        self.num_prefilled = 0
-        """Tokens that the last answer had to read anew."""
         self._cache: KVCache | None = None
         self._ids: list[int] = []
         self._images: list[Image] = []
@@ -104,7 +102,6 @@ class ChatSession:
         cache = self._room(kept, len(ids) + config.max_new_tokens - 1)
         cache.lengths = [kept]
         self._ids, self._images = list(ids), images
-        self.num_prefilled = len(ids) - kept
         new_ids = torch.tensor([ids[kept:]])
         layout = padded_layout(new_ids, None, self.processor.image_token_id, past=[kept])
         pixel_values = self.processor.pixels(images[images_kept:])

@@ -1,4 +1,8 @@
-"""Conversations, raw prompts and images to model inputs, and ids back to text."""
+"""Conversations, raw prompts and images as model inputs, and ids back to text.
+
+Start with processor.py, which puts template.py, tokenizer.py and images.py together. For a prompt template
+copy a row of `TEMPLATES`, for another resizing `_pad` of images.py.
+"""
 
 from owl2.processor.images import ImageError, ImageTransform, load_image
 from owl2.processor.processor import ContextError, Encoding, ImageCountError, Processor

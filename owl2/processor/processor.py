@@ -1,17 +1,18 @@
-"""Conversations and images to what the model eats. Training, chat, evaluation and serving all come here.
+"""Conversations and images as model inputs, for training, chat, evaluation and serving alike.
 
-Two ways in. `encode` and `chat` take messages: marks typed by a user mean nothing, and the label mask comes
-with the ids. `processor(text=...)` takes raw prompts, as the released evaluation scripts write them: each
-`<|image|>` is a placeholder and `</s>` is the end token. Both give the ids of the release's
+There are two entry points. `encode` and `chat` take messages: marks typed by a user mean nothing, and the
+label mask comes with the ids. `processor(text=...)` takes raw prompts, as the released evaluation scripts
+write them: each `<|image|>` is a placeholder and `</s>` is the end token. Both give the ids of the release's
 `tokenizer_image_token` (official mm_utils.py:181), each image expanded to its visual tokens.
 """
 
+import copy
 import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ from PIL import Image
 from owl2.errors import Owl2Error
 from owl2.files import write_file
 from owl2.model.config import Owl2Config
-from owl2.processor.images import CONFIG_NAME, ImageError, ImageSource, ImageTransform, load_image
+from owl2.processor.images import CONFIG_NAME, ImageError, ImageSource, ImageTransform, Resize, load_image
 from owl2.processor.template import END_MARK, IMAGE_MARK, Chunk, Message, find_template, images_of, render
 from owl2.processor.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
@@ -45,8 +46,8 @@ class Encoding:
     images: list[Image.Image] = field(default_factory=list)
     """RGB images in the order of their tokens."""
     rows: tuple[int, ...] | None = None
-    """Where the sample is several rows that show the same `images` and see nothing of each other: the number
-    of ids of each."""
+    """The number of ids of each row, if the sample is several rows that share `images` and do not attend to
+    each other."""
 
 
 class Processor:
@@ -62,13 +63,13 @@ class Processor:
         template: str = "mplug_owl2",
         max_tokens: int | None = None,
     ) -> None:
-        """Put the parts together.
+        """Create a processor.
 
         Args:
-            image_token_id: what stands in `input_ids` at every visual position.
-            tokens_per_image: visual tokens an image, the end-of-image vector included.
+            image_token_id: the id in `input_ids` at every visual position.
+            tokens_per_image: visual tokens of an image, the end-of-image vector included.
             template: a name in `TEMPLATES`.
-            max_tokens: the decoder's context, visual tokens included; None for no limit.
+            max_tokens: the decoder's context, visual tokens included; None means no limit.
 
         Raises:
             TemplateError: unknown template.
@@ -87,11 +88,11 @@ class Processor:
         images: Sequence[Sequence[ImageSource]] | None = None,
         padding_side: PaddingSide = "right",
     ) -> dict[str, torch.Tensor]:
-        """Encode raw prompts, in which each `<|image|>` stands for an image and `</s>` ends a turn.
+        """Encode raw prompts, in which each `<|image|>` marks an image and `</s>` ends a turn.
 
         Args:
-            text: one prompt a row.
-            images: for each row its images in the order of its marks; None if no row has any.
+            text: one prompt for each row.
+            images: the images of each row in the order of its marks; None if no row has any.
 
         Returns:
             See `collate`.
@@ -119,7 +120,7 @@ class Processor:
     ) -> dict[str, torch.Tensor]:
         """Encode conversations whose last turn is the user's, ready to be answered; see `collate`.
 
-        `answer_prefix` stands behind `ASSISTANT:`; prompts of the release's evaluation end in a space.
+        `answer_prefix` follows `ASSISTANT:`; prompts of the release's later evaluation end in a space.
         """
         return self.collate(
             [self.encode(c, generation_prompt=True, answer_prefix=answer_prefix) for c in conversations],
@@ -184,21 +185,32 @@ class Processor:
         return pixels
 
     def replace(
-        self, *, template: str | None = None, image_size: int | None = None, max_tokens: int | None = None
+        self,
+        *,
+        template: str | None = None,
+        image_size: int | None = None,
+        resize: Resize | None = None,
+        max_tokens: int | None = None,
     ) -> "Processor":
-        """Return a processor with the given parts changed; `max_tokens` None lifts the limit."""
-        transform = self.image_transform
-        return Processor(
-            self.tokenizer,
-            dataclasses.replace(transform, size=transform.size if image_size is None else image_size),
-            image_token_id=self.image_token_id,
-            tokens_per_image=self.tokens_per_image,
-            template=self.template if template is None else template,
-            max_tokens=max_tokens,
-        )
+        """Return a processor with the given parts changed; what is not given stays."""
+        changed = copy.copy(self)
+        if template is not None:
+            find_template(template)
+            changed.template = template
+        given = {"size": image_size, "resize": resize}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        changed.image_transform = dataclasses.replace(self.image_transform, **changes)
+        changed.max_tokens = self.max_tokens if max_tokens is None else max_tokens
+        return changed
+
+    def without_limit(self) -> "Processor":
+        """Return a processor that encodes conversations of any length, as `max_tokens=None` does."""
+        unlimited = copy.copy(self)
+        unlimited.max_tokens = None
+        return unlimited
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids; image and special tokens have none."""
+        """Return the text of ids, without image and special tokens."""
         return self.tokenizer.decode([token_id for token_id in ids if token_id != self.image_token_id])
 
     def save(self, folder: Path) -> None:
@@ -249,8 +261,8 @@ class Processor:
         chunks = prompt.split(IMAGE_MARK)
         if len(images) != len(chunks) - 1:
             raise ImageCountError(
-                f"row {row} has {len(chunks) - 1} {IMAGE_MARK} marks but {len(images)} images; each mark "
-                f"stands for one image (in chat, text typed by a user is never a mark)"
+                f"row {row} has {len(chunks) - 1} {IMAGE_MARK} marks but {len(images)} images; give one "
+                f"for each mark (in chat, text typed by a user is never a mark)"
             )
         if not prompt:
             raise ValueError(f"row {row} is empty: there is nothing to continue")
@@ -258,7 +270,7 @@ class Processor:
         for number, chunk in enumerate(chunks):
             if number:
                 ids += self._image_ids()
-            # The release puts a BOS before each piece and keeps the first; behind a leading image, all.
+            # The release puts BOS before each piece and keeps the first; after a leading image it keeps all.
             if chunk and (number == 0 or not chunks[0]):
                 ids += self._bos_ids()
             ids += self._text_ids(chunk)

@@ -1,9 +1,9 @@
-"""Conversations as a list of chunks: which text, which image, which part is to be learned.
+"""Prompt templates: a conversation as a list of chunks of text and images, some of them targets.
 
-A chunk is what is tokenised in one piece, so training, chat and the released code's own splitting agree on
-ids, and the label mask follows from the chunk's kind instead of from counting tokens afterwards. Text of
-a user is only ever text: marks and special tokens typed in it mean nothing. Layouts are the release's
-(official conversation.py, train.py:286-289 and 297-376): `USER: {q} ASSISTANT: {a}</s>USER: ...`.
+A chunk is tokenised in one piece, so that training, chat and the released code's own splitting agree on ids,
+and the label mask follows from the chunk's kind instead of from counting tokens afterwards. A user's text is
+only text: marks and special tokens typed in it mean nothing. Layouts are the release's (official
+conversation.py, train.py:286-289 and 297-376): `USER: {q} ASSISTANT: {a}</s>USER: ...`.
 """
 
 import dataclasses
@@ -35,23 +35,23 @@ class Chunk:
     is_target: bool = False
     """An answer or its end token: what training predicts."""
     space: bool = False
-    """Whether a space separates the text from what stands before it."""
+    """Whether a space separates the text from the chunk before it."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """How turns become text."""
+    """The text around turns."""
 
     system: str = ""
-    """In front of the first turn."""
+    """Text before the first turn."""
     images_first: bool = False
     """Whether a turn's images move to its front, followed by a newline."""
 
 
 TEMPLATES: dict[str, Template] = {
-    # Chat, demo and evaluation of the release; its system sentence is never emitted.
+    # The release's chat, demo and evaluation; its system sentence is never emitted.
     "mplug_owl2": Template(),
-    # What the release's training scripts use (`--version v1`). It keeps one image a turn, this all of them.
+    # The release's training scripts (`--version v1`). They keep one image in a turn, this keeps all.
     "vicuna_v1": Template(
         system="A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
@@ -84,7 +84,7 @@ def render(
     Args:
         messages: turns that start with the user and alternate.
         generation_prompt: end with `ASSISTANT:`, for which the last turn must be the user's.
-        answer_prefix: stands behind that, tokenised with it. The release's evaluation has a space here.
+        answer_prefix: follows that and is tokenised with it. The release's later evaluation has a space here.
 
     Raises:
         TemplateError: the roles do not alternate or a turn's content is not understood; names the turn.

@@ -8,7 +8,7 @@ parse and explain a configuration at once.
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -468,18 +468,3 @@ def config_to_dict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [config_to_dict(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def config_keys(kind: Any = TrainConfig, prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration, dotted as on the command line; those in lists as `rules.match`."""
-    for name, hint, _ in _fields(kind):
-        yield prefix + name
-        for nested in _dataclasses_in(hint):
-            yield from config_keys(nested, f"{prefix}{name}.")
-
-
-def _dataclasses_in(hint: Any) -> Iterator[type]:
-    if dataclasses.is_dataclass(hint):
-        yield hint  # type: ignore[misc]
-    for argument in get_args(hint):
-        yield from _dataclasses_in(argument)

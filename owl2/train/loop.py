@@ -22,6 +22,7 @@ from owl2.processor import Processor
 from owl2.train.adapters import lora
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.ema import MovingAverage
+from owl2.train.fingerprints import frozen_fingerprints
 from owl2.train.flops import StepCost, Work, peak_memory
 from owl2.train.metrics import Metrics, Tally, append_row, drop_steps_from
 from owl2.train.optim import lr_at, make_optimizer, set_lr
@@ -45,7 +46,6 @@ from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
 from owl2.train.state.config_diff import changes, check_finished, keep_config
-from owl2.train.state.frozen import frozen_fingerprints
 from owl2.train.state.saver import Saver
 from owl2.train.state.sharded import save_sharded
 from owl2.train.state.state import StateRecord, resume, saved_states, tensors_of

@@ -105,9 +105,7 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
     if sharding is not None:
         shard_root(objective, sharding)
     processor = Processor.from_folder(config.model, model.config)
-    return objective, processor.replace(
-        image_size=model.config.vision.image_size, max_tokens=model.config.decoder.max_position_embeddings
-    )
+    return objective, processor.replace(image_size=model.config.vision.image_size)
 
 
 def open_dataset(config: TrainConfig, processor: Processor) -> SampleDataset:
@@ -153,7 +151,7 @@ def make_dataset(
         sources,
         [config.augment for config in configs],
         mixture,
-        processor.replace(template=data.template),  # no length limit: the dataset cuts to data.max_tokens
+        processor.replace(template=data.template).without_limit(),  # the dataset cuts to data.max_tokens
         data.max_tokens,
         data.targets,
         data.num_frames,

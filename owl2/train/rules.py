@@ -1,8 +1,8 @@
-"""The rule table: which parameters are trainable, with what learning rate and weight decay; first match wins.
+"""Training rules: which parameters are trainable, and at which rate. An ordered table, first match wins.
 
-The stages of the paper are such tables, not code (configs/*.yaml); a row is `Rule` in config.py. A rule that
-decides for nothing and a parameter without a rule are errors: both are how a stage silently trains the wrong
-thing. Layer-wise learning-rate decay takes its depths from the model (`layer_groups()`), not from names.
+The stages of the paper are such tables, not code (configs/*.yaml). A rule that matches no parameter, and a
+parameter that matches no rule, are errors: either way a stage would silently train the wrong thing. The
+depths of layer-wise learning-rate decay come from the model (`layer_groups()`), not from names.
 """
 
 import difflib
@@ -17,6 +17,7 @@ from owl2.model import Owl2Model
 from owl2.train.config import Rule
 
 VISION_PREFIX = "model.vision_model."
+"""Of the names of the vision encoder's parameters."""
 
 
 class RuleError(Owl2Error, ValueError):
@@ -25,7 +26,7 @@ class RuleError(Owl2Error, ValueError):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the table says about one parameter."""
+    """What the table decides for one parameter."""
 
     name: str
     rule: Rule
@@ -35,16 +36,16 @@ class Assignment:
 
 
 def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -> list[Assignment]:
-    """Find the rule of every parameter.
+    """Match every parameter of the model with its rule.
 
     Raises:
         RuleError: a rule without parameters, a parameter without a rule, a setting without effect, or a
-            table that freezes everything.
+            table in which everything is frozen.
     """
     if not rules:
         raise RuleError('rules is empty; the shortest table is [{match: "*"}]')
     _check_effect(rules)
-    depth_decay = _vision_depths(model)
+    depths = model.layer_depths()
     unused = list(rules)
     assignments = []
     for name, parameter in model.named_parameters():
@@ -56,14 +57,14 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
                 f'with {{match: "*", ...}}'
             )
         unused = [r for r in unused if r is not rule]
-        if rule.layer_decay != 1.0 and name not in depth_decay:
+        if rule.layer_decay != 1.0 and name not in depths:
             raise RuleError(f"layer_decay of rule {rule.match!r} reaches {name}, outside the vision encoder")
         decay = weight_decay if rule.weight_decay is None else rule.weight_decay
         assignments.append(
             Assignment(
                 name=name,
                 rule=rule,
-                lr=rule.lr * rule.layer_decay ** depth_decay.get(name, 0),
+                lr=rule.lr * rule.layer_decay ** depths.get(name, 0),
                 weight_decay=decay if parameter.ndim > 1 else 0.0,
             )
         )
@@ -78,7 +79,9 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
 
 def _check_effect(rules: Sequence[Rule]) -> None:
     if all(rule.frozen for rule in rules):
-        raise RuleError(f"all {len(rules)} rules are frozen, so nothing would be trained; free one of them")
+        raise RuleError(
+            f"all {len(rules)} rules are frozen, so nothing would be trained; leave `frozen` out of one"
+        )
     for rule in rules:
         if rule.frozen and rule != Rule(match=rule.match, frozen=True):
             raise RuleError(
@@ -91,11 +94,3 @@ def apply_freeze(model: nn.Module, assignments: Sequence[Assignment]) -> None:
     """Switch gradients off for frozen parameters and on for all others."""
     for assignment in assignments:
         model.get_parameter(assignment.name).requires_grad_(not assignment.rule.frozen)
-
-
-def _vision_depths(model: Owl2Model) -> dict[str, int]:
-    """Name of each vision parameter -> number of layers above it."""
-    groups = model.model.vision_model.layer_groups()
-    return {
-        VISION_PREFIX + name: len(groups) - 1 - depth for depth, names in enumerate(groups) for name in names
-    }

@@ -1,6 +1,9 @@
 """An ONNX file with a DINOv2 inside gives the encoder that it was exported from."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,54 +12,42 @@ from safetensors.torch import load_file
 
 from owl2.checkpoint import CheckpointError
 from owl2.checkpoint.assemble import read_vision
+from owl2.checkpoint.onnx import read_initializers
 from owl2.model.vision import VisionEncoder
 
+onnx = pytest.importorskip("onnx")
 transformers = pytest.importorskip("transformers")
-
-
-def varint(value: int) -> bytes:
-    parts = []
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])
-
-
-def field(number: int, value: int | bytes | str) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    data = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def initializer(name: str, values: np.ndarray) -> bytes:
-    dims = b"".join(field(1, size) for size in values.shape)
-    return field(5, dims + field(2, 1) + field(8, name) + field(9, values.tobytes()))
-
-
-def node(op: str, path: str, *inputs: str) -> bytes:
-    return field(1, b"".join(field(1, name) for name in inputs) + field(3, path) + field(4, op))
 
 
 def export(file: Path, state: dict[str, torch.Tensor], *, other: str = "decoder.upconv1.weight") -> None:
     """Write what PyTorch's exporter writes: matrices of linears and the position table are constants."""
-    graph, constants = b"", 0
+    nodes, values, constants = [], [], 0
+
+    def add(name: str, array: np.ndarray) -> None:
+        values.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+
     for name, parameter in state.items():
-        values = parameter.numpy()
+        array = parameter.numpy()
         module, _, kind = f"backbone.{name}".rpartition(".")
-        if kind == "weight" and values.ndim == 2:
+        if kind == "weight" and array.ndim == 2:
             constants += 1
             constant = f"onnx::MatMul_{constants}"
-            graph += initializer(constant, np.ascontiguousarray(values.T))
-            graph += node("MatMul", f"/{module.replace('.', '/')}/MatMul", "x", constant)
+            add(constant, array.T)
+            path = f"/{module.replace('.', '/')}/MatMul"
+            nodes.append(onnx.helper.make_node("MatMul", ["x", constant], ["y"], path))
         elif kind == "position_embeddings":
-            for op, part in (("Concat", values[:, :1]), ("Reshape", values[:, 1:])):
-                graph += initializer(f"onnx::{op}_{constants}", np.ascontiguousarray(part))
-                graph += node(op, f"/backbone/embeddings/{op}_6", f"onnx::{op}_{constants}", "x")
+            for op, part in (("Concat", array[:, :1]), ("Reshape", array[:, 1:])):
+                add(f"onnx::{op}_{constants}", part)
+                path = f"/backbone/embeddings/{op}_6"
+                nodes.append(onnx.helper.make_node(op, [f"onnx::{op}_{constants}", "x"], ["y"], path))
         elif kind != "mask_token":
-            graph += initializer(f"backbone.{name}", values)
-    graph += initializer(other, np.ones((2, 2), np.float32))
-    file.write_bytes(field(1, 8) + field(2, "pytorch") + field(7, graph))
+            add(f"backbone.{name}", array)
+    add(other, np.ones((2, 2), np.float32))
+    write(file, values, nodes)
+
+
+def write(file: Path, values: list[Any], nodes: Sequence[Any] = ()) -> None:
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "graph", [], [], values)), file)
 
 
 @pytest.fixture
@@ -100,7 +91,7 @@ def test_tensors_that_no_encoder_has_are_refused(tmp_path, state):
         read_vision(tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\3\4 not an onnx file", field(7, b"\xff" * 9), field(1, 8)])
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 not an onnx file", b"\x3a\x09" + b"\xff" * 9, b"\x08\x08"])
 def test_a_file_that_is_no_onnx_graph_is_named(tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.onnx"):
@@ -108,9 +99,45 @@ def test_a_file_that_is_no_onnx_graph_is_named(tmp_path, content):
 
 
 def test_a_graph_without_a_dinov2_says_what_was_looked_for(tmp_path):
-    graph = initializer("conv.weight", np.ones((2, 2), np.float32))
-    (tmp_path / "model.onnx").write_bytes(field(7, graph))
+    write(tmp_path / "model.onnx", [onnx.numpy_helper.from_array(np.ones((2, 2)), "conv.weight")])
     with pytest.raises(CheckpointError, match="there is no DINOv2 inside"):
+        read_vision(tmp_path / "model.onnx")
+
+
+def test_values_of_every_floating_point_type_are_read(tmp_path):
+    names = {
+        torch.float32: "FLOAT",
+        torch.float16: "FLOAT16",
+        torch.bfloat16: "BFLOAT16",
+        torch.float64: "DOUBLE",
+    }
+    made = [
+        onnx.helper.make_tensor(name, onnx.TensorProto.DataType.Value(name), [2, 1], [0.5, -3.0])
+        for name in names.values()
+    ]
+    write(tmp_path / "model.onnx", made)
+    read = read_initializers(tmp_path / "model.onnx")
+    for dtype, name in names.items():
+        assert read[name].dtype == dtype
+        assert read[name].tolist() == [[0.5], [-3.0]]
+
+
+def test_values_outside_of_the_file_are_read_and_a_missing_file_of_them_is_an_error(tmp_path, state):
+    export(tmp_path / "model.onnx", state)
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, location="values", size_threshold=0)
+    whole, split = (read_initializers(tmp_path / name) for name in ("model.onnx", "split.onnx"))
+    assert whole.keys() == split.keys()
+    assert all(torch.equal(whole[name], split[name]) for name in whole)
+    (tmp_path / "values").unlink()
+    with pytest.raises(CheckpointError, match=r"split\.onnx"):
+        read_initializers(tmp_path / "split.onnx")
+
+
+def test_without_the_onnx_package_the_error_says_what_to_install(tmp_path, monkeypatch):
+    write(tmp_path / "model.onnx", [])
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(CheckpointError, match=r"model\.onnx: .*pip install 'owl2\[onnx\]'"):
         read_vision(tmp_path / "model.onnx")
 
 

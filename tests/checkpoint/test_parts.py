@@ -127,13 +127,13 @@ def test_llama_gives_the_same_logits_for_text(tmp_path, changes):
 
 
 @torch.no_grad()
-def test_the_visual_way_starts_as_a_copy_of_the_text_way(tmp_path):
+def test_the_visual_weights_start_as_a_copy_of_the_text_weights(tmp_path):
     clip(tmp_path / "clip")
     theirs = llama(tmp_path / "llama", num_key_value_heads=2)
     model = assemble(vision=tmp_path / "clip", language=tmp_path / "llama", queries=4, progress=False).model
-    ways = [name for name, _ in model.named_parameters() if ".multiway.1." in name]
-    assert len(ways) == 4 * LLAMA["num_hidden_layers"]
-    for name in ways:
+    copies = [name for name, _ in model.named_parameters() if ".multiway.1." in name]
+    assert len(copies) == 4 * LLAMA["num_hidden_layers"]
+    for name in copies:
         visual, text = (
             model.get_parameter(name),
             model.get_parameter(name.replace("multiway.1", "multiway.0")),
@@ -149,7 +149,7 @@ def test_the_visual_way_starts_as_a_copy_of_the_text_way(tmp_path):
     torch.testing.assert_close(model.logits(model.hidden(embeddings, layout)), expected, atol=1e-5, rtol=0)
 
 
-def test_the_abstractor_is_drawn_as_documented_and_by_seed(tmp_path):
+def test_the_abstractor_is_initialised_as_documented_and_by_seed(tmp_path):
     clip(tmp_path / "clip")
     llama(tmp_path / "llama")
     parts = {"vision": tmp_path / "clip", "language": tmp_path / "llama"}
@@ -180,7 +180,7 @@ def test_another_image_size_is_built_in_by_interpolation(tmp_path):
     save_checkpoint(model, tmp_path / "ours")
     loaded = load_model(tmp_path / "ours", progress=False)
     assert torch.equal(loaded.encode_images(pixels), model.encode_images(pixels))
-    with pytest.raises(CheckpointError, match="image_size 100 does not suit"):
+    with pytest.raises(CheckpointError, match="image_size 100 does not fit"):
         assemble(**parts, image_size=100, progress=False)
 
 

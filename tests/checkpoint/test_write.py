@@ -103,7 +103,7 @@ def test_a_model_can_be_saved_over_the_folder_it_was_loaded_from(tiny, tmp_path)
 def test_a_folder_that_holds_other_things_is_not_replaced(tiny, tmp_path, make):
     (tmp_path / "photos").mkdir()
     make(tmp_path / "photos" / "summer.jpg")
-    with pytest.raises(CheckpointError, match=r"holds what no checkpoint has \(summer\.jpg\)"):
+    with pytest.raises(CheckpointError, match=r"holds files that no checkpoint has \(summer\.jpg\)"):
         save_checkpoint(tiny, tmp_path / "photos")
     assert (tmp_path / "photos" / "summer.jpg").exists()
 

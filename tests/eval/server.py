@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any]], str]
+Answer = Callable[[dict[str, Any]], str | bytes]
+Trouble = int | str | bytes
 
 
 @dataclass
@@ -17,16 +18,16 @@ class Script:
     """What the server does with its requests, in the order in which they come."""
 
     answer: Answer
-    """Text of a good reply, from the request."""
-    troubles: list[int | str] = field(default_factory=list)
-    """Done before good replies begin: a status, `garbage`, `silence` or a reply's text."""
+    """Text of a good reply, or the bytes of a whole body, from the request."""
+    troubles: list[Trouble] = field(default_factory=list)
+    """Done before good replies begin: a status, `garbage`, `silence`, a reply's text, or a whole body."""
     retry_after: str | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def next_trouble(self, request: dict[str, Any], headers: dict[str, str]) -> int | str | None:
+    def next_trouble(self, request: dict[str, Any], headers: dict[str, str]) -> Trouble | None:
         with self.lock:
             self.requests.append(request)
             self.headers.append(headers)
@@ -36,15 +37,25 @@ class Script:
 SILENCE_S = 1.5
 
 
+def body_of(text: Any, model: str = "owl") -> bytes:
+    """A whole reply with this content."""
+    reply = {
+        "model": f"{model}-2026",
+        "choices": [{"message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 2},
+    }
+    return json.dumps(reply).encode()
+
+
 @contextmanager
-def served(answer: Answer, troubles: list[int | str] | None = None, **settings: Any) -> Iterator[Script]:
+def served(answer: Answer, troubles: list[Trouble] | None = None, **settings: Any) -> Iterator[Script]:
     """Serve a script while the block runs."""
     script = Script(answer, troubles or [], **settings)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            trouble = script.next_trouble(request, dict(self.headers))
+            trouble = script.next_trouble(request, {k.title(): v for k, v in self.headers.items()})
             if isinstance(trouble, int):
                 self.send(trouble, b'{"error": {"message": "as the script says"}}')
             elif trouble == "garbage":
@@ -52,13 +63,8 @@ def served(answer: Answer, troubles: list[int | str] | None = None, **settings: 
             elif trouble == "silence":
                 time.sleep(SILENCE_S)
             else:
-                text = trouble if trouble is not None else script.answer(request)
-                reply = {
-                    "model": f"{request['model']}-2026",
-                    "choices": [{"message": {"role": "assistant", "content": text}}],
-                    "usage": {"prompt_tokens": 11, "completion_tokens": 2},
-                }
-                self.send(200, json.dumps(reply).encode())
+                found = trouble if trouble is not None else script.answer(request)
+                self.send(200, found if isinstance(found, bytes) else body_of(found, request["model"]))
 
         def send(self, status: int, body: bytes) -> None:
             self.send_response(status)

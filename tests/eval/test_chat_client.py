@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from owl2.eval.engines.chat_client import ChatClient, EndpointError, RefusedError
+from owl2.eval.engines.chat_client import ChatClient, EndpointError, NoAnswerError
 from tests.eval.server import served
 
 ASKED = [{"role": "user", "content": "What is this?"}]
@@ -46,7 +46,7 @@ def test_what_another_try_cannot_mend_stops_at_once() -> None:
         with served(lambda request: "", [status]) as script, pytest.raises(EndpointError, match=hint):
             client(script.url).complete(ASKED)
         assert len(script.requests) == 1
-    with served(lambda request: "", [400]) as script, pytest.raises(RefusedError, match="400"):
+    with served(lambda request: "", [400]) as script, pytest.raises(NoAnswerError, match="400"):
         client(script.url).complete(ASKED)
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from owl2.eval.engines.chat_client import ChatClient
 from owl2.eval.engines.endpoint import EndpointEngine
-from owl2.eval.engines.local import EngineError, Prompt
+from owl2.eval.engines.engine import EngineError, Prompt
 from owl2.eval.task import Decoding
-from tests.eval.server import served
+from tests.eval.server import Trouble, served
 from tests.eval.small import lines, plan, read, run
 
 
@@ -42,7 +42,7 @@ def test_questions_reach_the_server_with_their_images_and_answers_are_kept(
 
 
 def test_a_server_that_dies_stops_the_run_and_the_rest_is_asked_later(vqa_data: Path, tmp_path: Path) -> None:
-    def dies(count: int) -> list[int | str]:
+    def dies(count: int) -> list[Trouble]:
         return [*["yes"] * count, *[503] * 999]
 
     from owl2.eval.runner import Batching

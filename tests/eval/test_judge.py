@@ -10,12 +10,13 @@ from PIL import Image
 
 from owl2.eval.answers.grades import grades_path
 from owl2.eval.engines.chat_client import ChatClient, EndpointError
-from owl2.eval.engines.local import Reply
-from owl2.eval.judge.grading import Grading, JudgeError, import_grades
+from owl2.eval.engines.engine import Reply
+from owl2.eval.judge.grading import Grading, JudgeError
+from owl2.eval.judge.official import import_grades
 from owl2.eval.judge.prompts import JUDGES, read_mmhal, read_mmvet, read_video
 from owl2.eval.scoring.score import TaskResult, score_run
 from owl2.eval.task import Item, find_task
-from tests.eval.server import Script, served
+from tests.eval.server import Script, Trouble, served
 from tests.eval.small import Scripted, run, write_json
 
 GRADES = {"v1_0": 0.0, "v1_1": 0.5, "v1_2": 1.0, "v1_3": 0.3}
@@ -62,11 +63,11 @@ def grade(request: dict[str, Any]) -> str:
 
 
 def test_a_judge_that_fails_in_every_way_still_gives_the_right_scores(answered: Path) -> None:
-    troubles: list[int | str] = [429, "garbage", 500, "silence", "I cannot say", "1.7", 503]
+    troubles: list[Trouble] = [429, "garbage", 500, "silence", "I cannot say", "1.7", 503]
     with served(grade, troubles, retry_after="0.05") as script:
         assert grading(answered).ask(client(script)) == []
     scored = result(answered)
-    figures = {figure.score.group: figure.score.value for figure in scored.figures}
+    figures = {figure.group: figure.value for figure in scored.scores}
     assert figures == pytest.approx({"": 45.0, "rec": 50.0, "ocr": 40.0, "math": 40.0})
     assert scored.judge is not None
     assert scored.judge.summary() == {
@@ -75,6 +76,7 @@ def test_a_judge_that_fails_in_every_way_still_gives_the_right_scores(answered: 
         "graded": 4,
         "answers": 4,
         "unread": [],
+        "of_other_answers": 0,
     }
 
 
@@ -95,12 +97,12 @@ def test_a_grade_that_cannot_be_read_is_no_zero(answered: Path) -> None:
     scored = result(answered)
     assert scored.judge is not None
     assert scored.judge.unread == ("v1_2",)
-    assert scored.figures[0].score.n == 3
+    assert scored.scores[0].n == 3
     assert sum("v1_2" in str(request) for request in script.requests) == 5
     with served(grade) as script:
         assert grading(answered).ask(client(script)) == []
     assert len(script.requests) == 1
-    assert result(answered).figures[0].score.value == pytest.approx(45.0)
+    assert result(answered).scores[0].value == pytest.approx(45.0)
 
 
 def test_a_dead_judge_loses_nothing_and_is_not_paid_twice(answered: Path) -> None:
@@ -116,7 +118,7 @@ def test_a_dead_judge_loses_nothing_and_is_not_paid_twice(answered: Path) -> Non
     with served(grade) as script:
         grading(answered).ask(client(script))
     assert len(script.requests) == 2
-    assert result(answered).figures[0].score.value == pytest.approx(45.0)
+    assert result(answered).scores[0].value == pytest.approx(45.0)
     with served(grade) as script:
         grading(answered).ask(client(script))
     assert script.requests == []
@@ -139,7 +141,7 @@ def test_of_several_gradings_the_mean_counts(answered: Path) -> None:
 
     with served(vary) as script:
         grading(answered, runs=2).ask(client(script), parallel=1)
-    assert result(answered).figures[0].score.value == pytest.approx(30.0)
+    assert result(answered).scores[0].value == pytest.approx(30.0)
 
 
 def test_another_answer_loses_its_grade(answered: Path) -> None:
@@ -159,9 +161,10 @@ def test_grades_of_the_official_script_are_taken_over(answered: Path, tmp_path: 
         for name, score in GRADES.items()
     }
     write_json(file, graded)
+    write_json(tmp_path / "owl.json", {name: f"x = {name}" for name in GRADES})
     assert import_grades(answered, find_task("mmvet"), result(answered).answers, file) == 4
     scored = result(answered)
-    assert scored.figures[0].score.value == pytest.approx(45.0 * 0.75)
+    assert scored.scores[0].value == pytest.approx(45.0 * 0.75)
     assert scored.judge is not None
     assert scored.judge.models == {"gpt-4-0613": 8}
     assert scored.judge.judge == f"imported from {file.name}"

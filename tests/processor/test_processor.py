@@ -290,6 +290,32 @@ def test_decoding_leaves_out_image_and_special_tokens(tokenizer: Tokenizer) -> N
     assert processor.decode(ids) == "an owl"
 
 
+def test_a_processor_with_a_part_replaced_keeps_what_was_not_given(tokenizer: Tokenizer) -> None:
+    processor = make_processor(tokenizer, max_tokens=99, template="vicuna_v1")
+
+    def parts(changed: Processor) -> tuple[object, ...]:
+        transform = changed.image_transform
+        return (changed.template, transform.size, transform.resize, changed.max_tokens)
+
+    assert parts(processor.replace()) == ("vicuna_v1", 28, "square", 99)
+    assert parts(processor.replace(image_size=56)) == ("vicuna_v1", 56, "square", 99)
+    assert parts(processor.replace(template="mplug_owl2", resize="pad")) == ("mplug_owl2", 28, "pad", 99)
+    assert parts(processor.replace(max_tokens=7)) == ("vicuna_v1", 28, "square", 7)
+    assert parts(processor.replace(max_tokens=7).without_limit()) == ("vicuna_v1", 28, "square", None)
+    assert parts(processor) == ("vicuna_v1", 28, "square", 99)
+    with pytest.raises(TemplateError, match="unknown template 'owl'"):
+        processor.replace(template="owl")
+    with pytest.raises(ImageError, match="size is 0 px"):
+        processor.replace(image_size=0)
+
+
+def test_a_processor_without_limit_encodes_what_was_too_long(tokenizer: Tokenizer) -> None:
+    processor = make_processor(tokenizer, max_tokens=2)
+    with pytest.raises(ContextError):
+        processor.encode([user("what is in the image")])
+    assert len(processor.without_limit().encode([user("what is in the image")]).ids) > 2
+
+
 def tiny_config(vocab_size: int = 512) -> Owl2Config:
     config = preset("tiny")
     return config.replace(decoder=dataclasses.replace(config.decoder, vocab_size=vocab_size))

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from owl2.checkpoint import CheckpointError, load_model
 from owl2.train import loop
 from owl2.train.config import TrainConfig
+from owl2.train.fingerprints import frozen_fingerprints
 from owl2.train.metrics import read_metrics
 from owl2.train.ranks import ALONE
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.state import state
-from owl2.train.state.frozen import frozen_fingerprints
 from owl2.train.state.state import StateError, saved_states
 from tests.train.ranks import Pool
 from tests.train.splits import Reference, split

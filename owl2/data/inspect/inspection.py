@@ -144,7 +144,7 @@ def inspect_source(
     """
     unit = "bytes" if processor is None else "tokens"
     # As in training: no limit of its own, the loader cuts to max_tokens.
-    processor = (processor or stand_in_processor()).replace(template=template)
+    processor = (processor or stand_in_processor()).replace(template=template).without_limit()
     draws = SampleDataset([source], [augmentation], EachOnce(len(source), seed), processor, max_tokens)
     count = min(num_opened or len(source), len(source))
     found = Inspection(source.name, unit, len(source), source.num_incomplete, max_tokens)

@@ -35,10 +35,10 @@ from owl2.train.adapters.qlora import (
     quantize_bases,
 )
 from owl2.train.config import LoraConfig, TrainConfig, TrainConfigError
+from owl2.train.fingerprints import fingerprints_of
 from owl2.train.parallel import gather_whole, set_parameter
 from owl2.train.ranks import ALONE, Ranks
 from owl2.train.rules import VISION_PREFIX, Assignment, RuleError
-from owl2.train.state.frozen import fingerprints_of
 
 WEIGHTS, OTHERS = "adapter_model.safetensors", "other_weights.safetensors"
 """The adapters with `peft`'s names, and all other trained parameters with the checkpoint's names."""

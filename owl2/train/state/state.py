@@ -68,7 +68,7 @@ class StateRecord:
     """One per data rank."""
     order: Order = field(default_factory=dict)
     frozen: Mapping[str, int] = field(default_factory=dict)
-    """Fingerprints of the frozen parameters (frozen.py)."""
+    """Fingerprints of the frozen parameters (train/fingerprints.py)."""
 
 
 def save_state(

@@ -1,12 +1,11 @@
-"""The closed world of the embedded default: what can be seen, in which colours and styles, and which
-compositions are kept out of training.
+"""The world's vocabulary: things, colours, styles and words, and which combinations each split may show.
 
-Everything is a table, so that the split can be read and checked without running anything:
-* each thing has 5 or 6 of the 8 colours in training, 1 or 2 that only the test uses, 1 that only validation
-  uses, spread so that every colour is held out about equally often and says nothing about the split; training
-  images have eight more colours that nothing else has;
-* each pair of things that may stand together in one image belongs to one split as well;
-* six things are drawn in training in one style only, and in validation and test only in the other two.
+Everything is a table, so the splits can be read and checked without running anything:
+* each thing has 5 or 6 of the 8 colours in training, 1 or 2 that only the test uses, and 1 that only
+  validation uses, so that every colour is held out about equally often and tells nothing about the split;
+  training images have eight more colours that nothing else has;
+* each pair of things that may appear in one image belongs to one split as well;
+* six things have one style in training, and only the other two in validation and test.
 Names are CLDR short names where the short name is one word (the column `cldr` has the full one).
 """
 
@@ -16,7 +15,7 @@ from itertools import combinations
 from typing import Literal
 
 Split = Literal["train", "val", "test", "any"]
-"""`any` is for text alone: language may speak of every composition, as LLaMA-2 has; no image shows it."""
+"""`any` is for text alone: as in LLaMA-2's training text, every combination may occur in it."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -85,8 +84,8 @@ MORE_COLOURS: dict[str, tuple[int, int, int]] = {
     "beige": (222, 198, 152),
     "magenta": (232, 20, 160),
 }
-"""Colours of training images only, worn by every thing. The test asks for none of them; they keep a learner
-from taking a thing's five or six training colours as proof of its name."""
+"""Colours of training images only, on every thing. The test asks for none of them; without them a model could
+recognise a thing by its five or six training colours."""
 ALL_COLOURS = {**COLOURS, **MORE_COLOURS}
 
 STYLES: tuple[str, ...] = ("painted", "outline", "sticker")
@@ -115,8 +114,7 @@ WORDS: tuple[str, ...] = tuple(WORD_LIST.split())
 def held_out_colours(name: str) -> dict[str, Split]:
     """The colours that `name` never has in training, each with the split that uses it.
 
-    Three walks over the colours with different strides make every colour held out equally often (to within
-    one).
+    Three passes over the colours with different strides hold out every colour equally often (to within one).
     """
     row = NAMES.index(name)
     colours = tuple(COLOURS)
@@ -143,26 +141,29 @@ def palette(split: Split) -> tuple[str, ...]:
     return tuple(ALL_COLOURS) if split in ("train", "any") else tuple(COLOURS)
 
 
-COMPANY_STEPS: dict[int, Split] = {3: "test", 8: "test", 13: "test", 6: "val", 11: "val"}
+PAIR_STEPS: dict[int, Split] = {3: "test", 8: "test", 13: "test", 6: "val", 11: "val"}
 
 
-def company_split(a: str, b: str) -> Split:
+def pair_split(a: str, b: str) -> Split:
     """The only split whose images may show `a` and `b` together.
 
-    The things stand in a ring and the number of steps between two of them decides, so that each thing has
-    equally many companions in a split: 17 in training, 6 in test, 4 in validation. The steps are chosen so
-    that three things, too, can be together without any pair from training (3 + 3 = 6, 3 + 8 = 11).
+    The things form a ring and the number of steps between two of them decides, so each thing has equally many
+    companions in a split: 17 in training, 6 in test, 4 in validation. The steps are chosen so that three
+    things can appear together as well without any pair from training (3 + 3 = 6, 3 + 8 = 11).
     """
     steps = abs(NAMES.index(a) - NAMES.index(b))
-    return COMPANY_STEPS.get(min(steps, len(NAMES) - steps), "train")
+    return PAIR_STEPS.get(min(steps, len(NAMES) - steps), "train")
 
 
 def may_meet(names: tuple[str, ...], split: Split) -> bool:
-    """Whether these things may share an image of `split`. Training has only its own pairs; a held-out
-    image of two has exactly a pair of its split, and one of three has no pair that training has."""
+    """Whether these things may share an image of `split`.
+
+    Training images have pairs of training only; a held-out image of two things has a pair of its split, and
+    one of three things has no pair of training.
+    """
     if split == "any":
         return True
-    pairs = [company_split(a, b) for a, b in combinations(names, 2)]
+    pairs = [pair_split(a, b) for a, b in combinations(names, 2)]
     if split == "train" or len(pairs) == 1:
         return all(pair == split for pair in pairs)
     return "train" not in pairs and split in pairs
@@ -170,8 +171,11 @@ def may_meet(names: tuple[str, ...], split: Split) -> bool:
 
 @cache
 def companies(size: int, split: Split) -> tuple[tuple[str, ...], ...]:
-    """All sets of `size` different things that may share an image of `split`. Sets from one category stand
-    twice: animals are seen with animals more often, which is what an adversarial question plays on."""
+    """All sets of `size` different things that may share an image of `split`.
+
+    Sets from one category are listed twice: animals appear with animals more often, which adversarial
+    questions exploit.
+    """
     allowed = [names for names in combinations(NAMES, size) if may_meet(names, split)]
     same = [names for names in allowed if len({BY_NAME[name].category for name in names}) == 1]
     return tuple(allowed + same)
@@ -179,7 +183,7 @@ def companies(size: int, split: Split) -> tuple[tuple[str, ...], ...]:
 
 @cache
 def companions(name: str, split: Split) -> tuple[str, ...]:
-    """Things that may stand beside `name` in an image of `split`."""
+    """Things that may appear with `name` in an image of `split`."""
     return tuple(other for other in NAMES if other != name and may_meet((name, other), split))
 
 

@@ -1,8 +1,8 @@
-"""Curves over the steps of a run as one drawing, in the colours of the page that holds it.
+"""Curves over the steps of a run, in panels one below the other.
 
-matplotlib draws an SVG with stand-in colours, which then become the page's CSS variables: one drawing serves
-light and dark screens and stays sharp. No pyplot, so nothing global is touched. Long runs are thinned to the
-extremes of each stretch, so that a page stays small and no spike is lost.
+Long runs are thinned to the extremes of each stretch, so that a page stays small and no spike is lost. A
+scale may end below the first values of a run, which fall from the height of chance; how many values lie above
+it, and how far, is then written into the panel.
 """
 
 import math
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from owl2.page import ACCENT, LINE, SECOND, SOFT, drawing
+from owl2.pages.drawing import ACCENT, LINE, SECOND, SOFT, draw
 
-STRETCHES_AN_INCH = 60
-"""Of a raw curve; two points of each are drawn."""
+STRETCHES_PER_INCH = 60
+"""Of a raw curve, each shown by two points."""
+SHOWN_SHARE = 0.97
+"""Share of a curve's values that a scale covers which does not begin at 0."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +29,32 @@ class Curve:
     values: Sequence[float]
     colour: str = ACCENT
     is_noisy: bool = True
-    """Every step is drawn pale and the mean around it strong; else one line."""
+    """Every step is a pale line and the mean around it a strong one; otherwise there is one line."""
     has_marks: bool = False
     """For few values: a dot each."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves on one scale, beside the name of what they show."""
+    """Curves on one scale."""
 
     label: str
+    """What the scale shows, with its unit."""
     curves: Sequence[Curve]
     height: float = 1.0
     """Relative to the other panels of a drawing."""
     from_zero: bool = True
-    """The scale begins at 0 and ends above the largest value; else it leaves out what stands out above."""
+    """The scale begins at 0 and ends above the largest value; otherwise it fits most values of the noisy
+    curves, or all values if there are none."""
     only_top: bool = False
     """For low panels: no marks on the scale but 0 and the largest value."""
     form: Callable[[float], str] = "{:.3g}".format
 
 
-def loss_curve(rows: Sequence[dict[str, float]], name: str) -> str:
+def loss_curve(rows: Sequence[dict[str, float]], name: str) -> Markup:
     """Draw the rows of a `metrics.jsonl`: loss above, learning rate below."""
-    steps = [row["step"] for row in rows]
-    loss = Curve(steps, [row["loss"] for row in rows])
-    return draw(name, [Panel("loss", [loss], height=4, from_zero=False), lr_panel(rows)])
+    loss = Curve([row["step"] for row in rows], [row["loss"] for row in rows])
+    return draw_panels(name, [Panel("loss", [loss], height=4, from_zero=False), lr_panel(rows)])
 
 
 def lr_panel(rows: Sequence[dict[str, float]]) -> Panel:
@@ -59,7 +63,7 @@ def lr_panel(rows: Sequence[dict[str, float]]) -> Panel:
     return Panel("lr", [lr], only_top=True, form=lambda value: f"{value:.1e}" if value else "0")
 
 
-def draw(name: str, panels: Sequence[Panel], width: float = 3.5, height: float = 2.8) -> str:
+def draw_panels(name: str, panels: Sequence[Panel], width: float = 3.5, height: float = 2.8) -> Markup:
     """Draw panels one below the other, over the same steps, as inline SVG.
 
     Args:
@@ -67,36 +71,27 @@ def draw(name: str, panels: Sequence[Panel], width: float = 3.5, height: float =
         width: in inches, at 9 points a letter; the page scales the drawing to its own width.
 
     Raises:
-        ImportError: matplotlib is missing; says how to install it.
+        DrawingError: matplotlib is missing.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("curves need matplotlib: pip install 'owl2[train]'") from error
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.size": 9,
-        "text.color": SOFT,
-    }
-    settings |= {"axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT, "axes.labelcolor": SOFT}
-    with rc_context(settings):
-        figure = Figure(figsize=(width, height), layout="constrained")
+
+    def paint(figure: Any) -> None:
+        figure.set_layout_engine("constrained")
         heights = [panel.height for panel in panels]
         grid = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)
         for axes, panel in zip(grid[:, 0], panels, strict=True):
-            _draw_panel(axes, panel, round(width * STRETCHES_AN_INCH))
+            _paint_panel(axes, panel, round(width * STRETCHES_PER_INCH))
         grid[-1, 0].set_xlabel("step")
+        grid[-1, 0].locator_params(axis="x", nbins=min(9, round(1.7 * width)))
         grid[-1, 0].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value % 1 == 0 else "")
         figure.align_ylabels()
-        return drawing(figure)
+
+    return draw(name, (width, height), paint)
 
 
-def _draw_panel(axes: Any, panel: Panel, stretches: int) -> None:
+def _paint_panel(axes: Any, panel: Panel, stretches: int) -> None:
     for curve in panel.curves:
-        _draw_curve(axes, curve, stretches)
-    lowest, highest = _range(panel)
+        _paint_curve(axes, curve, stretches)
+    lowest, highest = _scale(panel)
     axes.set_ylim(lowest, highest)
     if panel.only_top:
         axes.set_yticks([0, highest / 1.15])
@@ -108,9 +103,13 @@ def _draw_panel(axes: Any, panel: Panel, stretches: int) -> None:
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
+    values = _all_values(panel)
+    if len(above := values[values > highest]):
+        said = f"{len(above):,} above, up to {panel.form(float(above.max()))}"
+        axes.text(0.99, 0.98, said, transform=axes.transAxes, ha="right", va="top", color=SOFT)
 
 
-def _draw_curve(axes: Any, curve: Curve, stretches: int) -> None:
+def _paint_curve(axes: Any, curve: Curve, stretches: int) -> None:
     steps, values = _finite(curve)
     if curve.is_noisy:
         axes.plot(*thin(steps, values, stretches), color=curve.colour, alpha=0.3, linewidth=0.8)
@@ -126,19 +125,26 @@ def _finite(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     return steps[np.isfinite(values)], values[np.isfinite(values)]
 
 
-def _range(panel: Panel) -> tuple[float, float]:
-    values = np.concatenate([_finite(curve)[1] for curve in panel.curves])
+def _all_values(panel: Panel) -> np.ndarray:
+    return np.concatenate([_finite(curve)[1] for curve in panel.curves])
+
+
+def _scale(panel: Panel) -> tuple[float, float]:
+    """Both ends of a panel's scale."""
+    values = _all_values(panel)
     if not len(values):
         return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
     if panel.from_zero:
-        return 0.0, 1.15 * float(values.max()) or 1.0
-    # The first steps fall from the height of chance; they may leave the frame, the rest may not.
-    highest = max(float(np.quantile(_finite(curve)[1], 0.97)) for curve in panel.curves if len(curve.values))
-    return 0.95 * float(values.min()), 1.05 * highest
+        return 1.15 * min(low, 0.0), 1.15 * max(high, 0.0) or 1.0
+    noisy = [_finite(curve)[1] for curve in panel.curves if curve.is_noisy]
+    high = max((float(np.quantile(found, SHOWN_SHARE)) for found in noisy if len(found)), default=high)
+    margin = 0.05 * max(high - low, abs(high), 1e-9)
+    return low - margin, high + margin
 
 
 def thin(steps: np.ndarray, values: np.ndarray, stretches: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest value of each of so many stretches; all values if there are few."""
+    """The lowest and the highest value of each of `stretches` stretches; all values if there are few."""
     length = math.ceil(len(steps) / stretches)
     if length <= 2:
         return steps, values

@@ -1,11 +1,11 @@
-"""The demo's decoder, as drawn and before any training, looks up what it was told."""
+"""The demo's decoder looks up what it was told as soon as it is initialised, before any training."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from owl2.demo.induction_heads import draw_decoder
+from owl2.demo.induction_heads import initialise_decoder
 from owl2.demo.presets import DECODER
 from owl2.model import Owl2Config, Owl2Model, build, preset
 from owl2.model.layout import packed_layout
@@ -14,16 +14,16 @@ COMMA, STOP, ASKS, QUESTION_MARK, ANSWER, COLON = range(3, 9)
 FIRST_WORD = 20
 
 
-def drawn(**changes: int) -> Owl2Model:
+def initialised(**changes: int) -> Owl2Model:
     tiny: Owl2Config = preset("tiny")
     model = build(replace(tiny, decoder=replace(DECODER, **changes)))
-    draw_decoder(model)
+    initialise_decoder(model)
     return model
 
 
-def test_the_drawn_decoder_finds_what_stood_before_a_word_and_behind_it() -> None:
+def test_the_initialised_decoder_finds_what_is_before_a_word_and_after_it() -> None:
     """`c0 n0, c1 n1, c2 n2. asks n1? answer:` is to be followed by c1, and with c1 asked for, by n1."""
-    model = drawn()
+    model = initialised()
     generator = torch.Generator().manual_seed(0)
     for direction in ("before", "behind"):
         rows: list[list[int]] = []
@@ -48,4 +48,4 @@ def test_the_drawn_decoder_finds_what_stood_before_a_word_and_behind_it() -> Non
 @pytest.mark.parametrize("changes", [{"num_hidden_layers": 2}, {"num_key_value_heads": 2}])
 def test_a_decoder_without_room_for_the_heads_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="needed"):
-        drawn(**changes)
+        initialised(**changes)
