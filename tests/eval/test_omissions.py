@@ -22,16 +22,16 @@ WHERE = "questions.json: record 3"
 @pytest.fixture
 def gappy(monkeypatch: pytest.MonkeyPatch) -> None:
     """VQAv2 with a record that is no question, and one whose id is taken."""
-    whole = VqaV2.items
+    whole = VqaV2.read
 
-    def items(self: VqaV2, data: Path) -> Iterator[Item | Skipped]:
+    def records(self: VqaV2, data: Path) -> Iterator[Item | Skipped]:
         read = list(whole(self, data))
         yield from read[:2]
         yield Skipped(WHERE, "question is None, not text")
         yield from read[2:]
         yield read[0]
 
-    monkeypatch.setattr(VqaV2, "items", items)
+    monkeypatch.setattr(VqaV2, "read", records)
 
 
 def break_boolq(data: Path) -> Path:
@@ -78,10 +78,10 @@ def test_more_skipped_records_than_questions_are_another_format(
     vqa_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = [Skipped(f"record {n}", "no question") for n in range(3)]
-    monkeypatch.setattr(VqaV2, "items", lambda self, data: [Item("1", "?"), *bad])
+    monkeypatch.setattr(VqaV2, "read", lambda self, data: [Item("1", "?"), *bad])
     with pytest.raises(EvalDataError, match=r"vqav2: 3 of 4 records cannot be used; the first, record 0"):
         VqaV2().load(vqa_data)
-    monkeypatch.setattr(VqaV2, "items", lambda self, data: [])
+    monkeypatch.setattr(VqaV2, "read", lambda self, data: [])
     with pytest.raises(EvalDataError, match="hold no question"):
         VqaV2().load(vqa_data)
 
