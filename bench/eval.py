@@ -1,15 +1,15 @@
-"""What batching is worth in evaluation: 500 open questions on images, one at a time and together.
+"""The value of batching in evaluation: 500 open questions on images, one at a time and together.
 
     python -m bench.eval runs/demo/checkpoint [--questions 500] [--per_image 5] [--rounds 3]
 
-Both go through the whole runner: images decoded and resized, prompts encoded, answers generated and kept.
+Both go through the whole runner: images are decoded and resized, prompts encoded, answers generated and kept.
 One at a time is the runner with batches of one, which opens and encodes an image for every question, as a
-loop of `owl.chat` would. A batch encodes each of its images once, so questions that share images, as
-VQAv2's do, gain more; `--per_image 1` shows what is gained without that.
+loop of `owl.chat` would. A batch encodes each of its images once, so questions that share images, as in
+VQAv2, gain more; `--per_image 1` shows the gain without that.
 
-A round asks every question in both ways, the order alternating, so that what else the machine does falls on
-both; a ratio is of one round, and the median over rounds is what counts. The answers must be identical, or
-there is nothing to compare.
+A round asks every question in both variants, in alternating order, so that other work on the machine affects
+both; a ratio is taken within a round, and the median over rounds is reported. The answers must be identical,
+or there is nothing to compare.
 """
 
 import io
@@ -33,7 +33,7 @@ from owl2.data.sample import StoredImage
 from owl2.eval.answers.predictions import read_task
 from owl2.eval.engines.local import OwlEngine
 from owl2.eval.runner import Batching, Plan, run_plan
-from owl2.eval.task import Item, find_task
+from owl2.eval.task import Item, Items, find_task
 
 WORDS = (
     "what",
@@ -88,18 +88,28 @@ def answers_of(folder: Path) -> dict[str, str]:
 
 
 def measure(checkpoint: str, count: int, per_image: int, rounds: int, batch_size: int) -> dict[str, Any]:
-    """Questions a second, process CPU seconds and the ratio, by way."""
+    """Questions per second, process CPU seconds and the ratios of each variant."""
     engine = OwlEngine(owl2.load(checkpoint, progress=False), checkpoint)
-    plan = Plan(find_task("vqav2"), "owl2-paper", questions(count, per_image), count)
-    ways = {ONE: Batching(max_rows=1), f"batches of {batch_size}": Batching(max_rows=batch_size)}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    cpu: dict[str, list[float]] = {name: [] for name in ways}
+    task = find_task("vqav2")
+    items = questions(count, per_image)
+    template = next(iter(task.templates))
+    plan = Plan(
+        task=task,
+        template=template,
+        decoding=task.decoding_of(template),
+        items=items,
+        num_items=count,
+        loaded=Items(items, []),
+    )
+    variants = {ONE: Batching(max_rows=1), f"batches of {batch_size}": Batching(max_rows=batch_size)}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    cpu: dict[str, list[float]] = {name: [] for name in variants}
     said: dict[str, dict[str, str]] = {}
     for number in range(rounds):
-        for name in list(ways)[:: 1 if number % 2 else -1]:
+        for name in list(variants)[:: 1 if number % 2 else -1]:
             with tempfile.TemporaryDirectory() as folder:
                 wall, process = time.perf_counter(), time.process_time()
-                run_plan(engine, plan, Path(folder), Path(folder), batching=ways[name])
+                run_plan(engine, plan, Path(folder), Path(folder), batching=variants[name])
                 seconds[name].append(time.perf_counter() - wall)
                 cpu[name].append(time.process_time() - process)
                 said[name] = answers_of(Path(folder))
@@ -112,7 +122,7 @@ def measure(checkpoint: str, count: int, per_image: int, rounds: int, batch_size
             "speed_ratio": statistics.median(a / b for a, b in zip(seconds[ONE], seconds[name], strict=True)),
             "cpu_ratio": statistics.median(a / b for a, b in zip(cpu[ONE], cpu[name], strict=True)),
         }
-        for name in ways
+        for name in variants
     }
 
 
@@ -128,9 +138,9 @@ def main(
 
     Args:
         checkpoint: checkpoint folder or hub id.
-        questions: how many are asked in each round and way.
-        per_image: how many of them are on one image; VQAv2 has about five.
-        rounds: each way is timed once a round; medians are printed.
+        questions: number of questions in each round and variant.
+        per_image: questions on one image; VQAv2 has about five.
+        rounds: each variant is timed once a round; medians are printed.
         batch_size: questions answered together.
         out: also write the figures here as JSON.
     """

@@ -1,12 +1,12 @@
-"""What MAM costs: one decoder layer with it, without it, and as the released code computes it.
+"""Cost of MAM: one decoder layer with it, without it, and as the released code computes it.
 
     python -m bench.mam [--width 1024] [--rounds 15] [--out mam.json]
 
 A busy machine makes wall time useless, so every figure is process CPU time on one thread; variants take
 turns within each round and are compared within it. `ratio` is the median over rounds of time / time of the
 plain decoder. The released formulation is re-created here from its description (docs/fidelity.md): each norm
-and each projection finds its rows anew, gathers, computes and scatters; attention is eager with a dense mask,
-and the cache is concatenated for every token.
+and each projection searches for its rows, gathers, computes and scatters; attention is eager with a dense
+mask, and the cache is concatenated for every token.
 
 Shapes: B rows, T tokens a row, N = B T, H heads, E head dimension, D width.
 """
@@ -14,7 +14,6 @@ Shapes: B rows, T tokens a row, N = B T, H heads, E head dimension, D width.
 import dataclasses
 import json
 import math
-import os
 import platform
 import statistics
 import time
@@ -30,24 +29,26 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from owl2.files import write_file
+from owl2.model.attention import Rotary, SharedInputs
 from owl2.model.cache import KVCache
 from owl2.model.config import DecoderConfig, MamConfig
-from owl2.model.decoder import DecoderLayer, Rotary, rotary_tables
+from owl2.model.decoder import DecoderLayer, rotary_tables
 from owl2.model.layout import Layout, decode_layout, packed_layout
 from owl2.model.mam import RMSNorm
 
 IMAGE = -200
 TOKENS, VISUAL, START = 256, 65, 20
-"""Tokens a row, visual ones among them, and where they begin."""
+"""Tokens a row, how many of them are visual, and where these begin."""
 MIN_SAMPLE_S = 0.05
-"""A sample repeats its work at least this long; CPU time has a resolution of some microseconds."""
+"""A measurement repeats its work for at least this long; CPU time has a resolution of some microseconds."""
 PLAIN = MamConfig(norm=False, key=False, value=False)
 
 Run = Callable[[], object]
 
 
 class Released(nn.Module):
-    """A layer's weights, computed with as the released code does."""
+    """A layer's weights, used as the released code does."""
 
     def __init__(self, layer: DecoderLayer, modality: Tensor):
         super().__init__()
@@ -55,22 +56,22 @@ class Released(nn.Module):
         self.modality = modality
         """(B, T): 0 text, 1 visual."""
 
-    def multiway(self, ways: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
-        """Find the rows of each modality, gather, apply its way, scatter."""
+    def multiway(self, branches: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+        """Find the rows of each modality, gather, apply its branch, scatter."""
         out = torch.empty_like(x)
-        for kind, way in enumerate(ways):
+        for kind, branch in enumerate(branches):
             rows = self.modality.eq(kind).nonzero(as_tuple=True)
             picked = x[rows].unsqueeze(1).contiguous()
             if picked.numel():
-                out[rows] = way(picked).squeeze(1)
+                out[rows] = branch(picked).squeeze(1)
         return out.contiguous()
 
-    def norm(self, ways: Iterable[RMSNorm], x: Tensor) -> Tensor:
-        def apply(way: RMSNorm, y: Tensor) -> Tensor:
+    def norm(self, branches: Iterable[RMSNorm], x: Tensor) -> Tensor:
+        def apply(branch: RMSNorm, y: Tensor) -> Tensor:
             variance = y.float().pow(2).mean(-1, keepdim=True)
-            return way.weight * (y.float() * torch.rsqrt(variance + way.eps)).to(y.dtype)
+            return branch.weight * (y.float() * torch.rsqrt(variance + branch.eps)).to(y.dtype)
 
-        return self.multiway([partial(apply, way) for way in ways], x)
+        return self.multiway([partial(apply, branch) for branch in branches], x)
 
     def forward(self, x: Tensor, rotary: Rotary, mask: Tensor, past: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, T, D) -> (B, T, D). `mask` (T, past + T) is added to the scores."""
@@ -113,7 +114,7 @@ class Bench:
         plain, mam = DecoderLayer(config, PLAIN), DecoderLayer(config, MamConfig())
         weights = mam.state_dict()
         plain.load_state_dict(
-            {n.replace(".multiway.0", ""): w for n, w in weights.items() if "way.1" not in n}
+            {n.replace(".multiway.0", ""): w for n, w in weights.items() if ".multiway.1" not in n}
         )
         return cls(plain, mam, config, batch)
 
@@ -126,18 +127,19 @@ class Bench:
         return x, packed_layout(ids, [TOKENS] * self.batch, IMAGE), modality
 
     def forward_runs(self, rows_with_image: int, *, backward: bool) -> dict[str, Run]:
-        """Return a call for each variant; together they have shown equal outputs."""
+        """Return a call for each variant, after comparing their outputs."""
         x, layout, modality = self.inputs(rows_with_image)
         rotary = rotary_tables(self.config, layout.positions, x.dtype)
         row = rotary[0][:TOKENS], rotary[1][:TOKENS]
         mask = torch.full((TOKENS, TOKENS), torch.finfo(x.dtype).min).triu(1)
-        static = dataclasses.replace(layout, is_static=True)
+        shared = SharedInputs(layout, rotary)
+        static = SharedInputs(dataclasses.replace(layout, is_static=True), rotary)
         released = Released(self.mam, modality)
         square = x.unflatten(0, (self.batch, TOKENS))
         forwards: dict[str, Callable[[], Tensor]] = {
-            "plain": lambda: self.plain(x, layout, rotary, None, 0),
-            "split": lambda: self.mam(x, layout, rotary, None, 0),
-            "static": lambda: self.mam(x, static, rotary, None, 0),
+            "plain": lambda: self.plain(x, shared),
+            "split": lambda: self.mam(x, shared),
+            "static": lambda: self.mam(x, static),
             "released": lambda: released(square, row, mask, None).flatten(0, 1),
         }
         check_equal({name: run for name, run in forwards.items() if name != "plain"})
@@ -148,19 +150,20 @@ class Bench:
         return {name: partial(backward_of, run) for name, run in forwards.items()}
 
     def decode_runs(self) -> dict[str, Run]:
-        """One new text token behind `TOKENS` cached ones, a single row."""
+        """One new text token after `TOKENS` cached ones, a single row."""
         x = torch.randn(1, self.config.hidden_size)
         layout = decode_layout([TOKENS], x.device)
         rotary = rotary_tables(self.config, layout.positions, x.dtype)
         cache = KVCache(dataclasses.replace(self.config, num_hidden_layers=1), 1, 512, x.device, x.dtype)
         for buffer in (cache.keys[0], cache.values[0]):
             buffer[:, :TOKENS].normal_()
+        shared = SharedInputs(layout, rotary, cache)
         released = Released(self.mam, torch.zeros(1, 1, dtype=torch.long))
         past = tuple(t[0][:, :TOKENS].transpose(1, 2).contiguous() for t in (cache.keys, cache.values))
         mask = torch.zeros(1, TOKENS + 1)
         runs: dict[str, Callable[[], Tensor]] = {
-            "plain": lambda: self.plain(x, layout, rotary, cache, 0),
-            "split": lambda: self.mam(x, layout, rotary, cache, 0),
+            "plain": lambda: self.plain(x, shared),
+            "split": lambda: self.mam(x, shared),
             "released": lambda: released(x[None], rotary, mask, past)[0],
         }
         check_equal({name: run for name, run in runs.items() if name != "plain"})
@@ -173,14 +176,14 @@ def backward_of(forward: Callable[[], Tensor]) -> None:
 
 @torch.no_grad()
 def check_equal(runs: dict[str, Callable[[], Tensor]]) -> None:
-    """Raise AssertionError unless all variants compute the same: otherwise their times mean nothing."""
+    """Raise AssertionError unless all variants compute the same; else their times could not be compared."""
     (first, *others) = (run() for run in runs.values())
     for other in others:
         torch.testing.assert_close(other, first, rtol=1e-4, atol=1e-4)
 
 
 def measure(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, float]]:
-    """Time all variants in turn; CPU milliseconds a call and ratios to `plain`."""
+    """Time all variants in turn; CPU milliseconds per call, and ratios to `plain`."""
     repeats = {}
     for name, run in runs.items():
         run()
@@ -228,7 +231,7 @@ def main(width: int = 1024, batch: int = 4, rounds: int = 15, out: Path | None =
     Args:
         width: hidden size; heads of 64.
         batch: rows of 256 tokens, 65 of them visual.
-        rounds: how often the variants take turns.
+        rounds: number of times that the variants take turns.
         out: JSON file for the figures.
     """
     torch.set_num_threads(1)
@@ -248,9 +251,7 @@ def main(width: int = 1024, batch: int = 4, rounds: int = 15, out: Path | None =
     if out is not None:
         settings = {"width": width, "batch": batch, "rounds": rounds, "torch": torch.__version__}
         record = {**settings, "machine": platform.machine(), "results": results}
-        temporary = out.with_name(out.name + ".tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        os.replace(temporary, out)
+        write_file(out, json.dumps(record, indent=1).encode())
 
 
 if __name__ == "__main__":

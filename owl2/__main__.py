@@ -1,47 +1,227 @@
-"""The command line: `owl2 COMMAND ...`, one function a command in `owl2/cli/`.
+"""The command line: `owl2 COMMAND ...` runs the function of that name in `owl2/cli/`.
 
-Only the chosen command is imported, so help comes at once. Arguments and their help are the function's own
-signature and docstring (jsonargparse); what a user did wrong is one line on standard error and exit code 1.
+Only the chosen command is imported, and that without torch, so help comes at once. This is also the one place
+where errors become messages: what a user can put right is a sentence on standard error and exit code 1, and 2
+for a command, option or value that does not exist. Any other exception is a defect and keeps its traceback.
 """
 
+import errno
 import importlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import owl2
+from owl2.cli.parser import Function, Parser, summary
+from owl2.cli.values import UsageError, nearest
+from owl2.errors import Owl2Error, Owl2Warning
 
 COMMANDS = {
-    "demo": "the whole paper on a laptop: data, both training stages, examination, report",
-    "chat": "ask a checkpoint about images",
-    "data": "make corpora trainable, and look at samples as the model sees them",
-    "train": "run or continue a training stage",
-    "plan": "memory, traffic and days of a stage on GPUs that are not there yet",
-    "report": "curves and facts of a training run as one page, at any time",
-    "eval": "benchmarks beside the paper's numbers: run, score, report, compare",
-    "init": "make a new model of a vision encoder and a language model",
-    "convert": "write a released checkpoint as safetensors, bit for bit",
+    "Try it": ("demo",),
+    "Use a model": ("chat", "convert"),
+    "Prepare data": ("data",),
+    "Train": ("init", "plan", "train", "report"),
+    "Evaluate": ("eval",),
+}
+"""Modules of `owl2/cli/` by what people do. Each has a function of its name, or `COMMANDS` with several."""
+
+EXTRAS = {
+    "aiohttp": "http",
+    "av": "video",
+    "bitsandbytes": "qlora",
+    "gguf": "gguf",
+    "matplotlib": "train",
+    "onnx": "onnx",
+    "openai": "endpoint",
+    "openpyxl": "eval",
+    "peft": "lora",
+    "pyarrow": "data",
+    "resvg_py": "demo",
+    "rouge_score": "eval",
+    "s3fs": "s3",
+}
+"""Optional package -> what to install: `pip install 'owl2[EXTRA]'`."""
+
+OS_ERRORS = {
+    errno.EACCES: "permission denied",
+    errno.EEXIST: "exists already, and is not a folder",
+    errno.EISDIR: "is a folder, where a file is needed",
+    errno.ENOENT: "does not exist",
+    errno.ENOSPC: "no space left on the device",
+    errno.ENOTDIR: "a part of this path is a file, where a folder is needed",
+    errno.EROFS: "the file system is read-only",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; `argv` defaults to the program's arguments."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = arguments.pop(0) if arguments else "--help"
-    if command in ("-h", "--help"):
-        print("usage: owl2 COMMAND [options]   (owl2 COMMAND --help lists them)\n")
-        print("\n".join(f"  {name:8} {line}" for name, line in COMMANDS.items()))
-        return
-    if command == "--version":
-        import owl2
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # an ASCII terminal shows what it lacks as escapes
+        with suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    command = ["owl2"]
+    try:
+        with _short_warnings():
+            function = _find(words, command)
+            if function is not None:
+                function(**Parser(prog=" ".join(command), function=function).parse(words))
+            sys.stdout.flush()
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        explained = _explain(error)
+        if explained is None:
+            raise
+        message, code = explained
+        if message:
+            print(f"{' '.join(command)}: {message}", file=sys.stderr)
+        _finish_output()
+        raise SystemExit(code) from None
 
+
+def _find(words: list[str], command: list[str]) -> Function | None:
+    """Move the words that name a command from `words` to `command`; None if they only asked for help."""
+    modules = [module for group in COMMANDS.values() for module in group]
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return None
+    if words[0] == "--version":
         print(f"owl2 {owl2.__version__}")
-        return
-    if command not in COMMANDS:
-        from difflib import get_close_matches
+        return None
+    if words[0].replace("_", "-").split("=")[0] == "--print-completion":
+        from owl2.cli.completion import print_script
 
-        near = get_close_matches(command, COMMANDS, n=1, cutoff=0)[0]
-        print(f"owl2: no command {command!r}; nearest is {near!r} of {', '.join(COMMANDS)}", file=sys.stderr)
-        raise SystemExit(2)
-    run: Callable[[list[str]], None] = importlib.import_module(f"owl2.cli.{command}").main
-    run(arguments)
+        shell = words[0].partition("=")[2] or "".join(words[1:2])
+        print_script(shell, {module: functions_of(module) for module in modules})
+        return None
+    if words[0].startswith("-"):
+        raise UsageError(f"no option {words[0]!r}; the nearest is {nearest(words[0], OPTIONS)!r}")
+    module = _take(words, command, modules)
+    functions = functions_of(module)
+    if "" in functions:
+        return functions[""]
+    if not words or words[0] in ("-h", "--help"):
+        print(group_overview(module))
+        return None
+    return functions[_take(words, command, list(functions))]
+
+
+OPTIONS = ("--help", "--version", "--print-completion")
+NOTES = """\
+In every option, --batch-size and --batch_size are the same. --version prints the version.
+Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same with zsh."""
+
+
+def _take(words: list[str], command: list[str], known: list[str]) -> str:
+    word = words.pop(0)
+    if word not in known:
+        raise UsageError(
+            f"no command {word!r}; the nearest is {nearest(word, known)!r} of {', '.join(known)}"
+        )
+    command.append(word)
+    return word
+
+
+def functions_of(module: str) -> dict[str, Function]:
+    """The functions of a module by their sub-command; "" if it has one of its own name only."""
+    found = importlib.import_module(f"owl2.cli.{module}")
+    return getattr(found, "COMMANDS", None) or {"": getattr(found, module)}
+
+
+def overview() -> str:
+    """Every command with a line, in groups."""
+    lines = ["usage: owl2 COMMAND [options]      owl2 COMMAND --help lists them"]
+    for title, modules in COMMANDS.items():
+        lines += ["", f"{title}:"]
+        for module in modules:
+            lines += _lines(module)
+    return "\n".join([*lines, "", NOTES])
+
+
+def group_overview(module: str) -> str:
+    """Every sub-command with a line."""
+    usage = f"usage: owl2 {module} COMMAND [options]      owl2 {module} COMMAND --help lists them"
+    return "\n".join([usage, "", *_lines(module)])
+
+
+def _lines(module: str) -> list[str]:
+    return [
+        f"  {f'{module} {name}':14} {summary(function)}" for name, function in functions_of(module).items()
+    ]
+
+
+def _explain(error: BaseException) -> tuple[str, int] | None:
+    """The message and exit code of an exception; None for a defect, whose traceback is shown."""
+    if isinstance(error, SystemExit):
+        from owl2.train.signals import EXIT_STOPPED, Interrupted
+
+        speaks = os.environ.get("RANK", "0") == "0"  # of the processes of a run, one
+        return (str(error) * speaks, EXIT_STOPPED) if isinstance(error, Interrupted) else None
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped", 130
+    if isinstance(error, UsageError):
+        return str(error), 2
+    if isinstance(error, Owl2Error):
+        return str(error), 1
+    if isinstance(error, BrokenPipeError):
+        return "", 141  # as a program that the signal ends
+    if isinstance(error, OSError):
+        return _explain_os_error(error), 1
+    if isinstance(error, UnicodeDecodeError):
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        return f"a file or the input is not {error.encoding.upper()} text, near {near!r}", 1
+    if isinstance(error, ImportError) and (message := _explain_import_error(error)):
+        return message, 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory. {str(error).partition(chr(10))[0]}".strip(), 1
+    if isinstance(error, Exception):
+        error.add_note(f"\nThis is a defect of owl2 {owl2.__version__}; please report it with these lines.")
+    return None
+
+
+def _explain_os_error(error: OSError) -> str:
+    """What a file or device refused; other errors of this family have a message of their own."""
+    if error.errno is None:
+        return " ".join(str(error).split())
+    what = OS_ERRORS.get(error.errno, error.strerror or str(error))
+    return f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, str | bytes) else what
+
+
+def _explain_import_error(error: ImportError) -> str | None:
+    """Which extra brings a missing package; None if it is not an optional one."""
+    if "pip install" in str(error):
+        return str(error)
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    return None if extra is None else f"this needs the package {package}: pip install 'owl2[{extra}]'"
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Warnings to users are a line, without the place in our code."""
+    python_format = warnings.formatwarning
+
+    def short(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, Owl2Warning):
+            return f"warning: {message}\n"
+        return python_format(message, category, filename, lineno, line)
+
+    warnings.formatwarning = short
+    try:
+        yield
+    finally:
+        warnings.formatwarning = python_format
+
+
+def _finish_output() -> None:
+    """Write what is left of standard output, or give it up, so that Python does not complain at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

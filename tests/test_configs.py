@@ -43,10 +43,10 @@ def test_an_override_behind_the_file_wins() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--optim.lrr", "1"], "nearest valid key is 'optim.lr'"),
-        (["--stepz=1"], "nearest valid key is 'steps'"),
+        (["--optim.lrr", "1"], "the nearest is '--optim.lr'"),
+        (["--stepz=1"], "the nearest is '--steps'"),
         (["--rules", '[{match: "*", frozn: true}]'], "nearest valid key is 'frozen'"),
-        (["--steps", "many"], "steps"),
+        (["--steps", "many"], "--steps must be a whole number, not 'many'"),
     ],
 )
 def test_an_unknown_key_or_a_wrong_type_is_named(words: list[str], message: str) -> None:

@@ -25,10 +25,10 @@ SOURCES = sorted((ROOT / "owl2").rglob("*.py"))
 RANKS = {
     "model": 0,
     "errors": 0,
+    "fields": 0,
     "files": 0,
     "jsonl": 0,
-    "page": 0,
-    "curves": 0,
+    "pages": 0,
     "registry": 0,
     "processor": 1,
     "checkpoint": 1,

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from owl2.checkpoint.ends import with_generation_ends
 from owl2.checkpoint.errors import CheckpointError, Shape, check_fit, first_few
 from owl2.checkpoint.progress import bytes_bar
 from owl2.checkpoint.settings import warn_of_ignored_settings
 from owl2.checkpoint.tensors import TensorFolder, dtype_of
 from owl2.files import read_json
-from owl2.model import ConfigError, Owl2Config, Owl2Model, build
+from owl2.model import ConfigError, Owl2Config, Owl2Model, build, reset_buffers
 
 OPTIONAL = (".q_pos_embed", ".k_pos_embed")
 """Computed buffers that a file may have."""
@@ -58,7 +59,7 @@ def load_model(
     for module in model.modules():
         if next(module.buffers(recurse=False), None) is not None:
             module.to_empty(device=device, recurse=False)
-    model.reset_buffers()
+    reset_buffers(model.parts())
     state: dict[str, Tensor] = {}
     total = sum(files.num_bytes(name) for name in names)
     with bytes_bar(f"Loading {folder.name}", total, enabled=progress) as advance:
@@ -86,7 +87,8 @@ def read_config(folder: Path) -> Owl2Config:
         )
     raw = read_json(file, CheckpointError)
     try:
-        return Owl2Config.from_dict(raw)
+        config = Owl2Config.from_dict(raw)
+        return config.replace(decoder=with_generation_ends(config.decoder, folder))
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{file}: {error}{_other_kind(raw)}") from error
 

@@ -121,16 +121,8 @@ PREPROCESSOR_USED = {
     *("owl2", "resample", "rescale_factor", "resize", "size", "template"),
 }
 GENERATION_USED = {
-    *(
-        "do_sample",
-        "eos_token_id",
-        "max_new_tokens",
-        "min_new_tokens",
-        "seed",
-        "temperature",
-        "top_k",
-        "top_p",
-    ),
+    *("do_sample", "early_stopping", "eos_token_id", "length_penalty", "max_new_tokens", "min_new_tokens"),
+    *("num_beams", "seed", "temperature", "top_k", "top_p"),
 }
 
 TOKENS = {"bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}

@@ -1,36 +1,20 @@
-"""`owl2 demo [--preset tiny|small|smoke] [--out DIR]`: the whole paper on a laptop."""
+"""`owl2 demo`: the whole paper on a laptop."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from owl2.cli.arguments import run_function
-from owl2.cli.train import EXIT_STOPPED
+from owl2.cli.train import stops_resumable
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run `owl2 demo`."""
-    run_function(demo, arguments, command="demo")
-
-
-def demo(preset: Literal["tiny", "small", "smoke"] = "tiny", out: Path = Path("runs/demo")) -> None:
-    """Build, train and examine a small mPLUG-Owl2; the same command continues an interrupted run.
+def demo(*, preset: Literal["tiny", "small", "smoke"] = "tiny", out: Path = Path("runs/demo")) -> None:
+    """Build, train and evaluate a small mPLUG-Owl2; the same command continues an interrupted run.
 
     Args:
         preset: tiny takes half an hour on two cores; small starts from a pretrained language model and
-            takes hours; smoke takes minutes (and learns nothing).
-        out: folder of the run; report.html, results.json and checkpoint are what remains.
+            takes hours; smoke takes minutes, to try the commands (it learns nothing).
+        out: folder of the run; its report.html, results.json and checkpoint are the result.
     """
-    from owl2.demo.assets import AssetError
-    from owl2.demo.run import run_demo
-    from owl2.train.loop import Interrupted
+    with stops_resumable():
+        from owl2.demo.run import run_demo
 
-    try:
         run_demo(preset, out)
-    except Interrupted as stop:
-        print(f"owl2 demo: {stop}", file=sys.stderr)
-        raise SystemExit(EXIT_STOPPED) from None
-    except AssetError as error:
-        print(f"owl2 demo: {error}", file=sys.stderr)
-        raise SystemExit(1) from None

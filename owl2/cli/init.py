@@ -1,78 +1,56 @@
-"""`owl2 init`: a new mPLUG-Owl2 of a pretrained vision encoder and a pretrained language model.
+"""`owl2 init`: a new mPLUG-Owl2 from a pretrained vision encoder and a pretrained language model.
 
-The folder it writes is what stage 1 of the training starts from. Packages are imported when the command runs,
-so that `owl2 --help` does not wait for torch.
+Stage 1 of the training starts from the folder that it writes.
 """
 
-from __future__ import annotations
-
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from owl2.cli.arguments import run_function
-
-if TYPE_CHECKING:
-    from owl2.checkpoint import Assembled
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Run `owl2 init`."""
-    run_function(init, arguments, command="init", positionals=False)
+from owl2.cli.values import Count, Seed
 
 
 def init(
+    *,
     vision: Path,
     language: Path,
     out: Path,
-    *,
-    queries: int = 64,
-    abstractor_layers: int = 6,
-    image_size: int | None = None,
-    vision_layers: int | None = None,
-    dtype: str = "float32",
-    seed: int = 0,
+    queries: Count = 64,
+    abstractor_layers: Count = 6,
+    image_size: Count | None = None,
+    vision_layers: Count | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    seed: Seed = 0,
 ) -> None:
-    """Make a new model of pretrained parts and write its checkpoint folder.
+    """Make a new model from pretrained parts and write its checkpoint folder.
 
     Args:
-        vision: CLIP or DINOv2 folder in the Hugging Face layout, or an .onnx file with a DINOv2 inside.
+        vision: CLIP or DINOv2 folder in the Hugging Face layout, or an .onnx file with a DINOv2.
         language: LLaMA-family folder in the Hugging Face layout, or a .gguf file.
-        out: the folder to write; must not exist.
-        queries: visual tokens an image, without the end-of-image vector.
+        out: folder to write; it must not exist.
+        queries: visual tokens per image, not counting the end-of-image vector.
         abstractor_layers: layers of the visual abstractor.
-        image_size: side in pixels; default: the encoder's own. For another, positions are interpolated.
-        vision_layers: keep only this many of the encoder's layers, from the input.
-        dtype: type of the written weights: float32, bfloat16 or float16.
-        seed: for the abstractor, the only part that is drawn.
+        image_size: side in pixels; default: the encoder's own. Positions are interpolated for another.
+        vision_layers: number of the encoder's layers to keep, from the input; default: all.
+        dtype: type of the written weights.
+        seed: seed of the abstractor's weights, the only ones that are initialised.
     """
-    from owl2.checkpoint import CheckpointError, assemble, check_absent
-
-    try:
-        check_absent(out)
-        made = assemble(
-            vision=vision,
-            language=language,
-            queries=queries,
-            abstractor_layers=abstractor_layers,
-            image_size=image_size,
-            vision_layers=vision_layers,
-            dtype=dtype,
-            seed=seed,
-        )
-        made.save(out)
-    except CheckpointError as error:
-        print(f"owl2 init: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    _print_origins(made, out)
-
-
-def _print_origins(made: Assembled, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=True)
+    from owl2.checkpoint import assemble, check_absent
+
+    check_absent(out)
+    made = assemble(
+        vision=vision,
+        language=language,
+        queries=queries,
+        abstractor_layers=abstractor_layers,
+        image_size=image_size,
+        vision_layers=vision_layers,
+        dtype=dtype,
+        seed=seed,
+    )
+    made.save(out)
     table = Table("part", "from", "parameters", title=f"{out}", title_justify="left")
     table.columns[1].overflow = "fold"
     table.columns[2].justify = "right"
@@ -81,8 +59,8 @@ def _print_origins(made: Assembled, out: Path) -> None:
     table.add_section()
     table.add_row("all", "", f"{sum(count for *_, count in made.origins):,}")
     table.add_row("tokenizer", ", ".join(sorted(made.tokenizer_files)) or "none: copy its files yourself", "")
-    console.print(table)
+    Console(soft_wrap=True).print(table)
     for origin, names in made.unused.items():
         if names:
-            print(f"Not used of {origin}: {len(names)} tensors, such as {names[0]}.")
+            print(f"Not used from {origin}: {len(names)} tensors, such as {names[0]}.")
     print(f"Next: owl2 train CONFIG with this folder as the model, or owl2 chat {out} (it is untrained).")

@@ -1,62 +1,49 @@
-"""`owl2 train CONFIG.yaml [--key.path value ...]`: run or continue a stage; the same command continues it.
+"""`owl2 train`: run or continue a training stage; the same command continues it.
 
-Exit codes: 0 finished, 1 an error that the message explains, 75 stopped on request with the state saved.
+Exit codes: 0 finished, 1 an error that the message explains, 75 stopped on request, to be started again.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import difflib
-import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser
-
-from owl2.train.signals import EXIT_STOPPED, Interrupted
+from owl2.cli.parser import Parser
+from owl2.cli.settings import Settings, stage_config
+from owl2.cli.values import UsageError
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parse the configuration and train."""
-    from owl2.checkpoint import CheckpointError
-    from owl2.data.readers.storage import StorageError
-    from owl2.data.sample import DataError
-    from owl2.model import ConfigError
-    from owl2.processor import ImageError, TokenizerError
-    from owl2.train.config import TrainConfigError
-    from owl2.train.loop import NotFiniteError, train
-    from owl2.train.ranks import RankError, is_first_started
-    from owl2.train.rules import RuleError
+def train(stage: Path | None = None, *, settings: Settings, print_config: bool = False) -> None:
+    """Run or continue a training stage; the same command continues it.
 
-    try:
-        config = read_config(arguments)
-        checkpoint = train(config)
+    Any key of the stage's YAML file is an option too, as in --optim.lr 1e-4 or
+    --data.sources='[{name: mine, path: mine.jsonl}]'. Later settings win; a list replaces the earlier list.
+
+    Args:
+        stage: YAML file of the stage.
+        print_config: print the settings that all of this makes, and exit.
+    """
+    config = stage_config(stage, settings)
+    if print_config:
+        import yaml
+
+        from owl2.train.config import config_to_dict
+
+        print(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True), end="")
+        return
+    with stops_resumable():
+        from owl2.train.loop import train as run_stage
+        from owl2.train.ranks import is_first_started
+
+        checkpoint = run_stage(config)
         if is_first_started():
             _report(config.run)
             print(checkpoint)
-    except Interrupted as stop:
-        if is_first_started():
-            print(f"owl2 train: {stop}", file=sys.stderr)
-        raise SystemExit(EXIT_STOPPED) from None
-    except (
-        CheckpointError,
-        ConfigError,
-        DataError,
-        ImageError,
-        NotFiniteError,
-        RankError,
-        RuleError,
-        StorageError,
-        TokenizerError,
-        TrainConfigError,
-    ) as error:
-        print(f"owl2 train: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def _report(run: Path) -> None:
@@ -72,76 +59,32 @@ def _report(run: Path) -> None:
         print(f"owl2 train: no report.html: {error}, then owl2 report {run}", file=sys.stderr)
 
 
-def read_config(arguments: Sequence[str]) -> TrainConfig:
-    """Read `CONFIG.yaml` and the overrides behind it.
+@contextmanager
+def stops_resumable() -> Iterator[None]:
+    """Answer a request to stop with exit code 75 while the loop does not do so itself, as when it starts."""
+    from owl2.train.signals import Interrupted
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise Interrupted("stopped; the same command continues it")
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def read_config(arguments: Sequence[str]) -> "TrainConfig":
+    """Read a stage as `owl2 train` does, from `CONFIG.yaml` and `--key.path value`.
 
     Raises:
         TrainConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.
     """
-    from owl2.train.config import TrainConfig, TrainConfigError
+    from owl2.train.config import TrainConfigError
 
-    parser = make_parser()
-    words = list(arguments)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--config")
     try:
-        values = parser.instantiate(parser.parse_args(words))
-    except ArgumentError as error:
-        raise TrainConfigError(f"{error}{_nearest_key(str(error))}") from None
-    values.pop("config")
-    return TrainConfig(**vars(values))
-
-
-def make_parser() -> ArgumentParser:
-    """The parser of a stage configuration."""
-    from owl2.train.config import TrainConfig
-
-    parser = ArgumentParser(
-        prog="owl2 train",
-        usage="owl2 train CONFIG.yaml [--key.path value ...]",
-        description="Run or continue a training stage.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="the stage's YAML file (or the first argument)")
-    parser.add_class_arguments(TrainConfig, None)
-    return parser
-
-
-def _nearest_key(message: str) -> str:
-    """Name the valid key nearest to the one that the parser refused."""
-    refused = re.search(r"Option '(\S+)' is not accepted|unrecognized arguments: --(\S+)", message)
-    if refused is None:
-        return ""
-    key = (refused[1] or refused[2]).split("=")[0]
-    keys = list(_keys())
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0) or keys[:1]
-    return f"; the nearest valid key is {near[0]!r}"
-
-
-def _keys() -> Iterator[str]:
-    """Every key of a stage configuration, dotted as on the command line, and alone as in lists."""
-    from owl2.train.config import (
-        DataConfig,
-        EmaConfig,
-        LoraConfig,
-        OptimConfig,
-        ParallelConfig,
-        SourceConfig,
-        TrainConfig,
-        ValidationConfig,
-    )
-    from owl2.train.rules import Rule
-
-    dotted: dict[str, type] = {
-        "": TrainConfig,
-        "data.": DataConfig,
-        "ema.": EmaConfig,
-        "lora.": LoraConfig,
-        "optim.": OptimConfig,
-        "parallel.": ParallelConfig,
-        "validation.": ValidationConfig,
-    }
-    for prefix, kind in dotted.items():
-        yield from (prefix + f.name for f in dataclasses.fields(kind))
-    for kind in (SourceConfig, Rule, *list(dotted.values())[1:]):
-        yield from (f.name for f in dataclasses.fields(kind))
+        values = Parser(prog="owl2 train", function=train).parse(arguments)
+        return stage_config(values.get("stage"), values["settings"])
+    except UsageError as error:
+        raise TrainConfigError(str(error)) from None

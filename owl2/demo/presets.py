@@ -1,8 +1,8 @@
-"""The demo's sizes: what is built, on what it is trained, and for how long.
+"""The demo's presets: the model, its data, and the length of each stage.
 
-`tiny` is what `make demo` runs: a frugal model whose whole life fits into half an hour on two cores. `small`
-takes a pretrained language model instead of training one, and hours. `smoke` shows in minutes that every part
-works and learns nothing worth having. All run the same code, the same stages and the same rule tables.
+`tiny` is what `make demo` runs: it trains a very small model in half an hour on two cores. `small` starts
+from a pretrained language model and takes hours. `smoke` shows in minutes that every part works; its model
+learns nothing useful. All run the same code, the same stages and the same rule tables.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ class DemoPreset:
     vision_layers: int
     """Layers of DINOv2 ViT-S/14 that are kept, from the input."""
     frozen_vision_layers: int
-    """Lowest layers that never learn. The paper trains all; a CPU has no time for it."""
+    """Lowest layers that stay frozen. The paper trains all, which takes too long on a CPU."""
     image_sizes: tuple[int, int]
     """Pixels in stage 1 and in stage 2."""
     language: StageSize | None
-    """The decoder's own pre-training; None where it comes pretrained."""
+    """The decoder's own pre-training; None if it comes pretrained."""
     warm: StageSize
     pretrain: StageSize
     instruct: StageSize
@@ -116,7 +116,7 @@ VISION_LAYER_DECAY = 0.9
 
 
 def packages(preset: DemoPreset) -> tuple[str, ...]:
-    """The assets that a preset is made of."""
+    """The assets that a preset needs."""
     return DEMO_ASSETS if preset.decoder else (*DEMO_ASSETS, LANGUAGE_ASSET)
 
 
@@ -136,7 +136,7 @@ def language_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> Tr
 
 
 def warm_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
-    """Warm the abstractor up on the captions' words, without the decoder; not in the paper."""
+    """Warm up the abstractor on the words of captions, without the decoder; not in the paper."""
     rules = [Rule(match="model.visual_abstractor.*"), Rule(match="*", frozen=True)]
     sources = [SourceConfig(name="captions", path=world / "pretrain")]
     stage = _stage(preset.warm, run, base, sources, rules, image_size=preset.image_sizes[0])
@@ -144,7 +144,7 @@ def warm_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainC
 
 
 def pretrain_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
-    """Stage 1: vision encoder, abstractor and the visual ways of MAM learn; the language model is frozen."""
+    """Stage 1: vision encoder, abstractor and the visual weights of MAM; the language model is frozen."""
     rules = [
         *_vision_rules(preset, lr=0.1),
         Rule(match="model.visual_abstractor.*"),
@@ -158,7 +158,7 @@ def pretrain_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> Tr
 
 
 def instruct_stage(preset: DemoPreset, run: Path, base: Path, world: Path) -> TrainConfig:
-    """Stage 2: everything learns, images and text together, at the higher resolution."""
+    """Stage 2: all parameters, images and text together, at the higher resolution."""
     rules = [*_vision_rules(preset, lr=0.1), Rule(match="*", weight_decay=0.0)]
     sources = [
         SourceConfig(name="scenes", path=world / "instruct/train.jsonl", weight=0.7, turns="apart"),
@@ -192,7 +192,7 @@ def _stage(
     return TrainConfig(
         run=run,
         model=base,
-        data=DataConfig(sources=sources, max_tokens=512, num_workers=1),  # 5-10 % of a step, beside it
+        data=DataConfig(sources=sources, max_tokens=512, num_workers=1),  # 5-10 % of a step, in parallel
         rules=rules,
         steps=size.steps,
         optim=OptimConfig(lr=size.lr, min_lr=size.lr * FINAL, warmup_steps=max(1, size.steps // 20)),

@@ -1,7 +1,7 @@
-"""The whole paper on a laptop: parts, world, language, stage 1, stage 2, examination, report.
+"""The demo's steps: assets, world, language model, warm start, stage 1, stage 2, evaluation, report.
 
-Each part leaves a finished file or folder and is skipped when it stands, so the same command continues after
-any interruption; the training stages continue within themselves.
+Each step leaves a finished file or folder and is skipped if it is there, so the same command continues after
+any interruption; the training stages continue from their last saved state. The folder records its preset.
 """
 
 import json
@@ -10,15 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-import owl2
 from owl2.demo.assets import WORLD_ASSETS, fetch_all, licences
 from owl2.demo.base import write_base
-from owl2.demo.evaluate import ask, read_questions, results
+from owl2.demo.evaluate import evaluate, evaluate_official
 from owl2.demo.presets import (
     PRESETS,
     instruct_stage,
@@ -27,17 +25,30 @@ from owl2.demo.presets import (
     pretrain_stage,
     warm_stage,
 )
-from owl2.demo.report import write_report
+from owl2.demo.report import PRESET_FILE, write_report
 from owl2.demo.world.corpus import write_world
+from owl2.errors import Owl2Error
 from owl2.files import write_file
 from owl2.train.loop import train
 
+STEPS = ("world", "base", "language", "warm", "pretrain", "instruct", "checkpoint", "results.json")
+"""What a demo leaves in its folder, in this order."""
+
+
+class DemoError(Owl2Error, ValueError):
+    """The folder holds another demo; the message says which, and how far it is."""
+
 
 def run_demo(preset_name: str, out: Path, console: Console | None = None) -> None:
-    """Run or continue the demo `preset_name` in the folder `out`."""
+    """Run or continue the demo `preset_name` in the folder `out`.
+
+    Raises:
+        DemoError, WorldError: the folder holds the demo of another preset, or of another version.
+        AssetError: an asset cannot be fetched or is damaged.
+    """
     console = console or Console()
     preset = PRESETS[preset_name]
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out, preset_name)
     clock = Clock(out / "seconds.json", console)
     with clock("assets"):
         console.print(_licence_table(packages(preset)))
@@ -60,34 +71,46 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
         if not (out / "checkpoint").exists():
             shutil.copytree(instructed, out / "checkpoint.partial", dirs_exist_ok=True)
             (out / "checkpoint.partial").rename(out / "checkpoint")
-    with clock("examination"):
-        examine(out, language, world / "test/questions.jsonl", console)
-    write_report(out, preset_name)
-    console.print(f"report: {out / 'report.html'}\ntry:    owl2 chat {out / 'checkpoint'} --image IMAGE")
+    with clock("evaluation"):
+        if not (out / "results.json").exists():
+            console.print(_results_table(evaluate(out, language)))
+        benchmarks = evaluate_official(out)
+    write_report(out)
+    console.print(
+        f"report:  {out / 'report.html'}\nofficial tasks: {benchmarks / 'report.html'}\n"
+        f"try:     owl2 chat {out / 'checkpoint'} --image IMAGE"
+    )
 
 
-def examine(out: Path, language: Path, questions_path: Path, console: Console) -> None:
-    """Ask the held-out questions and write `results.json` and every answer to `answers.jsonl`."""
-    if (out / "results.json").exists():
-        return
-    questions = read_questions(questions_path)
-    owl = owl2.load(out / "checkpoint", progress=False)
-    shown = ask(owl, questions, image="shown", title="with its image")
-    blank = ask(owl, questions, image="blank", title="with a blank image")
-    alone = ask(owl2.load(language, progress=False), questions, image="none", title="language model alone")
-    table = results(questions, shown, blank, alone)
-    answers: list[dict[str, Any]] = [
-        {"kind": a.question.kind, "question": a.question.text, "answer": a.question.answer, "said": a.said}
-        | {"image": str(a.question.image) if a.question.image else None, "right": a.is_right}
-        for a in shown
-    ]
-    (out / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers), encoding="utf-8")
-    write_file(out / "results.json", json.dumps(table, indent=1).encode())
-    console.print(_results_table(table))
+def claim(out: Path, preset: str) -> None:
+    """Record the preset of a demo's folder.
+
+    Raises:
+        DemoError: the folder has another one.
+    """
+    file = out / PRESET_FILE
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["preset"] if file.exists() else None
+    except (ValueError, KeyError, TypeError):
+        raise DemoError(f"{file}: holds no preset; remove the folder or choose another --out") from None
+    present = ", ".join(step for step in STEPS if (out / step).exists())
+    if found is None and present:
+        raise DemoError(
+            f"{out}: holds a demo without a record of its preset ({present}), as older versions wrote it; "
+            "remove the folder or choose another --out"
+        )
+    if found not in (None, preset):
+        raise DemoError(
+            f"{out}: holds a demo of preset {found} ({present or 'nothing finished'}), wanted {preset}; "
+            f"continue it with --preset {found}, remove the folder or choose another --out"
+        )
+    if found is None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(file, json.dumps({"preset": preset}).encode())
 
 
 class Clock:
-    """Adds up the seconds of each part over all sessions of a demo, and says what begins."""
+    """Adds up the seconds of each step over all sessions of a demo, and prints which step begins."""
 
     def __init__(self, path: Path, console: Console):
         self.path = path
@@ -102,7 +125,7 @@ class Clock:
         finally:
             seconds = json.loads(self.path.read_text()) if self.path.exists() else {}
             seconds[part] = round(seconds.get(part, 0.0) + time.perf_counter() - began, 1)
-            self.path.write_text(json.dumps(seconds, indent=1))
+            write_file(self.path, json.dumps(seconds, indent=1).encode())
 
 
 def _licence_table(names: Sequence[str]) -> Table:

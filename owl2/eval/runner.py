@@ -1,9 +1,10 @@
-"""Ask a model every question of some benchmarks and keep the answers.
+"""The run: ask an engine every question of some benchmarks and keep the answers.
 
-Plan: the files of each task are found and read, and each item belongs to one rank by the hash of its id.
-Ask: what the folder does not yet have is sorted by length, longest first, within windows, questions on one
-image together, and answered in batches; each batch is on disk before the next begins. The answers do not
-depend on the batches (tested), so a run may be killed, continued and divided anew at any time.
+Plan: each task's files are read once, `--limit` chooses a sample, and each item belongs to one rank by the
+hash of its id. A benchmark that cannot be read does not stop the others. Ask: items that the folder has no
+answer to are sorted by length within windows, the longest first and questions on one image together, and
+answered in batches; each batch is on disk before the next one begins. The answers do not depend on the
+batches (tested), so a run may be killed, continued and spread over other ranks at any time.
 """
 
 import dataclasses
@@ -12,24 +13,41 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from owl2.data.sample import StoredImage
 from owl2.errors import Owl2Error
-from owl2.eval.answers.predictions import Prediction, PredictionWriter, RunConfig, sha256, shard_of
-from owl2.eval.engines.local import Engine, Prompt, Reply, images_of
+from owl2.eval.answers.predictions import Prediction, PredictionWriter, RunConfig, shard_of
+from owl2.eval.engines.engine import Engine, EngineError, Prompt, Reply, images_of
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
-from owl2.eval.task import DataMissing, Item, Task, Template, all_tasks, find_task
+from owl2.eval.hashing import short_hash
+from owl2.eval.sampling import describe_sample, sample_items
+from owl2.eval.task import (
+    RETIRED_TEMPLATES,
+    DataMissing,
+    Decoding,
+    Item,
+    Items,
+    Task,
+    all_tasks,
+    find_task,
+)
+from owl2.files import write_file
+from owl2.jsonl import read_jsonl, to_line
 
 WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
+SKIPPED_FILE = "skipped.jsonl"
+"""In the run's folder: records of the official files that no question can be made of."""
+NOT_RUN_FILE = "not_run.jsonl"
+"""In the run's folder: benchmarks that were wanted and could not run."""
 
 
 class RunError(Owl2Error, ValueError):
-    """Settings that no run can have; the message names the nearest valid choice."""
+    """Settings that no run can have, or a run that could not ask; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +61,43 @@ class Batching:
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the items this process answers."""
+    """The part of the items that this process answers."""
 
     rank: int = 0
     world_size: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A task with what this process asks of it."""
 
     task: Task
     template: str
+    decoding: Decoding
     items: list[Item]
     """Those of this rank."""
     num_items: int
     """Those of all ranks."""
+    loaded: Items
+    """Everything that the files hold."""
+    sample: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
+class NotRun:
+    """A benchmark that was wanted and cannot run."""
+
+    task: str
+    reason: str
+    missing: tuple[str, ...] = ()
+    """Files that are not there; empty for any other reason."""
+    is_fault: bool = False
+    """Whether its files are there but cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a plan."""
+    """The result of a plan."""
 
     task: str
     num_asked: int
@@ -71,13 +105,36 @@ class Outcome:
     num_kept: int
     """Answered by an earlier one."""
     errors: dict[str, str]
-    """Item -> why it could not be asked."""
+    """Item -> why it has no answer."""
     seconds: float
 
     @property
-    def is_in_vain(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether no question could be asked."""
         return 0 < self.num_asked == len(self.errors)
+
+
+class Watch(Protocol):
+    """What is told about a run while it goes on."""
+
+    def begin(self, plan: Plan) -> None:
+        """A task begins."""
+
+    def advance(self, count: int) -> None:
+        """This many more items have an answer, earlier ones included."""
+
+    def end(self, plan: Plan, outcome: Outcome) -> None:
+        """A task is done."""
+
+
+class NoWatch:
+    """Nobody watches."""
+
+    def begin(self, plan: Plan) -> None: ...
+
+    def advance(self, count: int) -> None: ...
+
+    def end(self, plan: Plan, outcome: Outcome) -> None: ...
 
 
 def choose_tasks(names: str) -> list[Task]:
@@ -99,6 +156,8 @@ def choose_template(task: Task, template: str | None) -> str:
 
 def check_template(tasks: Sequence[Task], template: str | None) -> None:
     """Raise RunError if no task has this template."""
+    if template in RETIRED_TEMPLATES:
+        raise RunError(f"template {template!r} {RETIRED_TEMPLATES[template]}")
     known = list(dict.fromkeys(name for task in tasks for name in task.templates))
     if template is not None and template not in known:
         near = difflib.get_close_matches(template, known, n=1, cutoff=0)
@@ -111,39 +170,131 @@ def plan_tasks(
     *,
     template: str | None = None,
     limit: int | None = None,
+    beams: int | None = None,
+    has_likelihoods: bool = True,
     shard: Shard | None = None,
-) -> tuple[list[Plan], list[DataMissing]]:
-    """Read the items of every task whose files are there; return also what is missing.
+) -> tuple[list[Plan], list[NotRun]]:
+    """Read the questions of every task that can be read; return also which cannot, and why.
 
     Args:
-        limit: only the first items of each task.
+        limit: at most this many items of each task, a seeded sample.
+        beams: in place of the number that belongs to each template.
+        has_likelihoods: whether the engine can compare the likelihoods of given texts.
 
     Raises:
-        EvalDataError: a file that is not in the official format.
-        RunError: no task has this template, or one has two items of one id.
+        RunError: no task has this template.
     """
     check_template(tasks, template)
     shard = shard or Shard()
-    plans, missing = [], []
+    plans, not_run = [], []
     for task in tasks:
-        try:
-            items = task.items(data)[:limit]
-        except DataMissing as error:
-            missing.append(error)
+        if task.mode == "rank" and not has_likelihoods:
+            not_run.append(NotRun(task.name, "compares likelihoods, which a server's chat API does not give"))
             continue
-        check_ids(task, items)
-        own = [item for item in items if shard_of(task.name, item.id, shard.world_size) == shard.rank]
-        plans.append(Plan(task, choose_template(task, template), own, len(items)))
-    return plans, missing
+        try:
+            loaded = task.load(data)
+        except DataMissing as error:
+            not_run.append(NotRun(task.name, f"missing {', '.join(error.paths)}", error.paths))
+            continue
+        except (Owl2Error, ModuleNotFoundError) as error:  # a package that reads a format is not installed
+            not_run.append(NotRun(task.name, str(error), is_fault=True))
+            continue
+        items = loaded.items if limit is None else sample_items(task.name, loaded.items, limit)
+        chosen = choose_template(task, template)
+        decoding = task.decoding_of(chosen)
+        plans.append(
+            Plan(
+                task=task,
+                template=chosen,
+                decoding=decoding if beams is None else dataclasses.replace(decoding, num_beams=beams),
+                items=[i for i in items if shard_of(task.name, i.id, shard.world_size) == shard.rank],
+                num_items=len(items),
+                loaded=loaded,
+                sample=describe_sample(limit),
+            )
+        )
+    return plans, not_run
 
 
-def check_ids(task: Task, items: Sequence[Item]) -> None:
-    """Raise RunError if two items have the same id: one of them would never be asked."""
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise RunError(f"{task.name}: two items have the id {item.id!r}; are records in the data twice?")
-        seen.add(item.id)
+def run_plans(
+    engine: Engine,
+    plans: Sequence[Plan],
+    data: Path,
+    out: Path,
+    *,
+    not_run: Sequence[NotRun] = (),
+    batching: Batching | None = None,
+    shard: Shard | None = None,
+    watch: Watch | None = None,
+) -> list[Outcome]:
+    """Run all plans and record in `out` which records were skipped and which benchmarks could not run.
+
+    Raises:
+        RunError: there is nothing to ask.
+        PredictionError, EngineError: see `run_plan`.
+    """
+    check_plans(plans, not_run, data)
+    watch = watch or NoWatch()
+    shard = shard or Shard()
+    if shard.rank == 0:
+        record_omissions(out, plans, not_run)
+    outcomes = []
+    for plan in plans:
+        watch.begin(plan)
+        outcome = run_plan(engine, plan, data, out, batching=batching, shard=shard, advance=watch.advance)
+        watch.end(plan, outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def check_plans(plans: Sequence[Plan], not_run: Sequence[NotRun], data: Path) -> None:
+    """Raise RunError if there is nothing to ask."""
+    if not plans:
+        reasons = "; ".join(f"{one.task}: {one.reason}" for one in not_run[:3])
+        more = f"; and {len(not_run) - 3} more" if len(not_run) > 3 else ""
+        raise RunError(
+            f"nothing to ask: none of the {len(not_run)} benchmarks has its files below {data} in a usable "
+            f"form ({reasons}{more}); `owl2 eval data --data {data}` says where to get them"
+        )
+
+
+def check_outcomes(outcomes: Sequence[Outcome], not_run: Sequence[NotRun]) -> None:
+    """Raise RunError if a benchmark whose files are there was not run, or had no question answered."""
+    failed = [f"{one.task} was not run: {one.reason}" for one in not_run if one.is_fault]
+    for outcome in outcomes:
+        if outcome.has_failed:
+            name, why = next(iter(outcome.errors.items()))
+            failed.append(
+                f"{outcome.task} got no answer to any of {outcome.num_asked:,} questions: {name}: {why}"
+            )
+    if failed:
+        total = len(outcomes) + len(not_run)
+        raise RunError(
+            f"{len(failed)} of {total} benchmarks failed, the others are done. " + "; ".join(failed)
+        )
+
+
+def record_omissions(out: Path, plans: Sequence[Plan], not_run: Sequence[NotRun]) -> None:
+    """Update `skipped.jsonl` and `not_run.jsonl` for these benchmarks; lines of others stay."""
+    names = {plan.task.name for plan in plans} | {one.task for one in not_run}
+    skipped = [{"task": plan.task.name, **asdict(record)} for plan in plans for record in plan.loaded.skipped]
+    reasons = [{"task": one.task, "reason": one.reason} for one in not_run]
+    out.mkdir(parents=True, exist_ok=True)
+    for name, rows in ((SKIPPED_FILE, skipped), (NOT_RUN_FILE, reasons)):
+        rows = [row for row in _rows(out / name) if row.get("task") not in names] + rows
+        if rows:
+            write_file(out / name, b"".join(to_line(row) for row in rows))
+        else:
+            (out / name).unlink(missing_ok=True)
+
+
+def read_not_run(out: Path) -> dict[str, str]:
+    """Benchmarks that were wanted and could not run -> why."""
+    return {str(row.get("task")): str(row.get("reason")) for row in _rows(out / NOT_RUN_FILE)}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_jsonl(path)] if path.exists() else []
 
 
 def run_plan(
@@ -158,56 +309,66 @@ def run_plan(
 ) -> Outcome:
     """Answer a plan's items that `out` has no answer to, and write the answers below `out`.
 
-    Args:
-        advance: told how many items are done, old answers included.
-
     Raises:
-        PredictionError: `out` holds answers that came about in another way.
-        EngineError: the engine cannot go on.
+        PredictionError: `out` holds answers of another identity.
+        EngineError: the engine cannot go on; the answers so far are kept.
     """
     begin = time.perf_counter()
     shard = shard or Shard()
     config = config_of(plan, engine, data)
-    template = plan.task.templates[plan.template]
     errors: dict[str, str] = {}
     num_asked = 0
     with PredictionWriter(out, config, shard.rank, shard.world_size) as writer:
-        make = partial(prompt_of, plan.task, template)
+        make = partial(prompt_of, plan.task, plan.template, _decoding_of(plan, engine))
         unanswered = [item for item in plan.items if not _is_answered(item, make, writer.answered)]
         advance(len(plan.items) - len(unanswered))
         batches = _batches(engine, unanswered, make, batching or Batching())
-        for batch, replies, seconds in _answer(engine, batches):
+        for batch, replies, seconds, failure in _answer(engine, batches):
             rows = [
-                _prediction(p, reply, seconds / len(batch)) for p, reply in zip(batch, replies, strict=True)
+                _prediction(prompt, reply, seconds / len(batch))
+                for prompt, reply in zip(batch, replies, strict=True)
+                if reply is not None
             ]
             writer.write(rows)
+            if failure is not None:
+                raise failure
             errors |= {row.id: row.error for row in rows if row.error}
             num_asked += len(batch)
             advance(len(batch))
-    num_kept = len(plan.items) - num_asked
-    return Outcome(plan.task.name, num_asked, num_kept, errors, time.perf_counter() - begin)
-
-
-def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
-    """What is written at the head of a task's files."""
-    decoding = asdict(plan.task.decoding)
-    return RunConfig(
-        plan.task.name,
-        plan.template,
-        plan.task.mode,
-        decoding,
-        {**engine.identity, "frames": NUM_FRAMES},
-        str(data.absolute()),
-        engine.source,
+    return Outcome(
+        task=plan.task.name,
+        num_asked=num_asked,
+        num_kept=len(plan.items) - num_asked,
+        errors=errors,
+        seconds=time.perf_counter() - begin,
     )
 
 
-def prompt_of(task: Task, template: Template, item: Item) -> Prompt:
+def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
+    """The identity of a task's answers, which is written at the head of its files."""
+    return RunConfig(
+        task=plan.task.name,
+        template=plan.template,
+        mode=plan.task.mode,
+        decoding=asdict(_decoding_of(plan, engine)),
+        engine={**engine.identity, "frames": NUM_FRAMES},
+        data=str(data.absolute()),
+        source=engine.source,
+        sample=plan.sample,
+    )
+
+
+def _decoding_of(plan: Plan, engine: Engine) -> Decoding:
+    return plan.decoding if engine.has_beams else dataclasses.replace(plan.decoding, num_beams=1)
+
+
+def prompt_of(task: Task, name: str, decoding: Decoding, item: Item) -> Prompt:
     """What is asked about an item; a clip's frames take the place of its images."""
     if item.video is not None:
         item = dataclasses.replace(item, images=frames_of(item.video, item.segment))
-    choices = item.choices if task.mode == "rank" else {}
-    return Prompt(item.id, template.messages(item), template.answer_prefix, task.decoding, choices)
+    template = task.template(name)
+    choices = (template.choices(item) if template.choices else item.choices) if task.mode == "rank" else {}
+    return Prompt(item.id, template.messages(item), template.answer_prefix, decoding, choices)
 
 
 def prompt_hash(prompt: Prompt) -> str:
@@ -220,7 +381,7 @@ def prompt_hash(prompt: Prompt) -> str:
     ]
     names = [Path(image.name).name for image in images_of(prompt)]
     asked: list[Any] = [texts, names, prompt.answer_prefix, asdict(prompt.decoding), dict(prompt.choices)]
-    return sha256(json.dumps(asked))
+    return short_hash(json.dumps(asked))
 
 
 def _is_answered(item: Item, make: Callable[[Item], Prompt], answered: Mapping[str, Prediction]) -> bool:
@@ -229,22 +390,16 @@ def _is_answered(item: Item, make: Callable[[Item], Prompt], answered: Mapping[s
 
 
 def _prediction(prompt: Prompt, reply: Reply, seconds: float) -> Prediction:
-    return Prediction(
-        prompt.id,
-        reply.output,
-        prompt_hash(prompt),
-        reply.prompt_tokens,
-        reply.new_tokens,
-        round(seconds, 5),
-        reply.log_likelihoods,
-        reply.error,
-    )
+    kept = {name: getattr(reply, name) for name in Reply.__dataclass_fields__}
+    return Prediction(**kept, id=prompt.id, prompt_hash=prompt_hash(prompt), seconds=round(seconds, 5))
 
 
-def _answer(
-    engine: Engine, batches: Iterator[list[Prompt]]
-) -> Iterator[tuple[list[Prompt], list[Reply], float]]:
-    """Yield batch, replies and seconds; while a batch is answered, a thread prepares the next."""
+Answered = tuple[list[Prompt], Sequence[Reply | None], float, EngineError | None]
+"""A batch, its replies, the seconds they took, and why the engine cannot go on."""
+
+
+def _answer(engine: Engine, batches: Iterator[list[Prompt]]) -> Iterator[Answered]:
+    """Answer batch after batch; meanwhile a thread prepares the next one."""
     with ThreadPoolExecutor(1) as reader:
         waiting: tuple[list[Prompt], Any] | None = None
         for batch in batches:
@@ -256,10 +411,14 @@ def _answer(
             yield _timed(engine, *waiting)
 
 
-def _timed(engine: Engine, batch: list[Prompt], prepared: Any) -> tuple[list[Prompt], list[Reply], float]:
+def _timed(engine: Engine, batch: list[Prompt], prepared: Any) -> Answered:
     begin = time.perf_counter()
-    replies = engine.answer(prepared.result())
-    return batch, replies, time.perf_counter() - begin
+    failure = None
+    try:
+        replies: Sequence[Reply | None] = engine.answer(prepared.result())
+    except EngineError as error:
+        failure, replies = error, error.replies or [None] * len(batch)
+    return batch, replies, time.perf_counter() - begin, failure
 
 
 def _batches(

@@ -9,11 +9,14 @@ width and one learned end-of-image vector (`vit_eos`) close the sequence.
 Shapes: B images, Q queries, S image tokens, D width, H heads.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from owl2.model.config import AbstractorConfig, VisionConfig
+from owl2.model.parts import LayerStack, Work
 
 NORM_EPS = 1e-5
 """The released model leaves these norms at PyTorch's default; only `ffn_ln` follows the configuration."""
@@ -35,17 +38,17 @@ class AbstractorAttention(nn.Module):
         self.register_buffer("k_pos_embed", torch.empty(vision.grid_size**2 + self.has_cls, width))
 
     def reset_buffers(self) -> None:
-        """Compute the position tables anew; the release's checkpoint lacks them."""
+        """Compute the position tables, which the released checkpoint lacks."""
         queries, width = self.q_pos_embed.shape
         self.q_pos_embed.copy_(sincos_1d(torch.arange(queries), width))
         self.k_pos_embed.copy_(sincos_2d((self.grid_size, self.grid_size), width, has_cls=self.has_cls))
 
-    def set_grid_size(self, grid_size: int) -> None:
-        """Make the key positions those of a `grid_size` x `grid_size` image."""
-        self.grid_size = grid_size
-        shape = (grid_size**2 + self.has_cls, self.k_pos_embed.shape[1])
-        self.k_pos_embed = self.k_pos_embed.new_empty(shape)
-        self.reset_buffers()
+    def set_vision(self, vision: VisionConfig) -> None:
+        """Make room for the key positions of another image size."""
+        self.grid_size = vision.grid_size
+        self.k_pos_embed = self.k_pos_embed.new_empty(
+            vision.grid_size**2 + self.has_cls, self.k_pos_embed.shape[1]
+        )
 
     def forward(self, queries: Tensor, features: Tensor, grid: tuple[int, int]) -> Tensor:
         """Queries (B, Q, D) read [queries; features (B, S, D)] -> (B, Q, D)."""
@@ -110,11 +113,11 @@ class AbstractorLayer(nn.Module):
 
 
 class AbstractorLayers(nn.Module):
-    """Holds the layers under the released name `encoder.layers`."""
+    """Gives the layers their released name, `encoder.layers`."""
 
     def __init__(self, config: AbstractorConfig, vision: VisionConfig):
         super().__init__()
-        self.layers = nn.ModuleList(AbstractorLayer(config, vision) for _ in range(config.num_hidden_layers))
+        self.layers = LayerStack(AbstractorLayer(config, vision) for _ in range(config.num_hidden_layers))
 
 
 class VisualAbstractor(nn.Module):
@@ -122,6 +125,7 @@ class VisualAbstractor(nn.Module):
 
     def __init__(self, config: AbstractorConfig, vision: VisionConfig, decoder_width: int):
         super().__init__()
+        self.config, self.vision, self.decoder_width = config, vision, decoder_width
         self.query_embeds = nn.Parameter(torch.empty(1, config.num_learnable_queries, config.hidden_size))
         self.encoder = AbstractorLayers(config, vision)
         self.visual_fc = nn.Linear(config.hidden_size, decoder_width)
@@ -133,6 +137,23 @@ class VisualAbstractor(nn.Module):
         for layer in self.encoder.layers:
             queries = layer(queries, features, grid)
         return torch.cat((self.visual_fc(queries), self.vit_eos.expand(len(features), -1, -1)), dim=1)
+
+    def set_vision(self, vision: VisionConfig) -> None:
+        self.vision = vision
+
+    def visual_parameters(self) -> Iterator[nn.Parameter]:
+        return self.parameters()
+
+    def flops(self, work: Work) -> float:
+        """Operations of a forward pass over the images."""
+        config, width = self.config, self.config.hidden_size
+        queries = config.num_learnable_queries
+        keys = queries + self.vision.grid_size**2 + self.vision.use_cls_token
+        projections = 2 * queries * width**2 + 2 * keys * width**2
+        ffn = 3 * queries * width * config.intermediate_size
+        layer = projections + 2 * queries * keys * width + ffn
+        image = 2.0 * (config.num_hidden_layers * layer + queries * width * self.decoder_width)
+        return work.images * image
 
 
 def sincos_1d(positions: Tensor, width: int) -> Tensor:

@@ -8,6 +8,8 @@
 Shapes: N packed tokens, H heads, G key-value heads, E head dimension, B cache rows, C cached tokens.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,11 +17,22 @@ from torch.nn import functional as F
 from owl2.model.cache import KVCache, is_decode_step
 from owl2.model.layout import Layout
 
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines (N, 1, E) of the tokens' positions."""
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, cache: KVCache | None = None, layer: int = 0
-) -> Tensor:
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """What is the same for all layers of a forward pass."""
+
+    layout: Layout
+    rotary: Rotary
+    cache: KVCache | None = None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, shared: SharedInputs, layer: int = 0) -> Tensor:
     """q (N, H, E), k and v (N, G, E) after rotary embedding -> (N, H, E)."""
+    layout, cache = shared.layout, shared.cache
     if cache is not None:
         cache.write(layer, k, v, layout)
         if is_decode_step(layout):
@@ -27,7 +40,7 @@ def attend(
         if any(layout.past):
             return _extend(q, layout, cache, layer)
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
-        from torch.nn.attention.varlen import varlen_attn  # two seconds of a start, for GPUs alone
+        from torch.nn.attention.varlen import varlen_attn  # takes two seconds to import; needed on GPUs only
 
         longest = max(layout.lengths)
         cu = layout.boundaries
@@ -53,6 +66,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = False, mask: Ten
 
 
 def _decode(q: Tensor, layout: Layout, cache: KVCache, layer: int) -> Tensor:
+    """One new token a row, all rows at once: (B, H, E) -> (B, H, E)."""
     longest = max(layout.past) + 1
     k, v = cache.keys[layer][:, :longest], cache.values[layer][:, :longest]
     mask = None
@@ -62,12 +76,14 @@ def _decode(q: Tensor, layout: Layout, cache: KVCache, layer: int) -> Tensor:
 
 
 def _extend(q: Tensor, layout: Layout, cache: KVCache, layer: int) -> Tensor:
+    """Several new tokens after a cached past, row by row: (N, H, E) -> (N, H, E)."""
     out = []
     for row, q_row in enumerate(q.split(layout.lengths)):
         new = layout.lengths[row]
         total = layout.past[row] + new
         k, v = cache.keys[layer][None, row, :total], cache.values[layer][None, row, :total]
-        # PyTorch's causal_lower_right, too, would take two seconds of every start to import.
+        # New token i sees the past and the new tokens up to itself. (`causal_lower_right` of PyTorch says the
+        # same, but takes two seconds to import.)
         mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(layout.past[row])
         out.append(_sdpa(q_row[None], k, v, mask=mask)[0])
     return torch.cat(out)

@@ -1,9 +1,12 @@
 """A preallocated key-value cache: one row a sequence, all layers, written in place.
 
-The released code concatenated the cache anew for every token and layer. Here the buffers are made once for
-the longest sequence to come; `lengths` says on the host how much of each row is filled, so rows of different
-length share a batch and no slot beyond a row's length ever counts.
+The released code concatenates a new cache for every token and layer. Here the buffers are allocated once, for
+the longest sequence to come. `lengths` holds on the host how much of each row is filled, so rows of different
+length share a batch and no slot beyond a row's length is ever used.
 """
+
+from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -30,7 +33,7 @@ class KVCache:
         self.lengths = [0] * batch
 
     def write(self, layer: int, key: Tensor, value: Tensor, layout: Layout) -> None:
-        """Store (N, heads, head dim) keys and values of the new tokens behind what each row holds."""
+        """Store (N, heads, head dim) keys and values of the new tokens after what each row holds."""
         if is_decode_step(layout):
             rows = torch.arange(len(layout.past), device=key.device)
             self.keys[layer][rows, layout.positions] = key
@@ -45,21 +48,41 @@ class KVCache:
     def check(self, layout: Layout) -> None:
         """Raise ValueError if the layout does not continue this cache or would overflow it."""
         if list(layout.past) != self.lengths:
-            raise ValueError(f"cache holds {self.lengths} tokens a row; the batch continues {layout.past}")
+            raise ValueError(
+                f"the cache holds {self.lengths} tokens a row, but the batch continues {layout.past}"
+            )
         longest = max(p + n for p, n in zip(layout.past, layout.lengths, strict=True))
         if longest > self.capacity:
-            raise ValueError(f"cache has room for {self.capacity} tokens a row; {longest} are needed")
+            raise ValueError(f"the cache has room for {self.capacity} tokens a row, but {longest} are needed")
 
     def advance(self, layout: Layout) -> None:
         """Count the tokens of a finished forward pass."""
         self.lengths = [p + n for p, n in zip(layout.past, layout.lengths, strict=True)]
 
-    def keep_rows(self, rows: list[int]) -> None:
-        """Drop all other rows, as when their sequences have ended."""
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep these rows in this order, each as often as it is named; drop all others."""
+        kept = self.copy_rows(rows)
+        self.keys, self.values, self.lengths = kept.keys, kept.values, kept.lengths
+
+    def copy_rows(self, rows: Sequence[int]) -> "KVCache":
+        """A cache with copies of these rows in this order, each as often as it is named."""
         index = torch.tensor(rows, device=self.keys[0].device)
-        self.keys = [k.index_select(0, index) for k in self.keys]
-        self.values = [v.index_select(0, index) for v in self.values]
-        self.lengths = [self.lengths[row] for row in rows]
+        copied = copy(self)
+        copied.keys = [k.index_select(0, index) for k in self.keys]
+        copied.values = [v.index_select(0, index) for v in self.values]
+        copied.lengths = [self.lengths[row] for row in rows]
+        return copied
+
+    def move_rows(self, rows: Sequence[int], begin: int = 0) -> None:
+        """Give row i the tokens from number `begin` on of row `rows[i]`; those before are the same already.
+
+        All rows hold as many tokens as the row that they take them from.
+        """
+        if list(rows) == list(range(len(self.lengths))):
+            return
+        index, end = torch.tensor(rows, device=self.keys[0].device), max(self.lengths)
+        for buffer in (*self.keys, *self.values):
+            buffer[:, begin:end] = buffer[:, begin:end].index_select(0, index)
 
 
 def is_decode_step(layout: Layout) -> bool:

@@ -1,9 +1,11 @@
 """A LLaMA-family decoder whose norms, keys and values may differ by modality.
 
-Pre-norm blocks with rotary positions, grouped-query attention and a SwiGLU. With MAM off this is LLaMA;
-with it, `mam.py` decides per token. Visual tokens are causal and take consecutive positions like text.
+Pre-norm layers with rotary positions, grouped-query attention and a SwiGLU. With MAM off this is LLaMA; with
+it, `mam.py` chooses the weights of each token. Visual tokens are causal and take consecutive positions like
+text.
 
-Shapes: N packed tokens (layout.py), D width, H query heads, G key-value heads, E head dimension.
+Shapes: N packed tokens (layout.py), L rows asked for, D width, H query heads, G key-value heads, E head
+dimension.
 """
 
 import math
@@ -13,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from owl2.model.attention import attend
+from owl2.model.attention import Rotary, SharedInputs, attend
 from owl2.model.cache import KVCache
 from owl2.model.config import DecoderConfig, MamConfig
 from owl2.model.layout import Layout
 from owl2.model.mam import RMSNorm, make_norm, make_projection, project
-
-Rotary = tuple[Tensor, Tensor]
+from owl2.model.parts import LayerStack, Split, Work
 
 
 def rotary_frequencies(config: DecoderConfig) -> Tensor:
@@ -44,7 +45,11 @@ def rotary_tables(config: DecoderConfig, positions: Tensor, dtype: torch.dtype) 
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate (N, heads, E) by position; the halves of E are the pairs, as in LLaMA's Hugging Face layout."""
+    """Rotate (N, heads, E) by position.
+
+    Channel i is paired with channel i + E / 2, as in LLaMA's Hugging Face weights; Meta's own pair 2i with
+    2i + 1.
+    """
     cos, sin = rotary
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
@@ -64,9 +69,15 @@ class RotaryEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, config: DecoderConfig, mam: MamConfig):
+    uncompiled = ("attend",)
+    """Packed samples are split by lengths that differ from batch to batch, so no graph fits two batches."""
+
+    def __init__(self, config: DecoderConfig, mam: MamConfig, layer: int):
         super().__init__()
+        self.config = config
         self.head_dim = config.head_dim
+        self.layer = layer
+        """Number of the layer, by which the cache is indexed."""
         width, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(width, config.num_attention_heads * config.head_dim, bias=False)
         self.k_proj = make_projection(width, kv_width, mam.key)
@@ -74,24 +85,29 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, width, bias=False)
         self.rotary_emb = RotaryEmbedding(config)
 
-    def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        rotary: Rotary,
-        cache: KVCache | None,
-        layer: int,
-        rows: Tensor | None = None,
-    ) -> Tensor:
+    def tensor_parallel_plan(self) -> dict[str, Split]:
+        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+        return {
+            "q_proj": Split("columns", heads),
+            "k_proj": Split("columns", kv_heads),
+            "v_proj": Split("columns", kv_heads),
+            "o_proj": Split("rows", heads),
+        }
+
+    def forward(self, x: Tensor, shared: SharedInputs, rows: Tensor | None = None) -> Tensor:
         """(N, D) -> (N, D), or (L, D) if only `rows` (L,) are asked for."""
         q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # N H E
-        k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in project(x, layout, self.k_proj, self.v_proj))
-        attended = attend(rotate(q, rotary), rotate(k, rotary), v, layout, cache, layer).flatten(1)
+        k, v = project(x, shared.layout, self.k_proj, self.v_proj)
+        k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in (k, v))  # N G E
+        attended = self.attend(rotate(q, shared.rotary), rotate(k, shared.rotary), v, shared).flatten(1)
         return self.o_proj(attended if rows is None else attended.index_select(0, rows))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, shared: SharedInputs) -> Tensor:
+        return attend(q, k, v, shared, self.layer)
 
 
 class SwiGLU(torch.autograd.Function):
-    """silu(gate) * up, of which the backward pass keeps gate and up, not silu(gate) as PyTorch would."""
+    """silu(gate) * up, whose backward pass keeps gate and up, but not silu(gate) as PyTorch would."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -111,30 +127,27 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
+    def tensor_parallel_plan(self) -> dict[str, Split]:
+        channels = self.gate_proj.out_features
+        columns, rows = Split("columns", channels), Split("rows", channels)
+        return {"gate_proj": columns, "up_proj": columns, "down_proj": rows}
+
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(cast(Tensor, SwiGLU.apply(self.gate_proj(x), self.up_proj(x))))
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: DecoderConfig, mam: MamConfig):
+    def __init__(self, config: DecoderConfig, mam: MamConfig, layer: int = 0):
         super().__init__()
-        self.self_attn = Attention(config, mam)
+        self.self_attn = Attention(config, mam, layer)
         self.mlp = MLP(config)
         self.input_layernorm = make_norm(config.hidden_size, config.rms_norm_eps, mam.norm)
         self.post_attention_layernorm = make_norm(config.hidden_size, config.rms_norm_eps, mam.norm)
 
-    def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        rotary: Rotary,
-        cache: KVCache | None,
-        layer: int,
-        rows: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, shared: SharedInputs, rows: Tensor | None = None) -> Tensor:
         """(N, D) -> (N, D), or (L, D) if only `rows` (L,) are asked for: the others give keys and values."""
-        is_visual = None if layout.is_plain else layout.is_visual
-        attended = self.self_attn(self.input_layernorm(x, is_visual), layout, rotary, cache, layer, rows)
+        is_visual = None if shared.layout.is_plain else shared.layout.is_visual
+        attended = self.self_attn(self.input_layernorm(x, is_visual), shared, rows)
         if rows is not None:
             x = x.index_select(0, rows)
             is_visual = None if is_visual is None else is_visual.index_select(0, rows)
@@ -142,44 +155,53 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x, is_visual))
 
 
+class DecoderLayers(LayerStack):
+    """The layers of the decoder, which know what they and the head behind them cost."""
+
+    def __init__(self, config: DecoderConfig, mam: MamConfig):
+        super().__init__(DecoderLayer(config, mam, layer) for layer in range(config.num_hidden_layers))
+        self.config = config
+
+    def flops(self, work: Work) -> float:
+        """Operations of a forward pass with the head: a token uses one branch of MAM and sees half a square.
+
+        After the last layer's attention only targets go on.
+        """
+        config = self.config
+        width, heads = config.hidden_size, config.num_attention_heads * config.head_dim
+        key_values = 2 * config.num_key_value_heads * config.head_dim
+        before, behind = width * (heads + key_values), width * (heads + 3 * config.intermediate_size)
+        layers = config.num_hidden_layers * (work.tokens * (before + behind) + work.squares * heads)
+        saved = (work.tokens - work.targets) * behind
+        return 2.0 * (layers - saved + work.targets * width * config.vocab_size)
+
+
 class Decoder(nn.Module):
-    """Embeddings, blocks and the shared final norm."""
+    """Embeddings, layers and the shared final norm."""
 
     def __init__(self, config: DecoderConfig, mam: MamConfig):
         super().__init__()
         self.decoder_config = config
-        # Not drawn here: a draw on `meta` imports PyTorch's compiler, two seconds of every start.
+        # Not initialised here: random numbers on `meta` import PyTorch's compiler, which takes two seconds.
         empty = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
-        self.layers = nn.ModuleList(DecoderLayer(config, mam) for _ in range(config.num_hidden_layers))
+        self.layers = DecoderLayers(config, mam)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def decode(
-        self,
-        x: Tensor,
-        layout: Layout,
-        cache: KVCache | None = None,
-        collect: list[Tensor] | None = None,
-        rows: Tensor | None = None,
+        self, x: Tensor, layout: Layout, cache: KVCache | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """Run the blocks on embeddings (N, D) -> (N, D) after the final norm, or (L, D) of `rows` (L,).
+        """Run the layers on embeddings (N, D) -> (N, D) after the final norm, or (L, D) of `rows` (L,).
 
-        No other row leaves the last block, so its output projection and FFN are spared.
-
-        `collect`, if given, receives the embeddings, each block's output and, in place of the last block's,
-        the normalised result: what `transformers` calls `hidden_states`.
+        Other rows end with the last layer's keys and values, so its output projection and FFN skip them.
         """
         if cache is not None:
             cache.check(layout)
-        rotary = rotary_tables(self.decoder_config, layout.positions, x.dtype)
+        shared = SharedInputs(layout, rotary_tables(self.decoder_config, layout.positions, x.dtype), cache)
         for index, layer in enumerate(self.layers):
-            if collect is not None:
-                collect.append(x)
             is_last = index == len(self.layers) - 1
-            x = layer(x, layout, rotary, cache, index, rows if is_last else None)
+            x = layer(x, shared, rows if is_last else None)
         x = self.norm(x)
-        if collect is not None:
-            collect.append(x)
         if cache is not None:
             cache.advance(layout)
         return x

@@ -1,11 +1,18 @@
-"""Where the tokens of a batch are: worked out once a batch on the host, used by every layer.
+"""The layout of a batch: where its tokens are. Computed once a batch on the host and used by every layer.
 
-Token-wise work (norms, projections, FFN, head) runs on the N real tokens of a batch laid end to end, so
-padding costs nothing, its side cannot matter, and a packed batch is the same thing as a padded one. Only
-attention looks at segments: one segment is one sample, and no query ever sees another segment.
+Token-wise work (norms, projections, FFN, head) runs on the N real tokens of a batch, packed end to end. So
+padding costs nothing, its side cannot matter, and a padded batch is computed as a packed one. Only attention
+looks at segments: one segment is one sample, and no query ever sees another segment. For rows "a b I I" and
+"c", padded to five slots (`I` is visual):
 
-The index lists by modality live here too, with their counts as Python ints, so that the forward pass never
-asks the device how many visual tokens there are (the released code did so 256 times a forward).
+    input (B, T)      a b I I _ / c _ _ _ _
+    packed (N,)       a b I I c          lengths (4, 1), boundaries [0 4 5], tokens [0 1 2 3 5]
+    positions         0 1 2 3 0
+    rows              text [0 1 4], visual [2 3]; text rows followed by visual rows: a b c I I
+    unsort            [0 1 3 4 2], the place of each token in that order
+
+The row lists of each modality have their counts as Python ints, so the forward pass never asks the device how
+many visual tokens there are (the released code does so 256 times a forward pass).
 """
 
 from collections.abc import Sequence
@@ -22,7 +29,7 @@ class Layout:
     lengths: tuple[int, ...]
     """New tokens of each segment, in packed order; they sum to N."""
     past: tuple[int, ...]
-    """Tokens of each segment that already lie in the KV cache; zeros without a cache."""
+    """Tokens of each segment that are already in the KV cache; zeros without a cache."""
     positions: Tensor
     """(N,) int64: position of each token in its own sample."""
     tokens: Tensor | None
@@ -34,16 +41,16 @@ class Layout:
     visual_rows: Tensor
     """(V,) int64."""
     unsort: Tensor
-    """(N,) int64: brings [text rows; visual rows] back into token order."""
+    """(N,) int64: indices that bring [text rows; visual rows] back into token order."""
     boundaries: Tensor
-    """(S + 1,) int32: where each segment begins, and N."""
+    """(S + 1,) int32: the first row of each segment, and N."""
     num_visual: int
     is_static: bool = False
-    """Compute both ways and select: static shapes for compiled, tensor-parallel and sharded graphs."""
+    """Compute both branches of MAM for all tokens and select: fixed shapes, for compiled graphs."""
 
     @property
     def is_plain(self) -> bool:
-        """Whether the plain decoder's path serves: all tokens are text, and shapes need not be static."""
+        """Whether the plain decoder is enough: all tokens are text, and shapes need not be static."""
         return self.num_visual == 0 and not self.is_static
 
     @property
@@ -66,7 +73,7 @@ def padded_layout(
     image_token_id: int,
     past: Sequence[int] | None = None,
 ) -> Layout:
-    """Lay out a (B, T) batch in which each row is one sample; masked slots are no tokens at all.
+    """Return the layout of a (B, T) batch in which each row is one sample; masked slots are not tokens.
 
     Raises:
         ValueError: wrong shapes, a row without any token, or a negative id that is not the image token.
@@ -90,7 +97,7 @@ def padded_layout(
 
 
 def packed_layout(input_ids: Tensor, lengths: Sequence[int], image_token_id: int) -> Layout:
-    """Lay out (N,) tokens of samples laid end to end, `lengths` tokens each.
+    """Return the layout of (N,) tokens that are packed already: samples end to end, `lengths` tokens each.
 
     Raises:
         ValueError: the lengths do not sum to N, one is zero, or an id is negative and not the image token.
@@ -101,7 +108,7 @@ def packed_layout(input_ids: Tensor, lengths: Sequence[int], image_token_id: int
 
 
 def decode_layout(past: Sequence[int], device: torch.device) -> Layout:
-    """Lay out one new text token for each row of a cache that holds `past` tokens a row."""
+    """Return the layout of one new text token for each row of a cache that holds `past` tokens a row."""
     one_a_row = torch.arange(len(past), device=device)
     none = one_a_row[:0]
     return Layout(
@@ -147,7 +154,7 @@ def _layout(
 
 @dataclass(frozen=True)
 class Targets:
-    """Which tokens have a label to predict, so that only those reach the head."""
+    """The tokens with a label to predict; only those reach the head."""
 
     rows: Tensor
     """(L,) int64: packed rows whose next token is labelled."""
@@ -166,9 +173,9 @@ IGNORE = -100
 
 
 def targets_of(labels: Tensor, layout: Layout) -> Targets:
-    """Shift labels by one inside each segment. `labels` has the shape of `input_ids`; -100 is no label.
+    """Shift labels by one within each segment. `labels` has the shape of `input_ids`; -100 is no label.
 
-    A segment's first token is never a target, so no sample predicts the beginning of the next.
+    A segment's first token is never a target, so no sample has to predict the beginning of the next.
     """
     flat = labels.flatten()
     packed = flat if layout.tokens is None else flat[layout.tokens]

@@ -1,24 +1,36 @@
 """mPLUG-Owl2 put together: images and token ids in, logits or a loss out.
 
-The way of a batch: ids are laid end to end without padding (layout.py); images go through the vision encoder
-and the abstractor and take the places of `image_token_id`; the decoder runs; the head sees only the rows
+The path of a batch: ids are packed end to end without padding (layout.py); images go through the vision
+encoder and the abstractor and replace `image_token_id`; the decoder runs; the head computes only the rows
 that are asked for. Module names are those of the released checkpoint.
+
+A new part is built here, in `Backbone`; everything else finds it by its methods (parts.py).
 
 Shapes: B rows, T slots, N tokens, I images, Q queries, D width, V vocabulary.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from owl2.model.abstractor import AbstractorAttention, VisualAbstractor
+from owl2.model.abstractor import VisualAbstractor
 from owl2.model.cache import KVCache
 from owl2.model.config import Owl2Config, preset
-from owl2.model.decoder import Decoder, RotaryEmbedding
+from owl2.model.decoder import Decoder
 from owl2.model.layout import Layout, Targets, padded_layout
 from owl2.model.mam import Multiway, RMSNorm
-from owl2.model.vision import VisionEncoder, interpolate_positions
+from owl2.model.parts import (
+    CostsFlops,
+    FollowsImageSize,
+    HasLayerGroups,
+    HasVisualParameters,
+    LayerStack,
+    reset_buffers,
+)
+from owl2.model.vision import VisionEncoder
 
 LOSS_CHUNK_ELEMENTS = 1 << 24
 """Logits held at once by the loss: 64 MiB in float32."""
@@ -36,7 +48,7 @@ class Backbone(Decoder):
 
 
 class Owl2Model(nn.Module):
-    """The model as a plain `nn.Module`; it knows nothing of training, devices or files."""
+    """The model as a plain `nn.Module`; it knows nothing about training, devices or files."""
 
     def __init__(self, config: Owl2Config):
         super().__init__()
@@ -90,18 +102,23 @@ class Owl2Model(nn.Module):
         input_ids: Tensor,
         layout: Layout,
         pixel_values: Tensor | None = None,
+        *,
         visual_tokens: Tensor | None = None,
         image_of: Tensor | None = None,
     ) -> Tensor:
         """Embed the ids of `layout` -> (N, D), images in their places.
 
-        `visual_tokens` (I, Q + 1, D) takes the place of `pixel_values` where images are encoded already.
-        `image_of` (P,) int64 says which image is in which of P places, where some are in several.
+        Args:
+            input_ids: (B, T) or (N,) int64, what `layout` was made of.
+            layout: where its tokens are.
+            pixel_values: (I, 3, H, W), images in the order of their places.
+            visual_tokens: (I, Q + 1, D) instead of `pixel_values`, if the images are encoded already.
+            image_of: (P,) int64, the image in each of P places, if some images have several places.
         """
         flat = input_ids.flatten()
         ids = flat if layout.tokens is None else flat.index_select(0, layout.tokens)
         if layout.num_visual:
-            ids = ids.masked_fill(layout.is_visual[:, 0], 0)  # no row of the embedding; overwritten below
+            ids = ids.masked_fill(layout.is_visual[:, 0], 0)  # not a row of the embedding; overwritten below
         x = self.model.embed_tokens(ids)
         images = pixel_values if visual_tokens is None else visual_tokens
         num_images = 0 if images is None else len(images) if image_of is None else len(image_of)
@@ -127,15 +144,10 @@ class Owl2Model(nn.Module):
         return self.model.visual_abstractor(features, grid)
 
     def hidden(
-        self,
-        embeddings: Tensor,
-        layout: Layout,
-        cache: KVCache | None = None,
-        collect: list[Tensor] | None = None,
-        rows: Tensor | None = None,
+        self, embeddings: Tensor, layout: Layout, cache: KVCache | None = None, rows: Tensor | None = None
     ) -> Tensor:
         """Run the decoder on (N, D) -> (N, D) after the final norm, or (L, D) of the `rows` asked for."""
-        return self.model.decode(embeddings, layout, cache, collect, rows)
+        return self.model.decode(embeddings, layout, cache, rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Project (..., D) -> (..., V) float32."""
@@ -147,15 +159,16 @@ class Owl2Model(nn.Module):
         layout: Layout,
         targets: Targets,
         pixel_values: Tensor | None = None,
+        *,
         image_of: Tensor | None = None,
     ) -> Tensor:
-        """Return the cross-entropy of each target (L,), float32.
+        """Return the cross-entropy of each target (L,), float32. For the arguments see `embed`.
 
-        Divide their sum by the number of targets of the optimizer step: a mean of means would weigh tokens
-        of short micro-batches more.
+        Divide their sum by the number of targets of the optimizer step: a mean of means would give tokens of
+        short micro-batches more weight.
 
         Only target rows leave the last layer and reach the head, in chunks that are computed again in the
-        backward pass, so logits of a whole batch never exist at once.
+        backward pass, so the logits of a whole batch never exist at once.
         """
         embeddings = self.embed(input_ids, layout, pixel_values, image_of=image_of)
         hidden = self.hidden(embeddings, layout, rows=targets.rows)
@@ -169,24 +182,66 @@ class Owl2Model(nn.Module):
     def _cross_entropy(self, hidden: Tensor, ids: Tensor) -> Tensor:
         return F.cross_entropy(self.logits(hidden), ids, reduction="none")
 
-    # -- parameters --------------------------------------------------------------------------------------
+    # -- parts -------------------------------------------------------------------------------------------
+
+    def parts(self) -> Iterator[nn.Module]:
+        """All modules inside the model, the decoder's layers last, as in the forward pass."""
+        last = set(self.model.layers.modules())
+        yield from (module for module in self.modules() if module is not self and module not in last)
+        yield from self.model.layers.modules()
+
+    def layer_stacks(self) -> list[LayerStack]:
+        """The stacks of repeated layers, in the order of the forward pass."""
+        return [part for part in self.parts() if isinstance(part, LayerStack)]
+
+    def costed_parts(self) -> list[CostsFlops]:
+        """The parts that say what their forward pass costs, in its order."""
+        return [part for part in self.parts() if isinstance(part, CostsFlops)]
+
+    def visual_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that get a gradient from images only."""
+        for part in self.parts():
+            if isinstance(part, HasVisualParameters):
+                yield from part.visual_parameters()
+
+    def layer_depths(self) -> dict[str, int]:
+        """Parameter name -> groups of layers between it and the output of its part, where a part has them."""
+        depths: dict[str, int] = {}
+        for prefix, part in self.named_modules():
+            if isinstance(part, HasLayerGroups):
+                for depth, names in enumerate(reversed(part.layer_groups())):
+                    depths |= {f"{prefix}.{name}": depth for name in names}
+        return depths
 
     @torch.no_grad()
-    def reset_buffers(self) -> None:
-        """Compute position tables and rotary frequencies, as after materialising from meta."""
-        for module in self.modules():
-            if isinstance(module, AbstractorAttention | RotaryEmbedding):
-                module.reset_buffers()
+    def set_image_size(self, image_size: int) -> None:
+        """Make `image_size` the model's own: interpolate the vision positions, recompute the abstractor's.
+
+        Raises:
+            ConfigError: the patch does not divide it.
+        """
+        vision = self.config.vision
+        if image_size == vision.image_size:
+            return
+        vision = type(vision)(**{**vars(vision), "image_size": image_size})
+        self.config = self.config.replace(vision=vision)
+        for part in self.parts():
+            if isinstance(part, FollowsImageSize):
+                part.set_vision(vision)
+        reset_buffers(self.parts())
+
+    # -- weights -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> None:
-        """Draw all parameters: projections with a deviation of fan_in ** -0.5, everything else of 0.02.
+        """Initialise all parameters: projections with a deviation of fan_in ** -0.5, others with 0.02.
 
         That is the usual 0.02 at a width of 2,500; with 0.02 the attention of a small model would start
         almost uniform. Norms start at 1, biases at 0.
 
-        The visual ways start as copies of the text ways, as stage 1 of the paper does. (The released class
-        leaves queries, class token and `vit_eos` at normal(0, 1), an oversight: see docs/fidelity.md.)
+        The visual weights of MAM start as copies of the text weights, as in stage 1 of the paper. (The
+        released class leaves queries, class token and `vit_eos` at normal(0, 1), an oversight: see
+        docs/fidelity.md.)
         """
         generator = torch.Generator(device=self.device).manual_seed(seed)
         for name, parameter in self.named_parameters():
@@ -199,35 +254,13 @@ class Owl2Model(nn.Module):
                 deviation = parameter.shape[1] ** -0.5 if is_projection else 0.02
                 parameter.normal_(0.0, deviation, generator=generator)
         self.copy_text_to_vision()
-        self.reset_buffers()
+        reset_buffers(self.parts())
 
     def copy_text_to_vision(self) -> None:
-        """Start every visual way of MAM from its text way."""
-        for module in self.modules():
-            if isinstance(module, Multiway):
-                module.copy_text_to_vision()
-
-    @torch.no_grad()
-    def set_image_size(self, image_size: int) -> None:
-        """Make `image_size` the model's own: interpolate the vision positions, recompute the abstractor's.
-
-        Raises:
-            ConfigError: the patch does not divide it.
-        """
-        vision = self.config.vision
-        if image_size == vision.image_size:
-            return
-        resized = type(vision)(**{**vars(vision), "image_size": image_size})
-        self.config = self.config.replace(vision=resized)
-        embeddings = self.model.vision_model.embeddings
-        grid = (resized.grid_size, resized.grid_size)
-        old = embeddings.position_embedding
-        table = interpolate_positions(old, grid, has_cls=vision.use_cls_token)
-        embeddings.position_embedding = nn.Parameter(table, requires_grad=old.requires_grad)
-        embeddings.config = self.model.vision_model.config = resized
-        for module in self.modules():
-            if isinstance(module, AbstractorAttention):
-                module.set_grid_size(resized.grid_size)
+        """Copy the text weights of MAM to its visual weights."""
+        for part in self.parts():
+            if isinstance(part, Multiway):
+                part.copy_text_to_vision()
 
 
 def build(
@@ -237,7 +270,7 @@ def build(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Owl2Model:
-    """Build a preset or configuration with freshly drawn weights; on `meta`, without any storage."""
+    """Build a preset or configuration with newly initialised weights; on `meta`, without any storage."""
     config = preset(config) if isinstance(config, str) else config
     with torch.device("meta"):
         model = Owl2Model(config).to(dtype)

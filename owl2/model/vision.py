@@ -1,20 +1,23 @@
-"""The vision encoder: a ViT that keeps its class token and hands all tokens on.
+"""The vision encoder: a ViT that keeps its class token and outputs all tokens.
 
 Released form (CLIP ViT-L/14): no patch bias, LayerNorm before the first and after the last layer, quick
 GELU, and a fused query-key-value projection whose rows are ordered head by head, then q/k/v, then dimension
 (Megatron's order). DINOv2 form by configuration: patch bias, LayerScale, GELU, no first LayerNorm.
 
-Another resolution than the position table's is met by 2-D bicubic interpolation (224 -> 448 between the
-paper's stages; the release has no code for it).
+For another resolution than the position table's, the table is interpolated bicubically (224 -> 448 between
+the paper's stages; the release has no code for it).
 
 Shapes: B images, P patches, S = P + 1 tokens with the class token, D width, H heads.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from owl2.model.config import VisionConfig
+from owl2.model.parts import LayerStack, Split, Work
 
 
 class VisionEmbeddings(nn.Module):
@@ -50,16 +53,32 @@ class VisionEmbeddings(nn.Module):
         x = x + table
         return self.pre_layernorm(x) if self.config.use_pre_layernorm else x
 
+    def set_vision(self, vision: VisionConfig) -> None:
+        """Interpolate the position table to another image size."""
+        old, grid = self.position_embedding, (vision.grid_size, vision.grid_size)
+        table = interpolate_positions(old, grid, has_cls=vision.use_cls_token)
+        self.position_embedding = nn.Parameter(table, requires_grad=old.requires_grad)
+        self.config = vision
+
 
 class VisionAttention(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
+    def tensor_parallel_plan(self) -> dict[str, Split]:
+        # The rows of `query_key_value` are ordered head by head, so a contiguous part of them is whole heads.
+        return {
+            "query_key_value": Split("columns", self.num_heads),
+            "dense": Split("rows", self.num_heads),
+        }
+
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.query_key_value(x).unflatten(-1, (self.num_heads, 3, -1)).unbind(3)  # B S H hd each
+        qkv = self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))  # B S H 3 hd; H of this rank
+        q, k, v = qkv.unbind(3)  # B S H hd each
         attended = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         return self.dense(attended.transpose(1, 2).flatten(2))
 
@@ -70,6 +89,10 @@ class VisionMLP(nn.Module):
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.is_quick = config.hidden_act == "quick_gelu"
+
+    def tensor_parallel_plan(self) -> dict[str, Split]:
+        channels = self.fc1.out_features
+        return {"fc1": Split("columns", channels), "fc2": Split("rows", channels)}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
@@ -96,11 +119,11 @@ class VisionLayer(nn.Module):
 
 
 class VisionEncoderLayers(nn.Module):
-    """Holds the layers under the released name `encoder.layers`."""
+    """Gives the layers their released name, `encoder.layers`."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = LayerStack(VisionLayer(config) for _ in range(config.num_hidden_layers))
 
 
 class VisionEncoder(nn.Module):
@@ -120,10 +143,25 @@ class VisionEncoder(nn.Module):
             x = layer(x)
         return self.post_layernorm(x) if self.config.use_post_layernorm else x
 
-    def layer_groups(self) -> list[list[str]]:
-        """Parameter names from input to output: embeddings, then each layer; the last has the final norm.
+    def set_vision(self, vision: VisionConfig) -> None:
+        self.config = vision
 
-        Layer-wise learning-rate decay multiplies group i of n by decay ** (n - 1 - i).
+    def visual_parameters(self) -> Iterator[nn.Parameter]:
+        return self.parameters()
+
+    def flops(self, work: Work) -> float:
+        """Operations of a forward pass over the images."""
+        config, width = self.config, self.config.hidden_size
+        patches = config.grid_size**2
+        tokens = patches + config.use_cls_token
+        layer = tokens * (4 * width**2 + 2 * width * config.intermediate_size) + 2 * tokens**2 * width
+        embedding = patches * config.num_channels * config.patch_size**2 * width
+        return work.images * 2.0 * (embedding + config.num_hidden_layers * layer)
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from input to output: embeddings, then each layer, the last with the final norm.
+
+        Layer-wise learning-rate decay multiplies the rate of group i of n by decay ** (n - 1 - i).
         """
         groups = [[f"embeddings.{name}" for name, _ in self.embeddings.named_parameters()]]
         for i, layer in enumerate(self.encoder.layers):

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from owl2.data.augment import AUGMENTATIONS
-from owl2.data.readers.sources import Shuffle
+from owl2.data.decode import AUGMENTATIONS
+from owl2.data.readers.base import Shuffle
 from owl2.errors import Owl2Error
 from owl2.train.rules import Rule
 

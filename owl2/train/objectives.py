@@ -20,7 +20,7 @@ from owl2.model import Owl2Model
 def next_token(model: Owl2Model, batch: Batch) -> Tensor:
     """Cross-entropy (L,) of each labelled token given what stands before it."""
     return model.token_losses(
-        batch.input_ids, batch.layout, batch.targets, batch.pixel_values, batch.image_of
+        batch.input_ids, batch.layout, batch.targets, batch.pixel_values, image_of=batch.image_of
     )
 
 

@@ -1,14 +1,15 @@
-"""How the work of a step is split: the only file that names FSDP, DTensor and activation checkpointing.
+"""Parallel training: the only file that names FSDP, DTensor and activation checkpointing.
 
-Every layer is a unit of FSDP2 over the ranks that read different samples; what is left of the model is the
-root's unit. Tensor parallelism splits attention heads and FFNs of the decoder (both ways of MAM) and of the
-vision encoder (Megatron-LM, arXiv:1909.08053); the rest is computed by all ranks of a sample alike.
-Gradients are summed, never averaged: the loss is divided by the targets of the whole step (loop.py).
+Every layer is a unit of FSDP2 over the ranks that read different samples; the rest of the model is the root's
+unit. Tensor parallelism splits the linear layers whose module has a plan (`owl2/model/parts.py`): heads and
+FFNs of decoder and vision encoder. Everything else is computed by all ranks of a sample alike. Gradients are
+summed, never averaged: the loss is divided by the targets of the whole step (loop.py).
 
 Ranks call each layer's collectives in the same order only if all of them run the same layers. So a
-micro-batch without an image gets one more sample, a blank image from which nothing is learnt.
+micro-batch without an image gets one more sample, a blank image without targets.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,20 +21,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    ParallelStyle,
-    RowwiseParallel,
-    parallelize_module,
-)
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from owl2.data.loader import Batch
-from owl2.model import Owl2Config, Owl2Model, Targets, decoder, packed_layout
-from owl2.model.attention import attend
-from owl2.model.decoder import DecoderLayer
-from owl2.model.mam import VISION, Multiway
-from owl2.model.vision import VisionLayer
+from owl2.model import Owl2Config, Owl2Model, Targets, packed_layout
+from owl2.model.parts import HasUncompiled, tensor_parallel_plan
 from owl2.train.config import ParallelConfig, TrainConfigError
 from owl2.train.ranks import Ranks
 
@@ -47,15 +40,17 @@ KEPT = (
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable.default,
     torch.ops.torch_attn._varlen_attn.default,  # of packed tokens on a GPU
 )
-"""What selective checkpointing does not compute again."""
+"""Operations whose results selective checkpointing keeps; it computes the others again."""
+
+STYLES = {"columns": ColwiseParallel, "rows": RowwiseParallel}
 
 Fill = Callable[[nn.Module], None]
-"""Gives the parameters of a module their storage and values."""
+"""Allocates the parameters of a module and gives them their values."""
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """Where each part of the model lives."""
+    """Which ranks hold which part of the model."""
 
     data: DeviceMesh
     """Ranks that read different samples: (shard,) or (replicate, shard)."""
@@ -65,7 +60,7 @@ class Sharding:
 
     @classmethod
     def over(cls, ranks: Ranks, config: ParallelConfig, device: str, dtype: torch.dtype) -> "Sharding":
-        """Arrange the ranks: neighbours share a sample, then a model, and copies are farthest apart."""
+        """Arrange the ranks: neighbours share a sample, the next a model; copies of it are farthest apart."""
         shape = (config.replicate, ranks.data_size // config.replicate, config.tensor)
         mesh = init_device_mesh(device.split(":")[0], shape, mesh_dim_names=("replicate", "shard", "tensor"))
         return cls(
@@ -76,7 +71,7 @@ class Sharding:
 
 
 class Objective(nn.Module):
-    """What is minimised, as the module whose forward pass is a micro-batch; the root of what is sharded."""
+    """The objective as a module: its forward pass is a micro-batch, and it is the root of what is sharded."""
 
     def __init__(self, model: Owl2Model, function: Callable[[Owl2Model, Batch], Tensor], is_static: bool):
         super().__init__()
@@ -91,105 +86,82 @@ class Objective(nn.Module):
         return self.function(self.model, batch)
 
 
-def blocks(model: Owl2Model) -> Iterator[nn.Module]:
+def layers_of(model: Owl2Model) -> Iterator[nn.Module]:
     """The repeated layers, in the order of the forward pass."""
-    yield from model.model.vision_model.encoder.layers
-    yield from model.model.visual_abstractor.encoder.layers
-    yield from model.model.layers
+    for stack in model.layer_stacks():
+        yield from stack
 
 
 # -- sharding --------------------------------------------------------------------------------------------
 
 
-def shard_blocks(model: Owl2Model, sharding: Sharding, fill: Fill) -> None:
-    """Bring a model without storage to the ranks, layer by layer; no rank ever holds more than one whole.
+def shard_layers(model: Owl2Model, sharding: Sharding, fill: Fill) -> None:
+    """Distribute a model without storage, layer by layer; no rank ever holds more than one whole layer.
 
-    The parameters outside the layers are filled but not sharded yet; `shard_root` does that, once nothing
-    about them (the image size) changes any more.
+    The parameters outside the layers are filled but not sharded yet; `shard_root` does that, after the last
+    change to them (the image size).
 
     Raises:
-        TrainConfigError: heads or FFN cannot be divided by the ranks.
+        TrainConfigError: heads or FFN channels cannot be divided by the ranks.
     """
     if sharding.tensor is not None:
-        check_tensor_parallel(model.config, sharding.tensor.size())
-    for block in blocks(model):
+        check_tensor_parallel(model, sharding.tensor.size())
+    for layer in layers_of(model):
         if sharding.tensor is not None:
-            split_over_tensor_ranks(block, sharding.tensor)
-        fill(block)
-        fully_shard(block, mesh=sharding.data, mp_policy=sharding.precision)
+            for name, split in tensor_parallel_plan(layer).items():
+                parallelize_module(layer.get_submodule(name), sharding.tensor, STYLES[split.by]())
+        fill(layer)
+        fully_shard(layer, mesh=sharding.data, mp_policy=sharding.precision)
     fill(model)
 
 
 def shard_root(objective: Objective, sharding: Sharding) -> None:
-    """Shard what the layers left over, and let every gradient be a sum over the ranks."""
+    """Shard what is outside the layers, and make every gradient a sum over the ranks."""
     fully_shard(objective, mesh=sharding.data, mp_policy=sharding.precision)
     for module in objective.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to a factor of 1
+            module.set_force_sum_reduction_for_comms(True)  # the only factor of 1 that gloo has
     for buffer in objective.buffers():
         buffer.data = buffer.data.to(sharding.precision.param_dtype)
 
 
 def set_last_micro_batch(objective: Objective, is_last: bool) -> None:
-    """Let copies of the model exchange gradients once a step, after its last micro-batch."""
+    """Let copies of the model exchange gradients only once a step, after its last micro-batch."""
     if isinstance(objective, FSDPModule):
         objective.set_requires_all_reduce(is_last)
 
 
 def reshard(objective: Objective) -> None:
-    """Share out again what a forward pass without a backward pass left whole on every rank.
+    """Shard again what a forward pass without a backward pass left whole on every rank.
 
-    Until then the root's parameters are other tensors than those that the optimizer knows.
+    Until then the root's parameters are not the tensors that the optimizer knows.
     """
     for module in objective.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
-def check_tensor_parallel(config: Owl2Config, size: int) -> None:
+def check_tensor_parallel(model: Owl2Model, size: int) -> None:
     """Raise TrainConfigError where `size` ranks cannot split the layers of a model."""
-    parts = {
-        "decoder heads": config.decoder.num_attention_heads,
-        "decoder key-value heads": config.decoder.num_key_value_heads,
-        "decoder FFN": config.decoder.intermediate_size,
-        "vision heads": config.vision.num_attention_heads,
-        "vision FFN": config.vision.intermediate_size,
-    }
-    for name, count in parts.items():
-        if count % size:
-            raise TrainConfigError(f"parallel.tensor {size} does not divide the {count} {name} of the model")
+    for layer in layers_of(model):
+        for name, split in tensor_parallel_plan(layer).items():
+            if split.units % size:
+                raise TrainConfigError(
+                    f"parallel.tensor {size} does not divide the {split.units} heads or channels of {name} "
+                    f"({type(layer).__name__}); take a divisor of {most_tensor_ranks(model)}"
+                )
 
 
-def split_over_tensor_ranks(block: nn.Module, mesh: DeviceMesh) -> None:
-    """Give each rank of a sample its heads and its part of the FFN; one sum a sublayer joins them."""
-    if isinstance(block, DecoderLayer):
-        plan: dict[str, ParallelStyle] = {
-            "self_attn.q_proj": ColwiseParallel(),
-            "self_attn.o_proj": RowwiseParallel(),
-            "mlp.gate_proj": ColwiseParallel(),
-            "mlp.up_proj": ColwiseParallel(),
-            "mlp.down_proj": RowwiseParallel(),
-        }
-        for name in ("k_proj", "v_proj"):
-            is_multiway = isinstance(getattr(block.self_attn, name), Multiway)
-            for way in (".multiway.0", ".multiway.1") if is_multiway else ("",):
-                plan[f"self_attn.{name}{way}"] = ColwiseParallel()
-        parallelize_module(block, mesh, plan)
-    elif isinstance(block, VisionLayer):
-        plan = {
-            "self_attn.query_key_value": ColwiseParallel(),  # its rows are ordered head by head
-            "self_attn.dense": RowwiseParallel(),
-            "mlp.fc1": ColwiseParallel(),
-            "mlp.fc2": RowwiseParallel(),
-        }
-        parallelize_module(block, mesh, plan)
-        block.self_attn.num_heads //= mesh.size()
+def most_tensor_ranks(model: Owl2Model) -> int:
+    """The largest number of ranks that can split the layers of a model; its divisors can as well."""
+    plans = [tensor_parallel_plan(layer) for layer in layers_of(model)]
+    return math.gcd(*(split.units for plan in plans for split in plan.values()))
 
 
 @torch.no_grad()
 def set_parameter(parameter: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into a parameter, of which this rank may hold only a part."""
+    """Copy a whole tensor into a parameter; this rank may hold only a part of it."""
     if isinstance(parameter, DTensor):
         mesh, placements = parameter.device_mesh, parameter.placements
         value = distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
@@ -205,25 +177,26 @@ def gather_whole(tensor: Tensor) -> Tensor:
 
 
 def rewrite_layers(model: Owl2Model, config: ParallelConfig) -> None:
-    """Compile the layers and compute them again in the backward pass, as the configuration says.
+    """Compile the layers, and compute them again in the backward pass, as the configuration says.
 
     Only `forward` of each layer is replaced, so that parameters keep their names.
     """
-    if config.compile:
-        # Samples of a packed batch are split by lengths that change from batch to batch: no graph fits two.
-        decoder.attend = torch.compiler.disable(attend)
-    for block in blocks(model):
+    for layer in layers_of(model):
         if config.compile:
-            block.forward = torch.compile(block.forward, backend=config.compile, dynamic=True)
+            for module in layer.modules():
+                if isinstance(module, HasUncompiled):
+                    for name in module.uncompiled:
+                        setattr(module, name, torch.compiler.disable(getattr(module, name)))
+            layer.forward = torch.compile(layer.forward, backend=config.compile, dynamic=True)
         if config.activation_checkpointing != "none":
             keep: dict[str, Any] = {}
             if config.activation_checkpointing == "selective":
                 keep = {"context_fn": partial(create_selective_checkpoint_contexts, keep_products)}
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, **keep)
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, **keep)
 
 
 def keep_products(_: object, operation: object, *__: object, **___: object) -> CheckpointPolicy:
-    """What selective checkpointing does with the outcome of an operation."""
+    """What selective checkpointing does with the result of an operation."""
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
@@ -231,9 +204,9 @@ def keep_products(_: object, operation: object, *__: object, **___: object) -> C
 
 
 def with_image(batch: Batch | None, config: Owl2Config) -> Batch:
-    """A micro-batch in which every layer has work: a blank image is added where there is none.
+    """A micro-batch in which every layer has work: if it has no image, a blank one is added.
 
-    It is a sample of its own, seen by no other and without targets: its gradients are exactly zero.
+    It is a sample of its own, seen by no other and without targets, so its gradients are exactly zero.
     """
     if batch is not None and len(batch.pixel_values):
         return batch
@@ -253,15 +226,12 @@ def with_image(batch: Batch | None, config: Owl2Config) -> Batch:
 
 
 def drop_blank_gradients(model: Owl2Model) -> None:
-    """Forget the zeros of a step in which no rank had an image, so that they change nothing.
+    """Drop the zero gradients of a step in which no rank had an image.
 
-    Without gradient the optimizer leaves a parameter and its moments alone, as in a run of one process.
+    Without a gradient the optimizer leaves a parameter and its moments alone, as in a run of one process.
     """
-    visual: list[nn.Module] = [model.model.vision_model, model.model.visual_abstractor]
-    visual += [module.multiway[VISION] for module in model.modules() if isinstance(module, Multiway)]
-    for module in visual:
-        for parameter in module.parameters():
-            parameter.grad = None
+    for parameter in model.visual_parameters():
+        parameter.grad = None
 
 
 # -- gradients -------------------------------------------------------------------------------------------
@@ -271,10 +241,10 @@ def drop_blank_gradients(model: Owl2Model) -> None:
 def finish_gradients(
     parameters: Iterable[nn.Parameter], num_targets: float, max_norm: float, ranks: Ranks
 ) -> float:
-    """Turn sums of gradients into means a target, clip them, and return the norm before clipping.
+    """Divide sums of gradients by the number of targets, clip them, and return the norm before clipping.
 
     Parameters may be whole or sharded over different meshes. Each rank adds up the squares of what it holds,
-    divided by the number of ranks that hold the same, so one sum over all of them is the norm.
+    divided by the number of ranks that hold the same, so one sum over all ranks is the squared norm.
     """
     held: dict[int, list[Tensor]] = {}
     for parameter in parameters:
@@ -290,12 +260,12 @@ def finish_gradients(
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds; changing it changes the tensor."""
+    """The part of a tensor that this rank holds: a view of it, not a copy."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def num_shards(tensor: Tensor) -> int:
-    """Into how many different parts a tensor is split."""
+    """The number of different parts that a tensor is split into."""
     if not isinstance(tensor, DTensor):
         return 1
     shards = 1

@@ -8,7 +8,8 @@ from owl2.checkpoint.tensors import dtype_of
 from owl2.data.loader import BatchLoader, SampleDataset, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
-from owl2.data.readers.sources import Source, open_source
+from owl2.data.readers.base import Source
+from owl2.data.readers.sources import open_source
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, check_installed
 from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError

@@ -8,33 +8,22 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
-from owl2.curves import Curve, Panel, draw, lr_panel
 from owl2.errors import Owl2Error
-from owl2.files import write_file
-from owl2.page import PIECES_STYLE, SECOND, card, document, facts, grid, section, table
+from owl2.pages.curves import Curve, Panel, draw_panels, lr_panel
+from owl2.pages.drawing import SECOND
+from owl2.pages.page import render, write_page
 from owl2.train.metrics import duration, rates, read_metrics, read_rows
 from owl2.train.state.state import saved_states
 from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, Summary
 
 Row = Mapping[str, float]
-
-STYLE = """
-h1 { margin-bottom: 6px; } header p { font-size: 17px; color: var(--soft); margin: 0; }
-header .state { color: var(--ink); font-size: 19px; }
-.progress { height: 9px; border-radius: 5px; background: var(--track); margin: 22px 0 0; overflow: hidden; }
-.progress i { display: block; height: 100%; border-radius: 5px; background: var(--accent); }
-details { margin-top: 28px; } summary { cursor: pointer; font-size: 22px; font-weight: 700;
-  letter-spacing: -0.01em; }
-pre { margin: 14px 0 0; overflow-x: auto; font: 13.5px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-.facts { gap: 14px 36px; } td:first-child { overflow-wrap: anywhere; }
-"""
 
 SLACK_S = 120
 """A run that has been silent for longer, and for many of its steps, is taken for stopped."""
@@ -114,129 +103,113 @@ class Record:
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
-    """Write the report of a run, by default as `report.html` into its folder, and return its path.
+    """Write a run's report, by default to `report.html` in its folder, and return its path.
 
     Raises:
-        ReportError: the folder is not one of a run.
-        ImportError: matplotlib is missing; says how to install it.
+        ReportError: the folder is not a run's.
+        DrawingError: matplotlib is missing; the message says how to install it.
     """
-    record = Record.read(run)
-    parts = [_header(record), _loss(record), _sources(record), _speed(record), _parts(record)]
-    settings = f"<summary>Configuration</summary><pre>{escape(record.config)}</pre>"
-    parts.append(f'<details class="card">{settings}</details>')
+    files = Record.read(run)
     out = out or run / "report.html"
-    html = document(f"{run.absolute().name}: training", PIECES_STYLE + STYLE, "\n".join(filter(None, parts)))
-    write_file(out, html.encode())
+    write_page(out, page(files))
     return out
 
 
-def _header(record: Record) -> str:
-    shown = {"steps": f"{record.done:,} of {record.steps:,}"}
-    if record.rows:
-        shown["loss, last tenth"] = f"{_last_mean(record.rows, 'loss'):.3f}"
-        shown["in steps"] = duration(record.total("seconds"))
-        shown["tokens"] = short(record.total("tokens"))
-        shown["images"] = short(record.total("images"))
-    if record.facts is not None:
-        learning = f"{record.facts.learning / record.facts.parameters:.0%}"
-        shown[f"parameters, {learning} learn"] = short(record.facts.parameters)
-    mfu, tflops = record.mean("mfu"), record.mean("tflops")
+def page(files: Record) -> str:
+    """The whole document."""
+    config = yaml.safe_load(files.config)
+    where = "" if files.facts is None else f"{files.facts.ranks} x {files.facts.device}, "
+    name = files.folder.absolute().name
+    return render(
+        "training.html",
+        title=f"{name}: training",
+        name=name,
+        state=files.state(),
+        origin=f"{where}from {config['model']}, {config['global_batch_size']:,} samples per step",
+        share=files.done / files.steps,
+        facts=_facts(files),
+        losses=_losses(files),
+        sources=_sources(files),
+        speed=_speed(files),
+        tables=_tables(files),
+        config=files.config,
+    )
+
+
+def _facts(files: Record) -> list[tuple[str, str]]:
+    """(figure, what it is of)."""
+    shown = [(f"{files.done:,} of {files.steps:,}", "steps")]
+    if files.rows:
+        shown += [
+            (f"{_last_mean(files.rows, 'loss'):.3f}", "loss, last tenth"),
+            (duration(files.total("seconds")), "training time"),
+            (short(files.total("tokens")), "tokens"),
+            (short(files.total("images")), "images"),
+        ]
+    if files.facts is not None:
+        trainable = f"{files.facts.learning / files.facts.parameters:.0%}"
+        shown.append((short(files.facts.parameters), f"parameters, {trainable} trainable"))
+    mfu, tflops = files.mean("mfu"), files.mean("tflops")
     if mfu is not None:
-        shown["utilisation (MFU)"] = f"{mfu:.1%}"
+        shown.append((f"{mfu:.1%}", "utilisation (MFU)"))
     elif tflops is not None:
-        shown["TFLOP/s a device"] = f"{tflops:.3g}"
-    where = "" if record.facts is None else f"{record.facts.ranks} x {record.facts.device}, "
-    config = yaml.safe_load(record.config)
-    origin = f"from {config['model']}, {config['global_batch_size']:,} samples a step"
-    share = record.done / record.steps
-    return (
-        f"<header><h1>{escape(record.folder.absolute().name)}</h1>\n"
-        f'<p class="state">{escape(record.state())}</p>\n'
-        f"<p>{escape(where + origin)}</p>\n"
-        f'<div class="progress"><i style="width: {100 * share:.2f}%"></i></div>\n'
-        f"{facts(shown)}</header>"
-    )
+        shown.append((f"{tflops:.3g}", "TFLOP/s per device"))
+    return shown
 
 
-def _loss(record: Record) -> str:
-    if not record.rows:
-        return section("Learning", "No step is finished yet.")
-    loss = Panel("loss", [_curve(record.rows, "loss")], height=4, from_zero=False)
-    drawing = draw("loss", [loss, lr_panel(record.rows)], width=11, height=4.6)
-    return section(
-        "Learning",
-        "Cross-entropy a target token: every step, and the mean around it. Below, the learning rate that "
-        "rules multiply.",
-        card(drawing, kind="curve"),
-    )
+def _losses(files: Record) -> list[str]:
+    """All steps in a wide drawing and in one for phones; none if no step is finished."""
+    if not files.rows:
+        return []
+    loss = Panel("loss", [_curve(files.rows, "loss")], height=4, from_zero=False)
+    sizes = {"loss": (9.0, 3.8), "loss-narrow": (3.5, 2.8)}
+    return [draw_panels(name, [loss, lr_panel(files.rows)], *size) for name, size in sizes.items()]
 
 
-def _sources(record: Record) -> str:
-    """One drawing a source; a held-out source of the same name stands in the same one."""
-    found = {key for row in [*record.rows, *record.validation] for key in row if key.startswith("loss/")}
-    mixture = [f"loss/{source['name']}" for source in yaml.safe_load(record.config)["data"]["sources"]]
+def _sources(files: Record) -> list[tuple[str, list[str], Markup]]:
+    """(source, lines, drawing); a held-out source of the same name shares the drawing."""
+    found = {key for row in [*files.rows, *files.validation] for key in row if key.startswith("loss/")}
+    mixture = [f"loss/{source['name']}" for source in yaml.safe_load(files.config)["data"]["sources"]]
     keys = [*(key for key in mixture if key in found), *sorted(found - set(mixture))]
-    cards = []
+    shown = []
     for number, key in enumerate(keys):
-        curves, said = [], []
-        if trained := [row for row in record.rows if key in row]:
+        curves, lines = [], []
+        if trained := [row for row in files.rows if key in row]:
             curves.append(_curve(trained, key))
-            said.append(f"{_last_mean(trained, key):.3f} in the last tenth")
-        if held_out := [row for row in record.validation if key in row]:
+            lines.append(f"{_last_mean(trained, key):.3f} in the last tenth")
+        if held_out := [row for row in files.validation if key in row]:
             curves.append(_curve(held_out, key, colour=SECOND, is_noisy=False, has_marks=True))
-            said.append(f"held out: {held_out[-1][key]:.3f}")
-        drawing = draw(f"source-{number}", [Panel("loss", curves, from_zero=False)], height=2.3)
-        name = escape(key.removeprefix("loss/"))
-        cards.append(
-            card(f"<div><h3>{name}</h3><small>{', '.join(said)}</small></div>", drawing, kind="curve")
-        )
-    if not cards:
-        return ""
-    return section(
-        "Source by source",
-        "The loss a target token of each source, in the steps that drew it; dots are samples that are never "
-        "trained on. A source of short answers compares only with itself.",
-        grid(cards, least=300),
-    )
+            lines.append(f"held out: {held_out[-1][key]:.3f}")
+        drawing = draw_panels(f"source-{number}", [Panel("loss", curves, from_zero=False)], height=2.3)
+        shown.append((key.removeprefix("loss/"), lines, drawing))
+    return shown
 
 
-def _speed(record: Record) -> str:
-    """One drawing a figure, each over the same steps."""
-    if not record.rows:
-        return ""
-    rows = [{**row, **rates(row)} for row in record.rows]
-    has_mfu = any("mfu" in row for row in rows)
-    use = ("mfu", "Utilisation", "of the device's bfloat16 peak, by counted operations", percent)
-    rate = ("tflops", "TFLOP/s", "a device, by counted operations", short)
-    shown: list[tuple[str, str, str, Callable[[float], str]]] = [
-        ("tokens_per_second", "Tokens a second", "over all devices", short),
-        ("images_per_second", "Images a second", "over all devices", short),
-        use if has_mfu else rate,
-        ("data_wait_share", "Waiting for data", "share of a step", percent),
-        ("peak_memory", "Memory", "most that the first process has held, in GB", lambda n: f"{n / 1e9:.3g}"),
-        ("grad_norm", "Gradient norm", "before clipping", short),
+def _speed(files: Record) -> list[tuple[str, list[str], Markup]]:
+    """(title, lines, drawing) of each metric of a step."""
+    rows = [{**row, **rates(row)} for row in files.rows]
+    mfu = ("mfu", "Utilisation", "MFU", "of the device's bfloat16 peak, by counted operations", percent)
+    tflops = ("tflops", "TFLOP/s", "TFLOP/s", "per device, by counted operations", short)
+    metrics: list[tuple[str, str, str, str, Callable[[float], str]]] = [
+        ("tokens_per_second", "Tokens per second", "tokens/s", "over all devices", short),
+        ("images_per_second", "Images per second", "images/s", "over all devices", short),
+        mfu if any("mfu" in row for row in rows) else tflops,
+        ("data_wait_share", "Waiting for data", "share", "of a step's time", percent),
+        ("peak_memory", "Memory", "GB", "peak of the first process", lambda n: f"{n / 1e9:.3g}"),
+        ("grad_norm", "Gradient norm", "norm", "before clipping", short),
     ]
-    cards = []
-    for key, title, what, form in shown:
-        if not (having := [row for row in rows if key in row]):
-            continue
-        is_noisy = key != "peak_memory"
-        panel = Panel("", [_curve(having, key, is_noisy=is_noisy)], form=form)
-        text = f"<div><h3>{title}</h3><small>{escape(what)}</small></div>"
-        cards.append(card(text, draw(key, [panel], height=1.9), kind="curve"))
-    return section("Step by step", "Every step, and the mean around it.", grid(cards, least=300))
+    shown = []
+    for key, title, label, line, form in metrics:
+        if having := [row for row in rows if key in row]:
+            curve = _curve(having, key, is_noisy=key != "peak_memory")
+            shown.append((title, [line], draw_panels(key, [Panel(label, [curve], form=form)], height=1.9)))
+    return shown
 
 
-def _parts(record: Record) -> str:
-    if record.facts is None:
-        return ""
-    return section(
-        "What learns, and from what",
-        "For each parameter the first rule that fits its name decides; rates are peaks of the schedule.",
-        card(table(GROUP_HEAD, record.facts.group_rows())),
-        "<br>",
-        card(table(CORPUS_HEAD, record.facts.corpus_rows())),
-    )
+def _tables(files: Record) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+    if files.facts is None:
+        return []
+    return [(GROUP_HEAD, files.facts.group_rows()), (CORPUS_HEAD, files.facts.corpus_rows())]
 
 
 def _curve(rows: Sequence[Row], key: str, **how: Any) -> Curve:

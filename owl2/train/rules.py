@@ -1,8 +1,8 @@
-"""Which parameter learns, and how fast: an ordered table, first match wins.
+"""Training rules: which parameters are trainable, and at which rate. An ordered table, first match wins.
 
-Stages of the paper are such tables, not code (configs/*.yaml). A rule that matches nothing and a parameter
-that no rule matches are errors: both are how a stage silently trains the wrong thing. Layer-wise
-learning-rate decay takes its depths from the model (`layer_groups()`), not from names.
+The stages of the paper are such tables, not code (configs/*.yaml). A rule that matches no parameter, and a
+parameter that matches no rule, are errors: either way a stage would silently train the wrong thing. The
+depths of layer-wise learning-rate decay come from the model (`layer_groups()`), not from names.
 """
 
 import difflib
@@ -16,6 +16,7 @@ from owl2.errors import Owl2Error
 from owl2.model import Owl2Model
 
 VISION_PREFIX = "model.vision_model."
+"""Of the names of the vision encoder's parameters."""
 
 
 class RuleError(Owl2Error, ValueError):
@@ -27,19 +28,19 @@ class Rule:
     """What happens to the parameters whose name matches."""
 
     match: str
-    """Glob over parameter names, as in `model.vision_model.*`."""
+    """Glob over parameter names, such as `model.vision_model.*`."""
     frozen: bool = False
     lr: float = 1.0
     """Multiplier of the learning rate."""
     layer_decay: float = 1.0
-    """Each ViT layer below the last learns this factor slower; the paper uses 0.9. Vision encoder only."""
+    """Factor of the rate from a ViT layer to the one below; 0.9 in the paper. Vision encoder only."""
     weight_decay: float | None = None
-    """Instead of the optimizer's. Vectors (norms, biases) never decay."""
+    """Overrides the optimizer's. Vectors (norms, biases) never decay."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the table says of one parameter."""
+    """What the table decides for one parameter."""
 
     name: str
     rule: Rule
@@ -53,12 +54,12 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
 
     Raises:
         RuleError: a rule without parameters, a parameter without a rule, a setting without effect, or a
-            table in which nothing learns.
+            table in which everything is frozen.
     """
     if not rules:
         raise RuleError('rules is empty; the shortest table is [{match: "*"}]')
     _check_effect(rules)
-    depth_decay = _vision_depths(model)
+    depths = model.layer_depths()
     unused = list(rules)
     assignments = []
     for name, parameter in model.named_parameters():
@@ -70,14 +71,14 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
                 f'with {{match: "*", ...}}'
             )
         unused = [r for r in unused if r is not rule]
-        if rule.layer_decay != 1.0 and name not in depth_decay:
+        if rule.layer_decay != 1.0 and name not in depths:
             raise RuleError(f"layer_decay of rule {rule.match!r} reaches {name}, outside the vision encoder")
         decay = weight_decay if rule.weight_decay is None else rule.weight_decay
         assignments.append(
             Assignment(
                 name=name,
                 rule=rule,
-                lr=rule.lr * rule.layer_decay ** depth_decay.get(name, 0),
+                lr=rule.lr * rule.layer_decay ** depths.get(name, 0),
                 weight_decay=decay if parameter.ndim > 1 else 0.0,
             )
         )
@@ -92,7 +93,9 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
 
 def _check_effect(rules: Sequence[Rule]) -> None:
     if all(rule.frozen for rule in rules):
-        raise RuleError(f"none of the {len(rules)} rules lets anything learn")
+        raise RuleError(
+            f"all {len(rules)} rules are frozen, so nothing would be trained; leave `frozen` out of one"
+        )
     for rule in rules:
         if rule.frozen and rule != Rule(match=rule.match, frozen=True):
             raise RuleError(
@@ -102,14 +105,6 @@ def _check_effect(rules: Sequence[Rule]) -> None:
 
 
 def apply_freeze(model: nn.Module, assignments: Sequence[Assignment]) -> None:
-    """Switch gradients off where a rule says frozen, and on elsewhere."""
+    """Switch gradients off for frozen parameters and on for all others."""
     for assignment in assignments:
         model.get_parameter(assignment.name).requires_grad_(not assignment.rule.frozen)
-
-
-def _vision_depths(model: Owl2Model) -> dict[str, int]:
-    """Vision parameter name -> layers between it and the top of the encoder."""
-    groups = model.model.vision_model.layer_groups()
-    return {
-        VISION_PREFIX + name: len(groups) - 1 - depth for depth, names in enumerate(groups) for name in names
-    }

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import owl2
+from owl2.__main__ import main
 from owl2.checkpoint import save_checkpoint
 from owl2.cli.chat import chat
 from owl2.processor import ImageTransform, Processor, SentencePieceTokenizer
@@ -81,7 +82,7 @@ def test_a_temperature_draws_and_its_seed_repeats(folder: Path, capfd: pytest.Ca
     assert run(temperature=0.0) == run()
 
 
-def test_a_dialogue_remembers_shows_images_and_starts_anew(
+def test_a_dialogue_remembers_shows_images_and_starts_over(
     folder: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     type_in(monkeypatch, "Hello", "", f"/image {image}", "What is it?", "/reset", "Hello", "/quit", "no")
@@ -96,10 +97,13 @@ def test_a_dialogue_remembers_shows_images_and_starts_anew(
 def test_a_mistake_in_a_dialogue_is_a_line_and_the_dialogue_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    type_in(monkeypatch, f"/image {tmp_path}/none.png", "/rest", "word " * 300, "Hello")
+    bad = [f"/image {tmp_path}/none.png", f"/image {tmp_path}", "/rest", "word " * 300, "caf\udce9"]
+    type_in(monkeypatch, *bad, "/help", "Hello")
     chat(str(folder), max_new_tokens=6)
     out, err = capfd.readouterr()
     assert len(answers(out)) == 1
+    assert out.count("/image PATH shows") == 2, "at the start, and as asked"
+    assert "the line is not UTF-8 text" in err
     assert "none.png" in err
     assert "/rest is no command" in err
     assert "200" in err
@@ -128,23 +132,23 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("words", "message", "code"),
     [
-        ({"image": Path("none.png")}, "none.png"),
-        ({"top_p": 2.0}, "top_p = 2.0"),
-        ({"device": "warp"}, "warp"),
-        ({"dtype": "int7"}, "int7"),
-        ({"max_new_tokens": 500}, "context has 200 tokens"),
-        ({"message": "word " * 300}, "context is 200"),
+        (["--image", "none.png"], "none.png", 1),
+        (["--top_p", "2"], "top_p = 2.0", 1),
+        (["--device", "warp"], "warp", 1),
+        (["--dtype", "int7"], "'int7' is not one of float32", 2),
+        (["--max-new-tokens", "500"], "context has 200 tokens", 1),
+        (["-m", "word " * 300], "context is 200", 1),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_exit_code_1(
-    folder: Path, settings: dict[str, object], message: str, capfd: pytest.CaptureFixture[str]
+def test_a_wrong_argument_is_one_line_and_exit_code_1_or_2(
+    folder: Path, words: list[str], message: str, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        chat(str(folder), **{"message": "Hello", **settings})  # type: ignore[arg-type]
+        main(["chat", str(folder), "-m", "Hello", *words])
     out, err = capfd.readouterr()
-    assert stopped.value.code == 1
+    assert stopped.value.code == code
     assert out == ""
     assert message in err
     assert err.startswith("owl2 chat: ")
@@ -155,7 +159,6 @@ def test_a_folder_that_is_no_checkpoint_is_one_line_and_exit_code_1(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(SystemExit) as stopped:
-            chat(str(name), message="Hello")
-        assert stopped.value.code == 1
+        with pytest.raises(SystemExit, match="1"):
+            main(["chat", str(name), "--message", "Hello"])
         assert capfd.readouterr().err.startswith(f"owl2 chat: {name}")

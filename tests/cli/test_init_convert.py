@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import owl2
+from owl2.__main__ import main
 from owl2.checkpoint import load_model
 from owl2.cli.convert import convert
 from owl2.cli.init import init
@@ -16,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 
 
 @pytest.fixture
-def parts(tmp_path: Path, sentencepiece_tokenizer) -> tuple[Path, Path]:  # noqa: F811
+def parts(tmp_path: Path, sentencepiece_tokenizer) -> dict[str, Path]:  # noqa: F811
     """A tiny CLIP and a tiny LLaMA with a tokenizer, as `transformers` saves them."""
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
@@ -27,12 +28,16 @@ def parts(tmp_path: Path, sentencepiece_tokenizer) -> tuple[Path, Path]:  # noqa
     llama = transformers.LlamaConfig(**language, vocab_size=sentencepiece_tokenizer.vocab_size)
     transformers.LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")
     sentencepiece_tokenizer.save(tmp_path / "llama")
-    return tmp_path / "clip", tmp_path / "llama"
+    return {"vision": tmp_path / "clip", "language": tmp_path / "llama"}
+
+
+def words(**options) -> list[str]:
+    return [f"--{name}={value}" for name, value in options.items()]
 
 
 def test_a_new_model_is_whole_and_answers(parts, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")  # no path is broken over lines
-    init(*parts, tmp_path / "new", queries=4, abstractor_layers=1, image_size=84)
+    init(**parts, out=tmp_path / "new", queries=4, abstractor_layers=1, image_size=84)
     printed = capsys.readouterr().out
     for word in (
         "vision encoder",
@@ -52,23 +57,22 @@ def test_a_new_model_is_whole_and_answers(parts, tmp_path, capsys, monkeypatch):
 def test_a_new_model_is_not_written_over_anything(parts, tmp_path, capsys):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "precious.txt").write_text("mine")
-    with pytest.raises(SystemExit) as caught:
-        init(*parts, tmp_path / "new")
-    assert caught.value.code == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["init", *words(**parts, out=tmp_path / "new")])
     assert "owl2 init:" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["precious.txt"]
 
 
 def test_parts_in_the_wrong_place_are_told_apart(parts, tmp_path, capsys):
-    clip, llama = parts
-    with pytest.raises(SystemExit):
-        init(llama, clip, tmp_path / "new")
+    exchanged = {"vision": parts["language"], "language": parts["vision"]}
+    with pytest.raises(SystemExit, match="1"):
+        main(["init", *words(**exchanged, out=tmp_path / "new")])
     assert "expected a vision encoder" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
 def test_converting_keeps_every_value_and_the_tokenizer(parts, tmp_path, capsys):
-    init(*parts, tmp_path / "new", queries=4, abstractor_layers=1)
+    main(["init", *words(**parts, out=tmp_path / "new", queries=4, abstractor_layers=1)])
     convert(str(tmp_path / "new"), tmp_path / "converted")
     printed = capsys.readouterr().out
     assert "bit-equal" in printed
@@ -80,9 +84,8 @@ def test_converting_keeps_every_value_and_the_tokenizer(parts, tmp_path, capsys)
 
 
 def test_a_mistake_is_one_line_on_standard_error(tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        convert(str(tmp_path / "nowhere"), tmp_path / "out")
-    assert caught.value.code == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["convert", str(tmp_path / "nowhere"), str(tmp_path / "out")])
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("owl2 convert: ")

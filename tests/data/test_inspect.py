@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from owl2.__main__ import main
+from owl2.data.inspect import page
 from owl2.data.inspect.inspection import inspect_source, pieces_of
 from owl2.data.inspect.page import render_page
 from owl2.data.loader import SampleDataset
@@ -16,6 +17,7 @@ from owl2.data.order import Mixture
 from owl2.data.readers.sources import open_source
 from owl2.processor import Encoding, Processor
 from tests.data.small import NUM_IMAGES, jpeg, turns, write_jsonl
+from tests.markup import check_that_text_stays_text
 
 
 def rows_of(*shapes: tuple[int, str]) -> list[dict[str, object]]:
@@ -50,8 +52,8 @@ def test_every_sample_is_opened_once_and_counted(corpora: Path, processor: Proce
 
 def test_figures_are_those_of_the_encodings(rows: Path, processor: Processor) -> None:
     source = open_source("rows", rows)
-    draws = SampleDataset([source], ["none"], Mixture([3], [1.0], 0), processor, 512)
-    encodings = {key: item for key, item in (draws[n] for n in range(30)) if isinstance(item, Encoding)}
+    dataset = SampleDataset([source], ["none"], Mixture([3], [1.0], 0), processor, 512)
+    encodings = {key: item for key, item in (dataset[n] for n in range(30)) if isinstance(item, Encoding)}
     assert len(encodings) == 3
     found = inspect_source(source, processor)
     assert sorted(found.lengths) == sorted(len(encoding.ids) for encoding in encodings.values())
@@ -130,3 +132,17 @@ def test_what_is_no_source_is_one_line_and_exit_code_1(
     with pytest.raises(SystemExit, match="1"):
         main(["data", "inspect", str(tmp_path / "nowhere.jsonl")])
     assert "nowhere.jsonl does not exist" in capsys.readouterr().err
+
+
+def test_no_text_of_the_page_becomes_markup(
+    rows: Path, processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl(
+        rows,
+        [
+            *rows_of((0, "an owl"), (1, "two owls")),
+            {"id": "gone", "image": "b.jpg", "conversations": turns("<image>", "x")},
+        ],
+    )
+    found = inspect_source(open_source("rows", rows), processor)
+    check_that_text_stays_text(page, lambda: render_page(found), monkeypatch)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from owl2.demo.world.drawings import PHOTOGRAPHS, Drawings
-from owl2.demo.world.world import THINGS
+from owl2.demo.world.vocabulary import THINGS
 
 DRAWING = """<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg">
 <g id="color"><ellipse cx="36" cy="36" rx="{rx}" ry="{ry}" fill="#e27022"/></g>

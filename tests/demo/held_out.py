@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from owl2.demo.world.world import COLOURS, NAMES, colour_split, plural
+from owl2.demo.world.vocabulary import COLOURS, NAMES, colour_split, plural
 
 HELD_OUT = {(name, colour) for name in NAMES for colour in COLOURS if colour_split(name, colour) != "train"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from owl2.demo.assets import ASSETS, Asset, AssetError, cache_folder, fetch, fetch_all, licences
-from owl2.demo.world.world import THINGS
+from owl2.demo.world.vocabulary import THINGS
 
 
 @pytest.fixture

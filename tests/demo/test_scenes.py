@@ -10,7 +10,7 @@ from owl2.demo.world.captions import caption, describe, place
 from owl2.demo.world.questions import qas, yes_no
 from owl2.demo.world.scenes import KINDS, Scene, scene
 from owl2.demo.world.text import RELATIONS, arithmetic_split, instructions, talk
-from owl2.demo.world.world import (
+from owl2.demo.world.vocabulary import (
     ALL_COLOURS,
     COLOURS,
     MORE_COLOURS,

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from owl2.eval.answers.predictions import Predictions, read_task
-from owl2.eval.engines.local import Engine, Prompt, Reply
+from owl2.eval.engines.engine import Engine, Prompt, Reply
 from owl2.eval.runner import Batching, Outcome, Plan, Shard, plan_tasks, run_plan
 from owl2.eval.task import find_task
 
@@ -111,6 +111,7 @@ class Scripted:
     """An engine that answers by a table, so that scores are known."""
 
     replies: dict[str, Reply]
+    has_beams: bool = True
     identity: dict[str, Any] = dataclasses.field(default_factory=lambda: {"kind": "scripted"})
     source: str = "script"
 

@@ -117,9 +117,7 @@ def test_a_judge_is_asked_only_with_yes(
         (["run", "{ck}", "--tasks", "vqa2", "--out", "{out}"], "nearest is 'vqav2'"),
         (["run", "{ck}", "--tasks", "vqav2", "--out", "{out}", "--template", "lava"], "nearest is 'llava15'"),
         (["run", "{ck}", "--tasks", "vqav2", "--out", "{out}", "--data", "{out}"], "has its files below"),
-        (["run", "--tasks", "vqav2", "--out", "{out}"], "give a checkpoint, or --endpoint"),
         (["run", "{bare}", "--tasks", "vqav2", "--out", "{out}"], "tokenizer"),
-        (["run", "{ck}", "--tasks", "vqav2", "--out", "{out}", "--limit", "0"], "must be 1 or more"),
         (["score", "{out}"], "it is not what `owl2 eval run"),
         (["report", "{out}"], "it is not what"),
         (["compare", "{out}", "{out}"], "it is not what"),
@@ -151,10 +149,31 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "vqav2"], "give a checkpoint, or --endpoint"),
+        (["checkpoint", "--tasks", "vqav2", "--endpoint", "http://localhost"], "and not both"),
+        (["checkpoint", "--tasks", "vqav2", "--limit", "0"], "--limit 0 must be at least 1"),
+        (["checkpoint", "--tasks", "vqav2", "--batch-size", "-3"], "--batch_size -3 must be at least 1"),
+        (["checkpoint", "--tasks", "vqav2", "--batch_tokens=0"], "--batch_tokens 0 must be at least 1"),
+    ],
+)
+def test_a_wrong_use_is_one_line_and_exit_code_2(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["eval", "run", *words, "--out", str(tmp_path / "out")])
+    err = capsys.readouterr().err
+    assert err.startswith("owl2 eval run: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         main(["eval", "scores"])
-    assert "no command 'scores'; nearest is 'score'" in capsys.readouterr().err
+    assert "no command 'scores'; the nearest is 'score'" in capsys.readouterr().err
     main(["eval", "--help"])
     assert "compare" in capsys.readouterr().out
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from owl2.data.sample import StoredImage
-from owl2.eval.engines.local import Reply
+from owl2.eval.engines.engine import Reply
+from owl2.eval.metrics.vqa import vqa_accuracy
 from owl2.eval.report.export import EXPORTS, ExportError, export_task
 from owl2.eval.scoring.score import TaskResult, score_run
 from owl2.eval.task import Answer, Item, all_tasks
@@ -33,18 +34,27 @@ def test_every_format_is_of_a_task_that_exists() -> None:
 
 
 def test_answers_for_evalai_have_numbers_as_ids(vqa_data: Path, tmp_path: Path) -> None:
-    run(Scripted({"1000": Reply(" Red. ")}), vqa_data, tmp_path, limit=2)
+    run(Scripted({"1000": Reply(" Red. ")}), vqa_data, tmp_path)
     (result,) = score_run(tmp_path)
     (path,) = export_task(result, tmp_path / "submissions")
     assert path.name == "vqav2.json"
-    assert json.loads(path.read_text()) == [
-        {"question_id": 1000, "answer": "Red."},
+    assert json.loads(path.read_text())[:2] == [
+        {"question_id": 1000, "answer": "red"},
         {"question_id": 1001, "answer": "no idea"},
     ]
     unknown = dataclasses.replace(result, task=all_tasks()["boolq"]())
     with pytest.raises(ExportError, match="boolq has no format for submissions"):
         export_task(unknown, tmp_path)
     assert isinstance(result, TaskResult)
+
+
+@pytest.mark.parametrize("task", ["vqav2", "vqav2_test", "okvqa", "textvqa", "textvqa_ocr"])
+def test_vqa_answers_are_normalised_so_that_the_official_code_counts_them(task: str) -> None:
+    (row,) = one(task, Item("1", "Is it?"), "Yes")
+    assert vqa_accuracy("Yes", ["yes"] * 10, "official") == 0.0
+    assert vqa_accuracy(row["answer"], ["yes"] * 10, "official") == 1.0
+    (number,) = one(task, Item("2", "How many?"), " The two owls. ")
+    assert number == {"question_id": 2, "answer": "2 owls"}
 
 
 def test_vizwiz_names_images_and_normalises() -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from owl2.api import Owl2
 from owl2.data.sample import StoredImage
 from owl2.eval.answers.predictions import PredictionError, PredictionWriter
-from owl2.eval.engines.local import OwlEngine, Prompt, fingerprint, log_likelihoods
+from owl2.eval.engines.engine import Prompt
+from owl2.eval.engines.local import OwlEngine, identity_of, log_likelihoods
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.runner import Batching, RunError, Shard, choose_tasks, config_of, plan_tasks, prompt_of
 from owl2.eval.task import Decoding, UnknownTask, find_task
@@ -65,12 +66,14 @@ def test_frames_of_one_part_of_a_clip_are_the_same_images() -> None:
     )
 
 
+@pytest.mark.parametrize(("template", "between", "ending"), [("owl2-2024", " ", " "), ("llava15", "\n", "")])
 def test_an_answer_is_what_the_model_says_to_the_published_prompt(
-    engine: OwlEngine, owl: Owl2, vqa_data: Path, tmp_path: Path
+    engine: OwlEngine, owl: Owl2, vqa_data: Path, tmp_path: Path, template: str, between: str, ending: str
 ) -> None:
-    run(engine, vqa_data, tmp_path, limit=3)
+    run(engine, vqa_data, tmp_path, limit=3, template=template)
     for item in plan(vqa_data, limit=3).items:
-        raw = f"USER: <|image|>{item.question} Answer the question using a single word or phrase. ASSISTANT: "
+        short = "Answer the question using a single word or phrase."
+        raw = f"USER: <|image|>{item.question}{between}{short} ASSISTANT:{ending}"
         batch = owl.processor(text=[raw], images=[[item.images[0].open()]])
         (ids,) = owl.generate(**batch, max_new_tokens=10, min_new_tokens=1, do_sample=False)
         answer = read(tmp_path).by_id[item.id]
@@ -128,24 +131,22 @@ def test_a_changed_question_is_asked_again_and_its_last_answer_counts(
     assert [name for name in first if first[name] != changed[name]] == ["1000"]
 
 
-def test_answers_that_came_about_in_another_way_are_not_mixed(
-    engine: OwlEngine, vqa_data: Path, tmp_path: Path
-) -> None:
+def test_answers_in_another_setting_are_not_mixed(engine: OwlEngine, vqa_data: Path, tmp_path: Path) -> None:
     run(engine, vqa_data, tmp_path, limit=2)
-    with pytest.raises(PredictionError, match=r"template 'owl2-paper' -> 'llava15'.*another --out"):
+    with pytest.raises(PredictionError, match=r"template 'owl2-2023' -> 'llava15'.*another --out"):
         run(engine, vqa_data, tmp_path, limit=2, template="llava15")
 
 
 def test_one_changed_weight_is_another_model(owl: Owl2) -> None:
-    before = fingerprint(owl.model)
+    before = identity_of(owl)
     weight = owl.model.model.layers[0].self_attn.q_proj.weight
     with torch.no_grad():
         kept = weight[0, 0].clone()
         weight[0, 0] += 1e-3
-        changed = fingerprint(owl.model)
+        changed = identity_of(owl)
         weight[0, 0] = kept
-    assert changed != before
-    assert fingerprint(owl.model) == before
+    assert changed["weights"] != before["weights"]
+    assert identity_of(owl) == before
 
 
 def test_two_processes_cannot_write_the_same_file(engine: OwlEngine, vqa_data: Path, tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_question_that_cannot_be_asked_is_recorded_and_tried_again(
     outcome = run(engine, data, tmp_path / "out")
     assert set(outcome.errors) == {"1001", "1004"}
     assert "COCO_val2014_000000000001.jpg" in outcome.errors["1001"]
-    assert not outcome.is_in_vain
+    assert not outcome.has_failed
     image.write_bytes(whole)
     assert run(engine, data, tmp_path / "out").num_asked == 2
     assert not any(row.error for row in read(tmp_path / "out").by_id.values())
@@ -179,8 +180,8 @@ def test_a_prompt_longer_than_the_context_is_recorded_and_a_tight_one_answered_w
     data = write_vqa(tmp_path / "data", num_questions=3)
     file = data / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
     asked = plan(data).items
-    template = find_task("vqav2").templates["owl2-paper"]
-    used = engine.measure(prompt_of(find_task("vqav2"), template, asked[0]))
+    planned = plan(data)
+    used = engine.measure(prompt_of(planned.task, planned.template, planned.decoding, asked[0]))
     tight = asked[0].question + " 1" * ((CONTEXT - used - 4) // 2)
     questions = [tight, asked[1].question + " owl" * 300, asked[2].question]
     rows = [
@@ -194,10 +195,10 @@ def test_a_prompt_longer_than_the_context_is_recorded_and_a_tight_one_answered_w
     assert 1 <= found["1000"].new_tokens <= CONTEXT - found["1000"].prompt_tokens < 10
 
 
-def test_a_task_none_of_whose_questions_can_be_asked_is_in_vain(engine: OwlEngine, tmp_path: Path) -> None:
+def test_a_task_none_of_whose_questions_can_be_asked_has_failed(engine: OwlEngine, tmp_path: Path) -> None:
     data = write_vqa(tmp_path / "data", num_questions=2, num_images=1)
     next((data / "coco" / "val2014").iterdir()).write_bytes(b"no image")
-    assert run(engine, data, tmp_path / "out").is_in_vain
+    assert run(engine, data, tmp_path / "out").has_failed
 
 
 def test_likelihoods_of_choices_are_those_of_whole_forward_passes(engine: OwlEngine, owl: Owl2) -> None:
@@ -213,7 +214,7 @@ def test_likelihoods_of_choices_are_those_of_whole_forward_passes(engine: OwlEng
     flat = [(row, encode(text, space=True)) for row in range(2) for text in texts]
     assert {len(ids) for _, ids in flat} > {1}
     found = log_likelihoods(owl.model, owl.processor.chat(conversations), flat)
-    for (row, ids), sum_found in zip(flat, found, strict=True):
+    for (row, ids), (sum_found, _) in zip(flat, found, strict=True):
         answered = [*conversations[row], {"role": "assistant", "content": texts[flat.index((row, ids)) % 3]}]
         whole = owl.processor.encode(answered)
         batch = owl.processor.collate([whole])
@@ -248,7 +249,7 @@ def test_missing_files_are_returned_and_the_other_tasks_planned(vqa_data: Path, 
     assert [planned.task.name for planned in plans] == ["vqav2"]
     assert [error.task for error in missing] == ["gqa"]
     shutil.copytree(vqa_data / "vqav2", tmp_path / "vqav2")
-    assert plan_tasks([find_task("vqav2")], tmp_path)[1][0].paths == ("coco/val2014",)
+    assert plan_tasks([find_task("vqav2")], tmp_path)[1][0].missing == ("coco/val2014",)
 
 
 def counted_image(name: str, colour: str, reads: list[str]) -> StoredImage:

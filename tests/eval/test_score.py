@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from owl2.errors import Owl2Error
 from owl2.eval.answers.predictions import PredictionError
-from owl2.eval.engines.local import OwlEngine, Reply
+from owl2.eval.engines.engine import Reply
+from owl2.eval.engines.local import OwlEngine
 from owl2.eval.report.compare import CompareError, compare, comparison_table
 from owl2.eval.scoring.score import ScoreError, score_run
 from tests.eval.small import Scripted, plan, run, write_json, write_vqa
@@ -24,15 +26,15 @@ def test_answers_are_joined_to_their_questions_by_id(vqa_data: Path, tmp_path: P
     run(right(vqa_data), vqa_data, tmp_path)
     (path,) = (tmp_path / "predictions").iterdir()
     head, *rows = path.read_text().splitlines(keepends=True)
-    before = score_run(tmp_path)[0].figures[0].score.value
+    before = score_run(tmp_path)[0].scores[0].value
     path.write_text(head + "".join(reversed(rows)))
-    assert score_run(tmp_path)[0].figures[0].score.value == before > 60
+    assert score_run(tmp_path)[0].scores[0].value == before > 60
 
 
 def test_wrong_answers_are_kept_for_the_report_the_worst_first(vqa_data: Path, tmp_path: Path) -> None:
     run(right(vqa_data, 0.5), vqa_data, tmp_path)
     (result,) = score_run(tmp_path)
-    shares = dict(zip([a.item.id for a in result.answers], result.figures[0].score.values, strict=True))
+    shares = dict(zip([a.item.id for a in result.answers], result.scores[0].values, strict=True))
     found = [shares[answer.item.id] for answer in result.failures]
     assert found == sorted(found)
     assert found[0] == 0.0
@@ -47,8 +49,8 @@ def test_questions_that_were_not_asked_count_as_wrong_and_are_listed(vqa_data: P
     (result,) = score_run(tmp_path)
     assert result.errors == {"1000": "too long"}
     assert result.unparsed == ["1001"]
-    assert result.figures[0].score.n == len(result.answers) == result.num_items
-    assert result.figures[0].score.values[:2] == (0.0, 0.0)
+    assert result.scores[0].n == len(result.answers) == result.num_items
+    assert result.scores[0].values[:2] == (0.0, 0.0)
 
 
 def test_data_of_another_split_is_an_error_that_names_both(vqa_data: Path, tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_malformed_line_is_an_error_with_file_and_line(
     (path,) = (tmp_path / "predictions").iterdir()
     head, first, _, *rest = path.read_text().splitlines()
     path.write_text("\n".join([head, first, line, *rest]) + "\n")
-    with pytest.raises(PredictionError, match=message):
+    with pytest.raises(Owl2Error, match=message):
         score_run(tmp_path)
 
 
@@ -96,19 +98,54 @@ def test_a_task_that_was_not_run_is_an_error_with_the_nearest(vqa_data: Path, tm
         score_run(tmp_path, tasks=["vqa"])
 
 
-def test_runs_are_compared_on_the_questions_that_both_answered(vqa_data: Path, tmp_path: Path) -> None:
-    run(right(vqa_data, 0.2), vqa_data, tmp_path / "a")
-    run(right(vqa_data), vqa_data, tmp_path / "b", limit=10)
+def test_runs_are_compared_on_the_questions_that_both_answered(tmp_path: Path) -> None:
+    data = write_vqa(tmp_path / "data", num_questions=80, num_images=40)
+    run(right(data, 0.2), data, tmp_path / "a")
+    run(right(data), data, tmp_path / "b", limit=50)
     rows = compare(score_run(tmp_path / "a"), score_run(tmp_path / "b"))
     first = rows[0]
     assert first.difference is not None
-    assert first.difference.n == 10
+    assert (first.difference.n, first.difference.num_clusters) == (50, 25)
     assert first.difference.value == pytest.approx(first.b - first.a)
     assert first.difference.low > 0
     assert first.is_significant
     table = comparison_table(rows, "a", "b")
     assert "VQAv2 val" in table
     assert f"{first.difference.value:+.2f} *" in table
+
+
+def test_a_difference_over_few_clusters_has_no_star_and_no_p_is_zero(vqa_data: Path, tmp_path: Path) -> None:
+    run(right(vqa_data, 0.0), vqa_data, tmp_path / "a")
+    run(right(vqa_data), vqa_data, tmp_path / "b")
+    rows = compare(score_run(tmp_path / "a"), score_run(tmp_path / "b"))
+    first = rows[0]
+    assert first.difference is not None
+    assert first.difference.num_clusters == 8
+    assert first.difference.low > 0
+    assert first.difference.p == 2 / 2**8, "8 clusters in favour of one run: an exact sign test"
+    assert not any(row.is_significant for row in rows)
+    table = comparison_table(rows, "a", "b")
+    assert "0.000" not in table
+    assert "No star below 20 clusters" in table
+    run(right(vqa_data, 0.0), vqa_data, tmp_path / "c", limit=1)
+    (alone, *_) = compare(score_run(tmp_path / "c"), score_run(tmp_path / "b"))
+    assert alone.difference is not None
+    assert alone.difference.p == 1.0, "one image says nothing"
+
+
+def test_the_p_values_of_a_table_are_corrected_for_its_rows(tmp_path: Path) -> None:
+    data = write_vqa(tmp_path / "data", num_questions=80, num_images=40)
+    run(right(data, 0.2), data, tmp_path / "a")
+    run(right(data), data, tmp_path / "b")
+    rows = compare(score_run(tmp_path / "a"), score_run(tmp_path / "b"))
+    assert len(rows) > 3
+    for row in rows:
+        assert row.difference is not None
+        assert row.p_holm is not None
+        assert row.p_holm >= row.difference.p
+    assert min(row.p_holm or 1 for row in rows) == min(
+        row.difference.p for row in rows if row.difference
+    ) * len(rows)
 
 
 def test_runs_without_a_common_task_cannot_be_compared(

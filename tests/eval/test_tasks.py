@@ -57,7 +57,7 @@ def right_answer(task: Task, item: Item) -> Answer:
 
 def best_scores(name: str) -> list[Score]:
     task = find_task(name)
-    return task.score([right_answer(task, item) for item in task.items(DATA)])
+    return task.score([right_answer(task, item) for item in task.load(DATA).items])
 
 
 def test_every_benchmark_of_the_paper_is_there() -> None:
@@ -78,7 +78,7 @@ def test_every_row_of_the_papers_first_four_tables_and_of_pope_is_some_benchmark
 @pytest.mark.parametrize("name", NAMES)
 def test_items_have_unique_names_and_each_template_shows_all_their_images(name: str) -> None:
     task = find_task(name)
-    items = task.items(DATA)
+    items = task.load(DATA).items
     assert items
     assert len({item.id for item in items}) == len(items)
     for asked in task.templates.values():
@@ -92,7 +92,7 @@ def test_items_have_unique_names_and_each_template_shows_all_their_images(name: 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_papers_prompt_comes_first_and_the_module_says_what_the_benchmark_is(name: str) -> None:
     task = find_task(name)
-    assert next(iter(task.templates)) == ("seed-bench" if name == "seed_bench_ppl" else "owl2-paper")
+    assert next(iter(task.templates)) == ("seed-bench" if name == "seed_bench_ppl" else "owl2-2023")
     assert task.title
     assert len(sys.modules[type(task).__module__].__doc__ or "") > 200
 
@@ -112,7 +112,7 @@ def test_a_figure_is_the_mean_of_its_items_shares_and_stands_beside_a_row_of_the
 def test_the_first_questions_alone_can_be_scored(name: str) -> None:
     task = find_task(name)
     for limit in (1, 2, 3):
-        answers = [right_answer(task, item) for item in task.items(DATA)[:limit]]
+        answers = [right_answer(task, item) for item in task.load(DATA).items[:limit]]
         assert all(score.n <= limit for score in task.score(answers))
 
 
@@ -129,6 +129,6 @@ def test_a_perfect_answer_scores_at_least_the_papers_figure_in_its_unit(name: st
 def test_without_data_a_benchmark_says_what_is_missing_and_where_it_is_got(name: str, tmp_path: Path) -> None:
     task = find_task(name)
     with pytest.raises(DataMissing) as caught:
-        task.items(tmp_path)
+        task.load(tmp_path)
     assert set(caught.value.paths) <= {file.path for file in task.files}
     assert all(file.source and file.licence for file in task.files)

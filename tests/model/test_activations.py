@@ -9,6 +9,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from owl2.model import packed_layout
+from owl2.model.attention import SharedInputs
 from owl2.model.decoder import SwiGLU, rotary_tables
 from owl2.model.mam import NormByModality
 from tests.model.tiny import IMAGE, assert_near, draw, images_of, tiny_model
@@ -54,7 +55,7 @@ def test_a_layer_keeps_nine_widths_and_three_of_the_ffn_a_token() -> None:
     rotary = rotary_tables(config, layout.positions, torch.float32)
     x = torch.randn(512, 64, requires_grad=True)
     given = [*model.parameters(), *rotary, *(t for t in vars(layout).values() if isinstance(t, Tensor))]
-    kept = kept_bytes(lambda: layer(x, layout, rotary, None, 0), given)
+    kept = kept_bytes(lambda: layer(x, SharedInputs(layout, rotary)), given)
     heads = 4 * config.num_attention_heads  # the log-sum-exp of attention
     assert kept <= 512 * (4 * (9 * 64 + 3 * 256) + heads)
 

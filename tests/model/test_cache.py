@@ -127,11 +127,11 @@ def test_rows_that_remain_are_not_changed_by_dropping_others() -> None:
 @torch.no_grad()
 def test_a_full_cache_is_an_error_with_both_numbers() -> None:
     model, samples = tiny_model(), draw("6")
-    with pytest.raises(ValueError, match="room for 5 tokens a row; 6 are needed"):
+    with pytest.raises(ValueError, match="room for 5 tokens a row, but 6 are needed"):
         prefill(model, samples, new_cache(model, 1, capacity=5))
     cache = new_cache(model, 1, capacity=6)
     prefill(model, samples, cache)
-    with pytest.raises(ValueError, match="room for 6 tokens a row; 7 are needed"):
+    with pytest.raises(ValueError, match="room for 6 tokens a row, but 7 are needed"):
         step(model, torch.tensor([4]), cache)
 
 
@@ -140,5 +140,7 @@ def test_a_batch_that_does_not_continue_the_cache_is_an_error() -> None:
     model, samples = tiny_model(), draw("6", "4")
     cache = new_cache(model, 2)
     prefill(model, samples, cache)
-    with pytest.raises(ValueError, match=r"cache holds \[6, 4\] tokens a row; the batch continues \(0, 0\)"):
+    with pytest.raises(
+        ValueError, match=r"cache holds \[6, 4\] tokens a row, but the batch continues \(0, 0\)"
+    ):
         prefill(model, samples, cache)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from owl2.model import KVCache, Owl2Model, decode_layout, padded_layout, targets_of
+from owl2.model import KVCache, Layout, Owl2Model, decode_layout, padded_layout, reset_buffers, targets_of
 from tests.conftest import GoldenCase
-from tests.model.tiny import assert_near
+from tests.model.tiny import assert_near, hidden_states
 
 
 def assert_released(ours: Tensor, expected: Tensor | None, name: str = "") -> None:
@@ -18,12 +18,13 @@ def assert_released(ours: Tensor, expected: Tensor | None, name: str = "") -> No
     assert_near(ours, expected, rtol=0, atol=1e-4, name=name)
 
 
-def hidden_states(model: Owl2Model, case: GoldenCase) -> list[Tensor]:
+def states_of(model: Owl2Model, case: GoldenCase) -> list[Tensor]:
     layout = padded_layout(case.input_ids, case.attention_mask, -200)
-    embeddings = model.embed(case.input_ids, layout, case.pixel_values, case.encoded)
-    collected: list[Tensor] = []
-    model.hidden(embeddings, layout, collect=collected)
-    return collected
+    return hidden_states(model, embed(model, case, layout), layout)
+
+
+def embed(model: Owl2Model, case: GoldenCase, layout: Layout) -> Tensor:
+    return model.embed(case.input_ids, layout, case.pixel_values, visual_tokens=case.encoded)
 
 
 def test_a_mark_expands_to_the_visual_positions_of_the_released_code(golden_case: GoldenCase) -> None:
@@ -52,7 +53,7 @@ def test_vision_and_abstractor_equal_the_released_ones(
 def test_computed_position_tables_equal_those_of_the_released_checkpoint(golden_model: Owl2Model) -> None:
     released = {name: buffer.clone() for name, buffer in golden_model.named_buffers()}
     assert len(released) == 2 * 2 + 2  # the abstractor's query and key tables, the decoder's frequencies
-    golden_model.reset_buffers()
+    reset_buffers(golden_model.modules())
     for name, buffer in golden_model.named_buffers():
         assert_near(buffer, released[name], rtol=0, atol=1e-6, name=name)
 
@@ -60,21 +61,21 @@ def test_computed_position_tables_equal_those_of_the_released_checkpoint(golden_
 @torch.no_grad()
 def test_every_hidden_state_equals_the_released_one(golden_model: Owl2Model, golden_case: GoldenCase) -> None:
     case, mask = golden_case, golden_case.attention_mask
-    collected = hidden_states(golden_model, case)
+    states = states_of(golden_model, case)
     expected = {name: value for name, value in case.expected.items() if name.startswith("hidden.")}
-    assert len(collected) == 3
+    assert len(states) == 3
     assert {"hidden.1", "hidden.2"} <= set(expected)
     for name, value in expected.items():
-        ours = collected[int(name.removeprefix("hidden."))]
+        ours = states[int(name.removeprefix("hidden."))]
         assert_released(ours, value[mask], name)
     if "inputs_embeds" in case.expected:
-        assert_released(collected[0], case.expected["inputs_embeds"][mask])
+        assert_released(states[0], case.expected["inputs_embeds"][mask])
 
 
 @torch.no_grad()
 def test_logits_equal_the_released_ones(golden_model: Owl2Model, golden_case: GoldenCase) -> None:
     case, mask = golden_case, golden_case.attention_mask
-    logits = golden_model.logits(hidden_states(golden_model, case)[-1])
+    logits = golden_model.logits(states_of(golden_model, case)[-1])
     assert_released(logits, case.expected["logits"][mask])
     if case.encoded is None:
         whole = golden_model(case.input_ids, mask, case.pixel_values)
@@ -88,8 +89,7 @@ def test_loss_and_gradients_equal_the_released_ones(golden_model: Owl2Model, gol
     assert case.labels is not None
     layout = padded_layout(case.input_ids, case.attention_mask, -200)
     targets = targets_of(case.labels, layout)
-    embeddings = golden_model.embed(case.input_ids, layout, case.pixel_values, case.encoded)
-    hidden = golden_model.hidden(embeddings, layout).index_select(0, targets.rows)
+    hidden = golden_model.hidden(embed(golden_model, case, layout), layout).index_select(0, targets.rows)
     loss = torch.nn.functional.cross_entropy(golden_model.logits(hidden), targets.ids)
     if case.encoded is None:
         loss = golden_model.token_losses(case.input_ids, layout, targets, case.pixel_values).mean()
@@ -117,7 +117,7 @@ def test_greedy_ids_with_the_cache_equal_the_released_ones(
     ids = case.expected["greedy_ids"].tolist()
     layout = padded_layout(case.input_ids, case.attention_mask, -200)
     cache = KVCache(model.config.decoder, 1, layout.num_tokens + len(ids), model.device, model.dtype)
-    embeddings = model.embed(case.input_ids, layout, case.pixel_values, case.encoded)
+    embeddings = embed(model, case, layout)
     produced: list[int] = []
     while len(produced) < len(ids):
         logits = model.logits(model.hidden(embeddings, layout, cache)[-1])

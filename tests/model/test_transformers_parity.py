@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from owl2.model import padded_layout
 from owl2.model.config import VisionConfig, decoder_from_dict
 from owl2.model.vision import VisionEncoder
-from tests.model.tiny import IMAGE, NO_MAM, assert_near, draw, tiny_model
+from tests.model.tiny import IMAGE, NO_MAM, assert_near, draw, hidden_states, tiny_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -71,11 +71,10 @@ def test_the_plain_decoder_is_llama(fields: dict[str, Any]) -> None:
     assert_near(model(ids), reference(ids).logits)
 
     layout = padded_layout(ids, None, IMAGE)
-    collected: list[Tensor] = []
-    model.hidden(model.embed(ids, layout), layout, collect=collected)
+    states = hidden_states(model, model.embed(ids, layout), layout)
     expected = reference(ids, output_hidden_states=True).hidden_states
-    assert len(collected) == len(expected)
-    for ours, theirs in zip(collected, expected, strict=True):
+    assert len(states) == len(expected)
+    for ours, theirs in zip(states, expected, strict=True):
         assert_near(ours, theirs.flatten(0, 1))
 
 

@@ -1,7 +1,7 @@
 """Tiny models with weights large enough to matter, and samples to feed them.
 
-Freshly drawn weights of 0.02 make attention nearly uniform, and a wrong mask would hide below any
-tolerance. `lively` draws them so that every token, way and position changes the logits by about one.
+Initial weights of 0.02 make attention nearly uniform, and a wrong mask would hide below any tolerance.
+`lively` chooses them so that every token, branch and position changes the logits by about one.
 
 Shapes: B rows, T slots, I images.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from owl2.model import Owl2Config, Owl2Model, build, preset
+from owl2.model import Layout, Owl2Config, Owl2Model, build, preset
 from owl2.model.config import MamConfig
 
 IMAGE = -200
@@ -31,7 +31,7 @@ def assert_near(
 
 @torch.no_grad()
 def lively(model: Owl2Model, seed: int = 0) -> Owl2Model:
-    """Draw every parameter anew: matrices keep the variance of their input, vectors stay near their start."""
+    """Randomise every parameter: matrices keep the variance of their input, vectors stay near their start."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
@@ -78,7 +78,7 @@ class Batch:
 
 
 def draw(*specs: str, seed: int = 1) -> list[Sample]:
-    """Draw a sample for each spec: "3 I 5" is 3 text tokens, an image, 5 text tokens."""
+    """A random sample for each spec: "3 I 5" is 3 text tokens, an image, 5 text tokens."""
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for spec in specs:
@@ -111,3 +111,19 @@ def images_of(samples: Sequence[Sample]) -> Tensor | None:
     """All images of the samples in order; None if there are none."""
     pixels = torch.cat([s.pixels for s in samples])
     return pixels if len(pixels) else None
+
+
+def hidden_states(model: Owl2Model, embeddings: Tensor, layout: Layout) -> list[Tensor]:
+    """What `transformers` calls so: the embeddings, each layer's output, and the normalised last of them."""
+    states: list[Tensor] = []
+    layers = [
+        layer.register_forward_pre_hook(lambda _, args: states.append(args[0]))
+        for layer in model.model.layers
+    ]
+    norm = model.model.norm.register_forward_hook(lambda _, args, output: states.append(output))
+    try:
+        model.hidden(embeddings, layout)
+    finally:
+        for hook in (*layers, norm):
+            hook.remove()
+    return states

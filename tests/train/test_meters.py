@@ -12,10 +12,10 @@ from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from owl2.model import build
+from owl2.model import Work, build
 from owl2.train import loop
 from owl2.train.config import TrainConfig
-from owl2.train.flops import StepCost, Work, abstractor_flops, decoder_flops, peak_memory, vision_flops
+from owl2.train.flops import StepCost, peak_memory
 from owl2.train.metrics import console_line, duration, rates, read_metrics
 from owl2.train.rules import apply_freeze, assign_rules
 from tests.train.test_objectives import CAPTIONS, captioned
@@ -35,19 +35,19 @@ def test_the_losses_of_the_sources_are_those_of_their_tokens(whole: TrainConfig)
 def test_operations_are_those_that_the_model_does() -> None:
     model = build("tiny").requires_grad_(False)
     batch = captioned(model, CAPTIONS, 2)
-    features = model.model.vision_model(batch.pixel_values).detach()
-    assert counted(lambda: model.model.vision_model(batch.pixel_values)) == 2 * vision_flops(model.config)
-    abstractor = model.model.visual_abstractor
-    assert counted(lambda: abstractor(features, (4, 4))) == 2 * abstractor_flops(model.config)
+    # The counter knows no causal mask.
+    work = Work(2, batch.layout.num_tokens, batch.targets.count, 2 * sum(n * n for n in batch.layout.lengths))
+    vision, abstractor = model.model.vision_model, model.model.visual_abstractor
+    features = vision(batch.pixel_values).detach()
+    assert counted(lambda: vision(batch.pixel_values)) == vision.flops(work)
+    assert counted(lambda: abstractor(features, (4, 4))) == abstractor.flops(work)
 
     def decode() -> None:
         visual = torch.zeros(2, model.config.tokens_per_image, model.config.decoder.hidden_size)
         embedded = model.embed(batch.input_ids, batch.layout, visual_tokens=visual)
         model.logits(model.hidden(embedded, batch.layout, rows=batch.targets.rows))
 
-    # The counter knows no causal mask.
-    work = Work(2, batch.layout.num_tokens, batch.targets.count, 2 * sum(n * n for n in batch.layout.lengths))
-    assert counted(decode) == decoder_flops(model.config, work)
+    assert counted(decode) == model.model.layers.flops(work)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from owl2.train.ranks import Ranks
 from tests.train.ranks import Pool, all_returned
 from tests.train.splits import Reference, assert_equal_runs, split, train_on_rank
 
-LAYOUTS = {
+ARRANGEMENTS = {
     "DP2": (2, {}),
     "HSDP 2x2": (4, {"replicate": 2}),
     "TP2": (2, {"tensor": 2}),
@@ -23,11 +23,11 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_any_arrangement_of_ranks_has_the_losses_norms_and_weights_of_one_process(
     name: str, reference: Reference, pool: Pool, tmp_path: Path
 ) -> None:
-    ranks, parallel = LAYOUTS[name]
+    ranks, parallel = ARRANGEMENTS[name]
     config = split(reference("stage 2"), tmp_path, ranks, **parallel)
     all_returned(pool.run(ranks, train_on_rank, config))
     assert_equal_runs(config, reference("stage 2"))

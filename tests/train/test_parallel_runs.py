@@ -159,15 +159,15 @@ def bytes_while_loading(rank: int, checkpoint: Path) -> tuple[int, int]:
             own = [parallel.local_part(p) for p in model.parameters() if not p.is_meta]
             held.append(sum(tensor.nbytes for tensor in own))
 
-        parallel.shard_blocks(model, sharding, fill_and_look)
+        parallel.shard_layers(model, sharding, fill_and_look)
 
     with start_ranks("cpu", 1, TIMEOUT_S, alone=False) as ranks:
-        shards.shard_blocks, before = watched, shards.shard_blocks
+        shards.shard_layers, before = watched, shards.shard_layers
         try:
             sharding = Sharding.over(ranks, ParallelConfig(), "cpu", torch.float32)
             model = shards.load_sharded(checkpoint, sharding, "cpu")
         finally:
-            shards.shard_blocks = before
+            shards.shard_layers = before
         return max(held), sum(p.numel() * 4 for p in model.parameters())
 
 
@@ -175,7 +175,7 @@ def test_no_rank_holds_more_than_its_part_and_one_layer_while_a_checkpoint_is_re
     checkpoint: Path, pool: Pool
 ) -> None:
     model = load_model(checkpoint, progress=False)
-    sizes = [sum(p.nbytes for p in block.parameters()) for block in parallel.blocks(model)]
+    sizes = [sum(p.nbytes for p in layer.parameters()) for layer in parallel.layers_of(model)]
     outside = sum(p.nbytes for p in model.parameters()) - sum(sizes)
     for peak, whole in all_returned(pool.run(4, bytes_while_loading, checkpoint)):
         assert whole == outside + sum(sizes)

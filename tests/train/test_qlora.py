@@ -156,7 +156,7 @@ def test_a_plan_has_a_seventh_of_the_bytes_of_coded_matrices() -> None:
     matrices = [m for name, m in whole.named_modules() if name in targets and isinstance(m, nn.Linear)]
     saved = sum(4 * matrix.weight.numel() - FourBitLinear(matrix).nbytes for matrix in matrices)
     assert full.trace.parameters - small.trace.parameters == saved
-    assert (full.num_parameters, full.num_learning) == (small.num_parameters, small.num_learning)
+    assert (full.num_parameters, full.num_trainable) == (small.num_parameters, small.num_trainable)
     assert full.flops == small.flops
     assert full.trace.gradients == small.trace.gradients
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from owl2.__main__ import main
-from owl2.curves import Curve, Panel, draw, thin
+from owl2.pages.curves import Curve, Panel, draw_panels, thin
+from owl2.train import report
 from owl2.train.config import TrainConfig
 from owl2.train.metrics import read_metrics
 from owl2.train.report import Record, ReportError, percent, short, write_report
+from tests.markup import check_that_text_stays_text
 from tests.train.tiny import STEPS, run_until
 
 
@@ -41,14 +43,14 @@ def test_the_page_shows_every_figure_of_a_step_and_every_source(html: str) -> No
         "captions",
         "chat",
         "held-out",
-        "Tokens a second",
-        "Images a second",
+        "Tokens per second",
+        "Images per second",
         "TFLOP/s",
         "Waiting for data",
         "Memory",
         "Gradient norm",
     ]
-    assert html.count("<svg") == 1 + 9
+    assert html.count("<svg") == 2 + 9
     assert "held out: 1.286" in html  # 9 / 7
     assert "held out: 1.143" in html
 
@@ -56,7 +58,12 @@ def test_the_page_shows_every_figure_of_a_step_and_every_source(html: str) -> No
 def test_the_page_has_the_facts_of_the_run(html: str, run: Path, whole: TrainConfig) -> None:
     rows = read_metrics(run)
     shown = re.sub(r"<[^>]*>", " ", html)
-    for value in (f"{STEPS} of {STEPS}", short(sum(row["tokens"] for row in rows)), "100% learn", "Finished"):
+    for value in (
+        f"{STEPS} of {STEPS}",
+        short(sum(row["tokens"] for row in rows)),
+        "100% trainable",
+        "Finished",
+    ):
         assert value in shown
     assert f"from {whole.model}" in shown
     assert "model.vision_model.*" in shown
@@ -139,9 +146,13 @@ def test_a_long_curve_keeps_its_extremes_and_a_drawing_its_size() -> None:
     assert len(kept) <= 1200
     assert kept.max() == 40.0
     assert kept_steps[kept.argmax()] == 31_007
-    assert len(draw("long", [Panel("y", [Curve(list(steps), list(values))])])) < 100_000
+    assert len(draw_panels("long", [Panel("y", [Curve(list(steps), list(values))])])) < 100_000
 
 
 def test_figures_are_short() -> None:
     assert [short(n) for n in (0.5, 12, 1234, 8.2e9, 3.1e12)] == ["0.5", "12", "1.23 k", "8.2 B", "3.1 T"]
     assert percent(0.0512) == "5.12 %"
+
+
+def test_no_text_of_the_page_becomes_markup(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_that_text_stays_text(report, lambda: write_report(run), monkeypatch)

@@ -1,7 +1,7 @@
-"""What a scene shows, in words: places, relations, captions for pre-training and full descriptions.
+"""Scenes in words: places, relations, captions for stage 1 and full descriptions.
 
-A caption is one of several true sentences that name every thing, its colour and its number, and any written
-word. A description adds places and sizes, so that all questions about an image can also be asked about its
+A caption is one of several true sentences that name every thing, its colour and number, and any written word.
+A description adds places and sizes, so that every question about an image can also be asked about its
 description: that is how the decoder learns the questions before it has seen an image.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from random import Random
 
 from owl2.demo.world.scenes import Item, Scene
-from owl2.demo.world.world import NUMBER_WORDS, article, plural
+from owl2.demo.world.vocabulary import NUMBER_WORDS, article, plural
 
 BIGGER = 1.25  # ratio of sizes from which "bigger" is beyond doubt
 
@@ -22,7 +22,7 @@ def place(item: Item) -> str:
 
 
 def relation(a: Item, b: Item) -> str | None:
-    """How a stands to b along the clearer axis, or None where neither is clear."""
+    """Where a is relative to b along the clearer axis, or None if neither is clear."""
     dx, dy = a.x - b.x, a.y - b.y
     if max(abs(dx), abs(dy)) < 0.25 or abs(abs(dx) - abs(dy)) < 0.15:
         return None
@@ -91,7 +91,7 @@ def caption(scene: Scene, rng: Random) -> str:
 
 
 def describe(scene: Scene) -> str:
-    """Everything the questions ask for, in text: names, colours, counts, places, relative sizes, the word."""
+    """Everything that questions ask for: names, colours, counts, places, relative sizes, the written word."""
     parts = []
     for count, item in groups(scene):
         where = f" at the {place(item)}" if count == 1 else ""

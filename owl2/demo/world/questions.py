@@ -1,11 +1,11 @@
-"""Question-answer pairs of a scene, each true by construction.
+"""Question-answer pairs about a scene, each true by construction.
 
-One function a kind of question, found by the table `MAKERS`; each returns None where the scene does not admit
-an unambiguous question. Answers are short canonical strings: names and colours in lower case, counts as
-digits, yes or no, an option's letter. Negatives are adversarial as in POPE: something of the same category,
-the right colour on the wrong thing, the right thing in the wrong colour, a count off by one, a relation
-turned round. A training question never utters a (thing, colour) pair held out from training: a "no" about it
-would teach the test's answer.
+Each kind of question has a function in the table `MAKERS`, which returns None if the scene admits no
+unambiguous question of that kind. Answers are short canonical strings: names and colours in lower case,
+counts as digits, yes or no, an option's letter. Negatives are adversarial as in POPE: something of the same
+category, the right colour on the wrong thing, the right thing in the wrong colour, a count off by one, a
+relation reversed. A training question never mentions a (thing, colour) pair held out from training: a "no"
+about it would teach the test's answer.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from random import Random
 from owl2.data.recipes import wording
 from owl2.demo.world.captions import BIGGER, OPPOSITE, groups, place, relation
 from owl2.demo.world.scenes import Item, Scene
-from owl2.demo.world.world import (
+from owl2.demo.world.vocabulary import (
     BY_NAME,
     MAX_COUNT,
     NAMES,
@@ -44,14 +44,14 @@ class QA:
 
 Maker = Callable[[Scene, Random], QA | None]
 Statement = Callable[[Scene, Random, bool], str | None]
-"""Words a yes/no question whose answer is yes if the flag is true; None where the scene admits none."""
+"""Makes a yes/no question whose answer is yes if the flag is true; None if the scene admits none."""
 
 
 def qas(scene: Scene, rng: Random, n: int, kinds: Sequence[str] | None = None) -> list[QA]:
-    """Up to n different question-answer pairs; kinds are drawn by `WEIGHTS`, yes and no by a fair coin.
+    """Up to n different question-answer pairs; kinds are sampled by `WEIGHTS`, yes and no with equal chance.
 
-    `kinds` restricts them. At most two questions of a kind have the same answer (yes and no aside), so scenes
-    with little in them may admit fewer than n.
+    `kinds` restricts them. At most two questions of a kind have the same answer (except yes and no), so a
+    scene with little in it may admit fewer than n.
     """
     kinds = tuple(kinds or WEIGHTS)
     weights = [WEIGHTS[kind] for kind in kinds]
@@ -66,8 +66,8 @@ def qas(scene: Scene, rng: Random, n: int, kinds: Sequence[str] | None = None) -
         found[qa.question] = qa
         used[kind, qa.answer] += 1
         if kind == "yes_no":
-            # Tossed only now: a scene has fewer true statements than false ones, and a toss for each attempt
-            # would let the repeated ones turn the balance.
+            # Chosen only after a success: a scene has fewer true statements than false ones, so attempts at
+            # a true one are repeated more often, and a new choice per attempt would favour "no".
             is_true = rng.random() < 0.5
         if len(found) == n:
             break
@@ -77,7 +77,7 @@ def qas(scene: Scene, rng: Random, n: int, kinds: Sequence[str] | None = None) -
 def yes_no(
     scene: Scene, rng: Random, is_true: bool, statements: Sequence[Statement] | None = None
 ) -> QA | None:
-    """A yes/no question with the wanted answer, by default of those that a test asks."""
+    """A yes/no question with the wanted answer; by default one of those that the test asks."""
     statement = rng.choice(statements or ASKED)
     question = statement(scene, rng, is_true) or _presence(scene, rng, is_true)
     if is_true == (scene.sign is not None) and (question is None or rng.random() < 0.1):
@@ -86,7 +86,7 @@ def yes_no(
 
 
 def absent(scene: Scene, rng: Random) -> str:
-    """A thing that is not there; half the time one of the category of something that is."""
+    """A thing that is not in the scene; half the time of the same category as something that is."""
     others = [name for name in NAMES if name not in scene.names]
     categories = {BY_NAME[name].category for name in scene.names}
     like = [name for name in others if BY_NAME[name].category in categories]
@@ -136,7 +136,7 @@ def _has_count(scene: Scene, rng: Random, is_true: bool) -> str | None:
     return f"{verb} {NUMBER_WORDS[asked]} {plural(item.name, asked)}?"
 
 
-def _stands(scene: Scene, rng: Random, is_true: bool) -> str | None:
+def _has_relation(scene: Scene, rng: Random, is_true: bool) -> str | None:
     pair = _related(scene, rng)
     if pair is None:
         return None
@@ -181,7 +181,7 @@ def _colour(scene: Scene, rng: Random) -> QA | None:
 
 def _counting(scene: Scene, rng: Random) -> QA | None:
     if scene.kind != "group" and rng.random() < 0.9:
-        return None  # everywhere else the count is nearly always 1
+        return None  # in all other scenes the count is nearly always 1
     total = scene.count()
     if scene.items and total <= MAX_COUNT and rng.random() < 0.2:
         return QA("counting", "How many objects are there?", str(total))
@@ -226,7 +226,7 @@ def _comparison(scene: Scene, rng: Random) -> QA | None:
             "comparison", f"Which is bigger, the {a.name} or the {b.name}?", (a if ratio > 1 else b).name
         )
     same = "yes" if a.colour == b.colour else "no"
-    # Two random colours differ 7 times in 8: keep one in three of the noes.
+    # Two random colours differ 7 times in 8: keep one "no" in three.
     if same == "no" and rng.random() < 0.66:
         return None
     return QA("comparison", f"Do the {a.name} and the {b.name} have the same color?", same)
@@ -273,10 +273,11 @@ ASKED: tuple[Statement, ...] = (
     _pair_presence,
     _has_colour,
     _has_count,
-    _stands,
+    _has_relation,
 )
 TAUGHT = (*ASKED, _pair_presence, _pair_presence)
-"""To find a thing and its colour takes more practice than to find either: half of such noes were missed."""
+"""Questions about a thing and its colour need more practice than others: half of such "no" answers were
+missed."""
 WEIGHTS: dict[str, float] = {
     "yes_no": 4,
     "naming": 2.5,
@@ -311,7 +312,7 @@ def _with_suffix(qa: QA, rng: Random) -> QA:
     return QA(qa.kind, qa.question + suffix, qa.answer, qa.choices) if rng.random() < 0.3 else qa
 
 
-def _may_utter(scene: Scene, name: str, colour: str) -> bool:
+def _may_mention(scene: Scene, name: str, colour: str) -> bool:
     return scene.split != "train" or colour_split(name, colour) == "train"
 
 
@@ -321,7 +322,7 @@ def _true_pair(scene: Scene, rng: Random) -> tuple[str, str] | None:
 
 
 def _false_pair(scene: Scene, rng: Random) -> tuple[str, str] | None:
-    """A thing that is there in a colour it has not, or a colour that is there on a thing that is not."""
+    """A present thing in a wrong colour, or a present colour on an absent thing."""
     if not scene.items:
         return None
     item = rng.choice(scene.items)
@@ -329,7 +330,7 @@ def _false_pair(scene: Scene, rng: Random) -> tuple[str, str] | None:
         return item.name, _other_colour(scene, item.name, rng)
     for _ in range(8):
         name = absent(scene, rng)
-        if _may_utter(scene, name, item.colour):
+        if _may_mention(scene, name, item.colour):
             return name, item.colour
     return None
 
@@ -339,7 +340,7 @@ def _other_colour(scene: Scene, name: str, rng: Random) -> str:
         [
             colour
             for colour in palette(scene.split)
-            if not scene.count(name, colour) and _may_utter(scene, name, colour)
+            if not scene.count(name, colour) and _may_mention(scene, name, colour)
         ]
     )
 

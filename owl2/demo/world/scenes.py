@@ -1,17 +1,17 @@
-"""Scenes of the embedded default: what is where in an image, before a pixel is drawn.
+"""Scenes: what is where in an image, before it is rendered.
 
-`scene(seed, split)` is a pure function: it reads no file and keeps no state, so a corpus is a range of seeds
-and the ground truth of every question is the scene itself. What a scene of a split may show (`world.py`):
-* every (thing, colour) pair belongs to the split: a test image shows only pairs never seen in training;
-* things that stand together form a company of the split: no two that training ever showed together;
-* a thing of `ONE_STYLE` has that one style in training and only the others in validation and test.
-The split is part of the random stream's name, so equal seeds of two splits have nothing in common.
+`scene(seed, split)` is a pure function: a corpus is a range of seeds, and the scene is the ground truth of
+every question about its image. A scene of a split shows only what `vocabulary.py` allows there:
+* (thing, colour) pairs of the split: a test image shows only pairs that training never shows;
+* things that may appear together in the split: no two that training ever shows together;
+* a thing of `ONE_STYLE` in that style in training, and in the others in validation and test.
+The split is part of the random seed, so equal numbers of two splits have nothing in common.
 """
 
 from dataclasses import dataclass
 from random import Random
 
-from owl2.demo.world.world import (
+from owl2.demo.world.vocabulary import (
     MAX_COUNT,
     NAMES,
     WORDS,
@@ -26,8 +26,8 @@ Box = tuple[float, float, float, float]
 KINDS: dict[str, float] = {"one": 0.3, "several": 0.32, "group": 0.28, "word": 0.1}
 BACKGROUNDS: dict[str, float] = {"light": 0.35, "dark": 0.2, "gradient": 0.2, "photo": 0.25}
 
-# Places are (x, y) of a centre as a fraction of the side. They keep clear of 0.4 and 0.6, so that the word
-# for a place is never in doubt: outside those it is left or right, top or bottom; inside it is the centre.
+# Places are (x, y) of a centre as fractions of the side. They keep clear of 0.4 and 0.6, so the word for a
+# place is never in doubt: between these it is the centre, outside left or right, top or bottom.
 GRID = tuple((x, y) for y in (1 / 6, 1 / 2, 5 / 6) for x in (1 / 6, 1 / 2, 5 / 6))
 WIDE = tuple((x, y) for y in (0.27, 0.5, 0.73) for x in (0.27, 0.5, 0.73))
 PAIRS = (
@@ -41,22 +41,25 @@ CORNERS = ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74))
 
 @dataclass(frozen=True)
 class Item:
-    """One drawn thing. Centre, `size` (longer side) and box (x0, y0, x1, y1) are fractions of the side;
-    `box` is the square of the layout until the drawing replaces it by the tight one. `angle` in degrees."""
+    """A thing in the image. All lengths are fractions of the image's side."""
 
     name: str
     colour: str
     style: str
     x: float
     y: float
+    """Its centre."""
     size: float
+    """Its longer side."""
     angle: float
+    """In degrees."""
     box: Box
+    """(x0, y0, x1, y1): the square of the layout, and after rendering the tight box."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """A rendered word on a plate: dark letters on light or the other way round."""
+    """A word on a plate: dark letters on a light plate, or light on dark."""
 
     text: str
     x: float
@@ -68,17 +71,20 @@ class Sign:
 
 @dataclass(frozen=True)
 class Background:
-    """`kind` is a key of BACKGROUNDS; the two colours and the seed say the rest."""
+    """What is behind the things."""
 
     kind: str
+    """A key of `BACKGROUNDS`."""
     first: tuple[int, int, int]
     second: tuple[int, int, int]
+    """Colours: of a plain background the first, of a gradient both."""
     seed: int
+    """Chooses a photograph and its part, or a gradient's direction."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The whole truth about one image."""
+    """Everything that is true of one image."""
 
     split: Split
     seed: int
@@ -100,7 +106,7 @@ class Scene:
 def scene(seed: int, split: Split, kind: str | None = None, count: int | None = None) -> Scene:
     """The scene number `seed` of a split.
 
-    `kind` (one | several | group | word) and, for groups, `count` (1..5) are drawn unless given.
+    `kind` (one | several | group | word) and, for groups, `count` (1..5) are random unless given.
     """
     rng = Random(f"owl2 scene {split} {seed} {kind} {count}")
     kind = kind or rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
@@ -186,7 +192,7 @@ def _item(
 
 
 def _background(rng: Random) -> Background:
-    """Plain and gradient backgrounds stay pale or dark, so that none of the eight colours drowns in them."""
+    """Plain and gradient backgrounds stay pale or dark, so that all eight colours contrast with them."""
     kind = rng.choices(tuple(BACKGROUNDS), tuple(BACKGROUNDS.values()))[0]
     is_pale = kind == "light" or (kind != "dark" and rng.random() < 0.6)
     first, second = (_faint(rng, (212, 246) if is_pale else (8, 52)) for _ in range(2))

@@ -1,10 +1,9 @@
-"""Text without images: facts, arithmetic, definitions, and talk about scenes that are only described.
+"""Text without images: facts, arithmetic, definitions, and conversations about scenes in words.
 
-Two uses. `instruction` gives the text-only half of stage 2 (the paper mixes such data in so that the language
-ability stays). `talk` gives what the small decoder is pre-trained on instead of a ready language model: the
-same, plus questions about described scenes, captions and other ways to say them, so that the questions of
-stage 2 are known language before any image is. The test asks the same facts in a phrasing that training
-never uses (all its words do occur), and sums and differences of pairs that training never uses.
+`instruction` makes the text-only part of stage 2, which the paper mixes in to keep the language ability.
+`talk` makes what the small decoder is pre-trained on: the same, and questions about described scenes, so that
+the questions of stage 2 are known language before any image is. The test asks the same facts in a phrasing
+that training never uses (all its words do occur), and sums and differences of pairs that training never uses.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from random import Random
 from owl2.demo.world.captions import caption, describe, listing
 from owl2.demo.world.questions import QA, SHORT, qas
 from owl2.demo.world.scenes import scene
-from owl2.demo.world.world import ALL_COLOURS, NAMES, NUMBER_WORDS, THINGS, Split, article, plural
+from owl2.demo.world.vocabulary import ALL_COLOURS, NAMES, NUMBER_WORDS, THINGS, Split, article, plural
 
 Turn = tuple[str, str]
 
@@ -62,12 +61,14 @@ MONTHS = [
 
 @dataclass(frozen=True)
 class Relation:
-    """Facts of one kind: `facts` maps a subject to its answer; the last phrasing is the test's."""
+    """Facts of one kind."""
 
     name: str
     facts: dict[str, str]
+    """Subject -> answer."""
     train: tuple[str, ...]
     test: str
+    """Phrasings: those of training, and the one that only the test uses."""
 
 
 def _facts(table: str) -> dict[str, str]:
@@ -143,7 +144,7 @@ def arithmetic_split(a: int, b: int) -> Split:
 
 
 def fact(rng: Random, split: Split) -> QA:
-    """A question about a fact; in the test in the held-out phrasing."""
+    """A question about a fact; the test uses the held-out phrasing."""
     known = rng.choice(RELATIONS)
     subject, answer = rng.choice(tuple(known.facts.items()))
     return QA("text", (known.test if split == "test" else rng.choice(known.train)).format(subject), answer)
@@ -161,7 +162,7 @@ def arithmetic(rng: Random, split: Split) -> QA:
 
 
 def instruction(rng: Random, split: Split) -> QA:
-    """One text-only question: three facts for each piece of arithmetic."""
+    """One text-only question: a fact three times in four, otherwise arithmetic."""
     return fact(rng, split) if rng.random() < 0.75 else arithmetic(rng, split)
 
 
@@ -175,7 +176,7 @@ def instructions(seed: int, split: Split, turns: tuple[int, int] = (2, 5)) -> li
 def talk(seed: int, split: Split = "train") -> list[Turn]:
     """A conversation without an image, for the decoder's pre-training.
 
-    Language speaks of every composition (`any`), as LLaMA-2 has read of green cats; the split is of images.
+    Its scenes have all combinations (`any`), as LLaMA-2 has read of green cats: splits are of images.
     """
     rng = Random(f"owl2 talk {split} {seed}")
     what = rng.random()
@@ -183,29 +184,29 @@ def talk(seed: int, split: Split = "train") -> list[Turn]:
         return _lookups(rng)
     if what < 0.55:
         return instructions(seed, split)
-    pictured = scene(seed, "any")
-    said = caption(pictured, rng)
+    described = scene(seed, "any")
+    said = caption(described, rng)
     if what < 0.6:
-        return [(f"{describe(pictured)} Write a caption.", said)]
+        return [(f"{describe(described)} Write a caption.", said)]
     asked = [
         (qa.question, qa.answer)
-        for qa in qas(pictured, rng, rng.randint(3, 7), TALKED_OF if what < 0.85 else None)
+        for qa in qas(described, rng, rng.randint(3, 7), TALK_KINDS if what < 0.85 else None)
         if "region" not in qa.question
     ]
     if what < 0.65 or not asked:
-        return [(_keywords(said, len(pictured.names), rng), said)]
-    opening = _keywords(said, len(pictured.names), rng) if what < 0.85 else describe(pictured)
+        return [(_keywords(said, len(described.names), rng), said)]
+    opening = _keywords(said, len(described.names), rng) if what < 0.85 else describe(described)
     (question, answer), *rest = asked
     return [(f"{opening} {question}", answer), *rest]
 
 
-TALKED_OF = ("yes_no", "naming", "colour", "counting")
+TALK_KINDS = ("yes_no", "naming", "colour", "counting")
 
 
 def _keywords(said: str, count: int, rng: Random) -> str:
-    """A sentence as eight of its words, some twice, in no order if it speaks of one thing only.
+    """A sentence as eight of its words, some twice, in random order if it is about one thing only.
 
-    Nearly what visual tokens are to the decoder after the warm start: words without grammar.
+    This is close to what visual tokens are to the decoder after the warm start: words without grammar.
     """
     words = said.replace(",", "").split()
     picked = rng.choices(range(len(words)), k=8)
@@ -213,10 +214,10 @@ def _keywords(said: str, count: int, rng: Random) -> str:
 
 
 def _lookups(rng: Random) -> list[Turn]:
-    """Up to five things in one sentence, then short questions about them.
+    """Up to four things in one sentence, then short questions about them.
 
-    Nearly every answer is to be looked up in the sentence, in which three or four words are news: that, not
-    more text, is what teaches a small decoder to look things up.
+    Nearly every answer must be looked up in the sentence: that, not more text, teaches a small decoder to
+    look things up.
     """
     count = rng.choice((1, 1, 2, 2, 3, 3, 4))
     colours = rng.choices(tuple(ALL_COLOURS), k=count)

@@ -1,18 +1,16 @@
-"""Writes one part of the demo's world: a shard of captioned images, a slice of instructions, of talk, of
-questions.
+"""Writers of the world's training files: a shard of captioned images, a slice of conversations.
 
-A part is a range of scene numbers and one file that appears, by one rename, when all of it is on disk; its
-images are named by number, so a part that was interrupted is simply written again. Formats are those of
-real corpora: WebDataset shards for captions, LLaVA conversations (all pairs of an image merged, as the
-paper's appendix B.1) for instructions.
+A part is a range of scene numbers and one file, which is written last and whole; its images are named by
+number, so an interrupted part is simply written again. The formats are those of real corpora: WebDataset
+shards for captions, LLaVA conversations (all questions of an image in one conversation, as in the paper's
+appendix B.1) for instructions.
 """
 
 import io
 import json
-import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -25,32 +23,35 @@ from owl2.demo.world.drawings import Drawings
 from owl2.demo.world.questions import qas
 from owl2.demo.world.scenes import scene
 from owl2.demo.world.text import Turn, instructions, talk
-from owl2.demo.world.world import Split
+from owl2.demo.world.vocabulary import Split
+from owl2.files import write_file
 
 IMAGE_MARK = "<|image|>"
-# Scene numbers of instruction images start here, so that they are not the captioned images again.
 INSTRUCT_OFFSET = 100_000_000
+"""Scene numbers of instruction images start here, so no image is in both corpora."""
 SEED_STRIDE = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Part:
-    """`count` samples from number `first` on; `path`, relative to the world's folder, exists when it is
-    finished. `images` is the folder of its images, relative too; `topic` is what a part of test questions
-    asks."""
+    """A file of the world that is written by itself: `count` samples from number `first` on."""
 
     kind: str
+    """The writer's name in `corpus.WRITERS`."""
     split: Split
     first: int
     count: int
     path: str
+    """The file, relative to the world's folder; it exists when the part is finished."""
     images: str = ""
+    """Folder of its images, relative to the world's folder."""
     topic: str = ""
+    """Kind of question, for test questions."""
 
 
 @dataclass(frozen=True)
-class Studio:
-    """What every part is written with: the world's folder, the drawings, the image size and the seed."""
+class World:
+    """A world that is being written."""
 
     out: Path
     drawings: Drawings
@@ -62,21 +63,15 @@ class Studio:
         return self.seed * SEED_STRIDE + index
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a name beside `path` and renames the result to `path`."""
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, with the folders that lead to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_file(path, data)
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line, atomically."""
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_atomically(path, lambda scratch: scratch.write_text(lines, encoding="utf-8"))
+    """Write one JSON object per line."""
+    write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
 
 
 def jpeg(image: Image.Image) -> bytes:
@@ -98,63 +93,54 @@ def conversation(identifier: str, turns: Iterable[Turn], image: str | None = Non
     return {**record, "conversations": said}
 
 
-def write_pretrain(studio: Studio, part: Part) -> None:
+def write_pretrain(world: World, part: Part) -> None:
     """A WebDataset shard: `key.jpg`, `key.txt` (caption), `key.json` (the scene)."""
-
-    def write(scratch: Path) -> None:
-        with tarfile.open(scratch, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for index in range(part.first, part.first + part.count):
-                number = studio.number(index)
-                image, seen = studio.drawings.draw(scene(number, part.split), studio.image_size)
-                text = caption(seen, Random(f"owl2 caption {part.split} {number}"))
-                members = {
-                    "jpg": jpeg(image),
-                    "txt": text.encode(),
-                    "json": json.dumps(asdict(seen)).encode(),
-                }
-                for suffix, content in members.items():
-                    info = tarfile.TarInfo(f"{index:07d}.{suffix}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
-
-    write_atomically(studio.out / part.path, write)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for index in range(part.first, part.first + part.count):
+            number = world.number(index)
+            image, seen = world.drawings.render(scene(number, part.split), world.image_size)
+            text = caption(seen, Random(f"owl2 caption {part.split} {number}"))
+            members = {"jpg": jpeg(image), "txt": text.encode(), "json": json.dumps(asdict(seen)).encode()}
+            for suffix, content in members.items():
+                info = tarfile.TarInfo(f"{index:07d}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    write(world.out / part.path, stream.getvalue())
 
 
-def write_instruct(studio: Studio, part: Part) -> None:
+def write_instruct(world: World, part: Part) -> None:
     """Images and their conversations of 5 to 7 question-answer pairs of mixed kinds."""
-    folder = studio.out / part.images
+    folder = world.out / part.images
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for index in range(part.first, part.first + part.count):
-        number = studio.number(index + INSTRUCT_OFFSET)
-        image, seen = studio.drawings.draw(scene(number, part.split), studio.image_size)
+        number = world.number(index + INSTRUCT_OFFSET)
+        image, seen = world.drawings.render(scene(number, part.split), world.image_size)
         rng = Random(f"owl2 questions {part.split} {number}")
         turns = [(qa.question, qa.answer) for qa in qas(seen, rng, rng.randint(5, 7))]
         name = f"{index:07d}.jpg"
         (folder / name).write_bytes(jpeg(image))
         records.append(conversation(f"{part.split}-{index:07d}", turns, f"images/{name}"))
-    write_jsonl(studio.out / part.path, records)
+    write_jsonl(world.out / part.path, records)
 
 
-def write_text(studio: Studio, part: Part) -> None:
+def write_text(world: World, part: Part) -> None:
     """Text-only instruction conversations."""
     numbers = range(part.first, part.first + part.count)
-    rows = ((index, instructions(studio.number(index), part.split)) for index in numbers)
-    write_jsonl(studio.out / part.path, (conversation(f"text-{index:07d}", turns) for index, turns in rows))
+    rows = ((index, instructions(world.number(index), part.split)) for index in numbers)
+    write_jsonl(world.out / part.path, (conversation(f"text-{index:07d}", turns) for index, turns in rows))
 
 
-def write_talk(studio: Studio, part: Part) -> None:
+def write_talk(world: World, part: Part) -> None:
     """Conversations for the decoder's pre-training."""
     numbers = range(part.first, part.first + part.count)
-    rows = ((index, talk(studio.number(index), part.split)) for index in numbers)
-    write_jsonl(studio.out / part.path, (conversation(f"talk-{index:07d}", turns) for index, turns in rows))
+    rows = ((index, talk(world.number(index), part.split)) for index in numbers)
+    write_jsonl(world.out / part.path, (conversation(f"talk-{index:07d}", turns) for index, turns in rows))
 
 
-def write_easyvqa(out: Path, wheel: Path, split: str, num_images: int) -> int:
-    """easy-VQA in the LLaVA format: the first `num_images` images, all pairs of an image merged.
-
-    Returns how many images there are. Raises ValueError if the package has no questions for one of them.
-    """
+def write_easyvqa(out: Path, wheel: Path, split: str, num_images: int) -> None:
+    """easy-VQA in the LLaVA format: the first `num_images` images, all pairs of an image merged."""
     source = wheel / "easy_vqa" / "data" / split
     pairs: dict[int, list[Turn]] = {}
     for question, answer, image in json.loads((source / "questions.json").read_text(encoding="utf-8")):
@@ -166,4 +152,3 @@ def write_easyvqa(out: Path, wheel: Path, split: str, num_images: int) -> int:
         shutil.copyfile(source / "images" / f"{image}.png", folder / f"{image}.png")
     records = (conversation(f"easyvqa-{split}-{i}", pairs[i], f"easyvqa/{i}.png") for i in chosen)
     write_jsonl(out / "easyvqa.jsonl", records)
-    return len(chosen)

@@ -2,8 +2,8 @@
 
 `python -m owl2.eval.adapters.lm_eval run --model owl2 --model_args pretrained=CHECKPOINT --tasks ...` is the
 harness's own command with this model added; `lm_eval.simple_evaluate(model=OwlLM(CHECKPOINT), ...)` does the
-same in Python. Where context ends and continuation begins, what is cut off a prompt that is too long (its
-front) and the windows of a rolling likelihood are the harness's, so that numbers compare with its others.
+same in Python. The harness decides where a context ends and its continuation begins, that a prompt that is
+too long loses its front, and the windows of a rolling likelihood, so numbers compare with its other models.
 """
 
 import logging
@@ -13,13 +13,14 @@ from typing import Any
 
 from owl2.api import Owl2
 from owl2.eval.adapters.answering import (
-    Wish,
+    Settings,
     answer_all,
     load_once,
     read_batch_size,
-    read_wish,
+    read_settings,
     score_continuations,
 )
+from owl2.eval.engines.local import OwlEngine
 from owl2.generate import GenerationConfig, GenerationError
 from owl2.processor import Encoding, TemplateError
 from owl2.processor.template import END_MARK, render
@@ -37,7 +38,7 @@ ANSWER_MARK = "ASSISTANT:"
 
 
 class OwlLM(TemplateLM):
-    """A checkpoint as the harness sees it. One process; no images."""
+    """A checkpoint as a model of the harness. One process; no images."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class OwlLM(TemplateLM):
         super().__init__()
         self.batch_size = read_batch_size(batch_size)
         self.owl = load_once(pretrained, device, dtype)
+        self._engine = OwlEngine(self.owl)
         self._device = self.owl.model.device
         self._defaults = GenerationConfig(
             max_new_tokens=256, eos_token_id=self.owl.generation_config.eos_token_id
@@ -69,7 +71,7 @@ class OwlLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands in front of a text that has no context."""
+        """The token in front of a text without context."""
         bos = self.owl.processor.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
 
@@ -83,7 +85,7 @@ class OwlLM(TemplateLM):
         return f"owl2-{self.owl.processor.template}-{self.owl.processor.tokenizer.vocab_size}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Return the ids of a prompt behind BOS; `</s>`, which the chat template writes, is the end token."""
+        """Return the ids of a prompt after BOS; `</s>`, which the chat template writes, is the end token."""
         tokenizer = self.owl.processor.tokenizer
         has_bos = tokenizer.add_bos and add_special_tokens is not False
         ids = [self.prefix_token_id] if has_bos else []
@@ -124,7 +126,7 @@ class OwlLM(TemplateLM):
         pairs = [self._fit(*request[1:]) for request in requests]
         cut_off = sum(len(pair[0]) < len(row[1]) for pair, row in zip(pairs, requests, strict=True))
         self._warn(cut_off, len(requests))
-        scores = score_continuations(self.owl.model, pairs, self.batch_size)
+        scores = score_continuations(self._engine, pairs, self.batch_size)
         for request, score in zip(requests, scores, strict=True):
             if request[0] is not None:  # windows of a rolling likelihood have no text
                 self.cache_hook.add_partial("loglikelihood", request[0], score)
@@ -152,23 +154,23 @@ class OwlLM(TemplateLM):
         Raises:
             GenerationError: generation arguments that cannot be met; names the task.
         """
-        rows: list[tuple[Encoding, Wish]] = []
+        rows: list[tuple[Encoding, Settings]] = []
         cut_off = 0
         for request in requests:
             prompt, asked = request.args
-            wish = read_wish(asked, self._defaults, request.task_name)
+            settings = read_settings(asked, self._defaults, request.task_name)
             # An answer writes its own space; that of the chat template is for choices.
             ids = self.tok_encode(prompt[:-1] if prompt.endswith(f"{ANSWER_MARK} ") else prompt)
-            room = self.max_length - wish.config.max_new_tokens
+            room = self.max_length - settings[0].max_new_tokens
             if room < 1:
                 raise GenerationError(
-                    f"task {request.task_name} asks for {wish.config.max_new_tokens:,} new tokens, but the "
+                    f"task {request.task_name} asks for {settings[0].max_new_tokens:,} new tokens, but the "
                     f"context has {self.max_length:,}: set a smaller max_gen_toks with --gen_kwargs"
                 )
             cut_off += len(ids) > room
-            rows.append((Encoding(ids[-room:], [False] * min(len(ids), room)), wish))
+            rows.append((Encoding(ids[-room:], [False] * min(len(ids), room)), settings))
         self._warn(cut_off, len(requests))
-        answers = answer_all(self.owl, rows, self.batch_size)
+        answers = answer_all(self._engine, rows, self.batch_size)
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, answer)
         return answers

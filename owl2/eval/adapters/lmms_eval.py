@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from owl2.api import Owl2
-from owl2.eval.adapters.answering import answer_all, load_once, read_batch_size, read_wish
+from owl2.eval.adapters.answering import answer_all, load_once, read_batch_size, read_settings
+from owl2.eval.engines.local import OwlEngine
 from owl2.eval.formats.frames import NUM_FRAMES
 from owl2.processor import Message, TemplateError
 
@@ -24,7 +25,7 @@ except ModuleNotFoundError as error:
 
 
 class OwlLmms(lmms):
-    """A checkpoint as the harness sees it. One process."""
+    """A checkpoint as a model of the harness. One process."""
 
     is_simple = False
 
@@ -47,6 +48,7 @@ class OwlLmms(lmms):
         super().__init__()
         self.batch_size = read_batch_size(batch_size)
         self.owl = load_once(pretrained, device, dtype)
+        self._engine = OwlEngine(self.owl)
         self.device = self.owl.model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -65,8 +67,8 @@ class OwlLmms(lmms):
                 turns = doc_to_messages(self.task_dict[task][split][doc_id])
                 messages = read_turns(turns, f"task {task}, document {doc_id}")
                 encoding = self.owl.processor.encode(messages, generation_prompt=True)
-                rows.append((encoding, read_wish(asked, self.owl.generation_config, task)))
-            answers += answer_all(self.owl, rows, self.batch_size)
+                rows.append((encoding, read_settings(asked, self.owl.generation_config, task)))
+            answers += answer_all(self._engine, rows, self.batch_size)
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:

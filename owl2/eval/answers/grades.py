@@ -1,7 +1,8 @@
-"""Grades on disk: what a judge said of which answer, append-only, so that scoring needs no judge.
+"""Grades on disk, append-only, so that scoring needs no judge.
 
-A grade belongs to the exact answer it was given for; after a new run of the model it does not count any more.
-If several judges have graded a task, the last one asked counts.
+A grade belongs to the exact answer it was given for, by the answer's hash: grades of other answers, such as
+those of an earlier run, do not count and are reported. If several judges have graded a task, the last one
+asked counts.
 """
 
 from collections import Counter
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl2.eval.answers.predictions import PredictionError, Predictions, read_lines, sha256
+from owl2.eval.answers.predictions import PredictionError, Predictions
+from owl2.eval.hashing import short_hash
 from owl2.eval.task import Task
+from owl2.jsonl import read_jsonl
 
 FOLDER = "judge"
 
@@ -21,14 +24,16 @@ class Grades:
     """The grades of one judge for one task."""
 
     judge: str
-    """The model that was asked for, or the file the grades were imported from."""
+    """The model that was asked for, or the file that the grades were imported from."""
     models: Mapping[str, int]
-    """What the server called itself -> number of replies."""
+    """The model's name as the server gave it -> number of replies."""
     by_id: Mapping[str, Mapping[str, float]]
     """Item -> figures, means over the gradings."""
     num_answers: int
     unread: tuple[str, ...]
     """Items whose judge never gave a readable grade."""
+    num_other: int = 0
+    """Grades of this judge that are of other answers and do not count."""
 
     def summary(self) -> dict[str, Any]:
         """As JSON, without the grades."""
@@ -38,6 +43,7 @@ class Grades:
             "graded": len(self.by_id),
             "answers": self.num_answers,
             "unread": list(self.unread),
+            "of_other_answers": self.num_other,
         }
 
 
@@ -50,27 +56,30 @@ def read_grades(folder: Path, task: Task, predictions: Predictions) -> Grades | 
     """The grades of a judged task that belong to these answers; None without any.
 
     Raises:
-        PredictionError: a line that is no grade.
+        PredictionError, JsonlError: a line that is no grade.
     """
     path = grades_path(folder, task.name)
     if task.judge is None or not path.exists():
         return None
-    rows = [checked_row(path, number, row) for number, row in read_lines(path)]
+    rows = [checked_row(path, number, row) for number, row in read_jsonl(path, ours=True)]
     if not rows:
         return None
     judge = rows[-1]["judge"]
-    hashes = {row.id: sha256(row.output) for row in predictions.by_id.values()}
+    rows = [row for row in rows if row["judge"] == judge]
+    hashes = {row.id: short_hash(row.output) for row in predictions.by_id.values()}
+    own = [row for row in rows if hashes.get(row["id"]) == row["output_hash"]]
     found: dict[str, dict[int, Mapping[str, float]]] = {}
-    asked: set[str] = set()
-    models: Counter[str] = Counter()
-    for row in rows:
-        if row["judge"] == judge and hashes.get(row["id"]) == row["output_hash"]:
-            asked.add(row["id"])
-            models[row["model"]] += 1
-            if row["grade"] is not None:
-                found.setdefault(row["id"], {})[row["run"]] = row["grade"]
-    by_id = {name: _mean(list(runs.values())) for name, runs in found.items()}
-    return Grades(judge, dict(models), by_id, len(hashes), tuple(sorted(asked - by_id.keys())))
+    for row in own:
+        if row["grade"] is not None:
+            found.setdefault(row["id"], {})[row["run"]] = row["grade"]
+    return Grades(
+        judge=judge,
+        models=Counter(row["model"] for row in own),
+        by_id={name: _mean(list(runs.values())) for name, runs in found.items()},
+        num_answers=len(hashes),
+        unread=tuple(sorted({row["id"] for row in own} - found.keys())),
+        num_other=len(rows) - len(own),
+    )
 
 
 def checked_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Predictions on disk: one append-only JSONL a task and rank, which a killed run continues.
 
-The first line of `predictions/<task>.<rank>of<world>.jsonl` says how the answers came about; each line behind
-it is an answer with the hash of the prompt it answers. A batch is one write, so that what a killed process
-leaves is whole lines and at most one torn one, which the next run cuts off. Answers are read as the union of
-all files of a task, so the number of ranks may change between runs.
+The first line of `predictions/<task>.<rank>of<world>.jsonl` is the run's identity; each later line is an
+answer with the hash of the prompt it answers. A batch is one write, so a killed process leaves whole lines
+and at most one torn one, which the next run removes. Answers are read as the union of all files of a task, so
+the number of ranks may change between runs.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from owl2.errors import Owl2Error
+from owl2.eval.engines.engine import Reply
+from owl2.eval.hashing import short_hash
+from owl2.jsonl import cut_torn_line, read_jsonl, to_line
 
 FOLDER = "predictions"
 
@@ -24,43 +26,43 @@ class PredictionError(Owl2Error, ValueError):
     """Predictions that cannot be read or continued; the message names file, line and what to do."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One answer."""
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Reply):
+    """A reply as it is kept."""
 
     id: str
-    output: str
-    """What the model wrote, unchanged; in `rank` mode the letter of the likeliest choice."""
     prompt_hash: str
-    prompt_tokens: int = 0
-    new_tokens: int = 0
     seconds: float = 0.0
     """The batch's time divided by its rows."""
-    log_likelihoods: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-    """`rank` mode: letter -> log-likelihood of the choice's text, and its number of tokens."""
-    error: str = ""
-    """Why the question could not be asked, such as a prompt longer than the context."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a task's answers came about: the head of each of its files."""
+    """The identity of a task's answers, and where they come from: the first line of each of its files."""
 
     task: str
     template: str
     mode: str
-    decoding: Mapping[str, int]
+    decoding: Mapping[str, float]
     engine: Mapping[str, Any]
-    """What identifies the model; part of the hash."""
+    """Everything about the model that shapes an answer (`Engine.identity`), and how clips are shown."""
     data: str
-    """Folder of the benchmarks, for scoring; not part of the hash, as folders move."""
+    """Folder of the benchmarks, for scoring."""
     source: str
-    """Checkpoint or address, as it was given; not part of the hash."""
+    """Checkpoint or address, as it was given."""
+    sample: Mapping[str, Any] = field(default_factory=dict)
+    """How `--limit` chose questions; empty for all of them."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What all answers of a folder must share; places may differ, as folders move."""
+        shared = (self.task, self.template, self.mode, dict(self.decoding), dict(self.engine))
+        names = ("task", "template", "mode", "decoding", "engine")
+        return dict(zip(names, shared, strict=True))
 
     @property
     def hash(self) -> str:
-        hashed = {key: value for key, value in asdict(self).items() if key not in ("data", "source")}
-        return sha256(json.dumps(hashed, sort_keys=True))
+        return short_hash(json.dumps(self.identity, sort_keys=True))
 
 
 @dataclass
@@ -72,14 +74,9 @@ class Predictions:
     files: list[Path]
 
 
-def sha256(text: str) -> str:
-    """The first 16 hexadecimal digits, enough to tell apart what one run holds."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def shard_of(task: str, item_id: str, world_size: int) -> int:
     """The rank that answers an item."""
-    return int(sha256(f"{task}/{item_id}"), 16) % world_size
+    return int(short_hash(f"{task}/{item_id}"), 16) % world_size
 
 
 class PredictionWriter:
@@ -89,18 +86,18 @@ class PredictionWriter:
         """Open or continue the file.
 
         Raises:
-            PredictionError: the folder has answers of this task that came about in another way, or
-                another process is writing this file.
+            PredictionError: the folder has answers of this task with another identity, or another process
+                is writing this file.
         """
         self.config = config
         self.path = folder / FOLDER / f"{config.task}.{rank}of{world_size}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.answered: dict[str, Prediction] = {}
-        """What the folder has already, of all ranks."""
+        """The answers that the folder has already, of all ranks."""
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock()
-            self._cut_torn_line()
+            cut_torn_line(self.path)
             present = read_task(folder, config.task)
             if present is not None:
                 _check_same(present, config)
@@ -123,7 +120,7 @@ class PredictionWriter:
         self._append([{**_compact(prediction), **shared} for prediction in predictions])
 
     def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        data = b"".join(to_line(row) for row in rows)
         while data:
             data = data[os.write(self._file, data) :]
 
@@ -135,11 +132,6 @@ class PredictionWriter:
                 f"{self.path} is being written by another process: wait for it, or choose another folder"
             ) from None
 
-    def _cut_torn_line(self) -> None:
-        data = self.path.read_bytes()
-        if not data.endswith(b"\n"):
-            os.truncate(self._file, data.rfind(b"\n") + 1)
-
 
 def read_task(folder: Path, task: str) -> Predictions | None:
     """The union of a task's files; None if there are none with a head.
@@ -147,11 +139,12 @@ def read_task(folder: Path, task: str) -> Predictions | None:
     Of several answers to an item the last counts, in order of file names, but never an error over an answer.
 
     Raises:
-        PredictionError: a line that is no answer, or files that came about in different ways.
+        PredictionError: a line that is no answer, or files of different identities.
+        JsonlError: a line that is no JSON object.
     """
     found: Predictions | None = None
     for path in sorted((folder / FOLDER).glob(f"{task}.*of*.jsonl")):
-        rows = read_lines(path)
+        rows = read_jsonl(path, ours=True)
         head = next(rows, None)
         if head is None:
             continue
@@ -183,31 +176,12 @@ def tasks_of(folder: Path) -> list[str]:
     return names
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line; a torn last line, which a killed run leaves, is passed over.
-
-    Raises:
-        PredictionError: a line before the last, or a whole last one, that is no JSON object.
-    """
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise PredictionError(
-                    f"{path}:{number}: not JSON ({error}): repair or delete this line"
-                ) from None
-            if not isinstance(row, dict):
-                raise PredictionError(f"{path}:{number}: holds a {type(row).__name__}, expected an object")
-            yield number, row
-
-
 def _config_of(path: Path, number: int, row: Mapping[str, Any]) -> RunConfig:
     try:
-        return RunConfig(**row["config"])
-    except (KeyError, TypeError) as error:
+        config = RunConfig(**row["config"])
+        config.hash  # noqa: B018  (fails where a field is of another type)
+        return config
+    except (KeyError, TypeError, ValueError) as error:
         raise PredictionError(
             f"{path}:{number}: the first line must be the head that `owl2 eval run` writes ({error})"
         ) from None
@@ -215,9 +189,12 @@ def _config_of(path: Path, number: int, row: Mapping[str, Any]) -> RunConfig:
 
 def _prediction_of(path: Path, number: int, row: Mapping[str, Any]) -> Prediction:
     known = {key: value for key, value in row.items() if key in Prediction.__dataclass_fields__}
-    for key in ("id", "output", "prompt_hash"):
-        if not isinstance(row.get(key), str):
+    for key in ("id", "output", "prompt_hash", "error"):
+        if not isinstance(row.get(key, "" if key == "error" else None), str):
             raise PredictionError(f"{path}:{number}: {key!r} is {row.get(key)!r:.60}, expected text")
+    for key in ("prompt_tokens", "new_tokens", "seconds"):
+        if not isinstance(row.get(key, 0), int | float):
+            raise PredictionError(f"{path}:{number}: {key!r} is {row[key]!r:.60}, expected a number")
     return Prediction(**known)
 
 
@@ -229,14 +206,33 @@ def _compact(prediction: Prediction) -> dict[str, Any]:
 def _check_same(present: Predictions, config: RunConfig) -> None:
     if present.config.hash == config.hash:
         return
-    old, new = asdict(present.config), asdict(config)
-    changed = [
-        f"{key} {old[key]!r} -> {new[key]!r}"
-        for key in old
-        if old[key] != new[key] and key not in ("data", "source")
-    ]
     where = present.files[0] if present.files else FOLDER
+    old, new = (dict(_flat(one.identity)) for one in (present.config, config))
+    if "engine.kind" in old and "engine.tokenizer" not in old and old["engine.kind"] == "owl2":
+        raise PredictionError(
+            f"{where} was written by a version of owl2 that did not record processor, tokenizer and end "
+            f"tokens, so no answers can be added to it: choose another --out, or delete that task's files. "
+            f"Scoring, reports and exports of these answers still work"
+        )
+    changed = [
+        f"{key} {_shown(old, key)} -> {_shown(new, key)}"
+        for key in dict.fromkeys([*old, *new])
+        if key not in old or key not in new or old[key] != new[key]
+    ]
     raise PredictionError(
-        f"{where} has answers that came about in another way ({'; '.join(changed)}): choose another --out, "
-        f"or delete that task's files"
+        f"{where} has answers of another model or in another setting ({'; '.join(changed)}): choose another "
+        f"--out, or delete that task's files"
     )
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested objects as dotted keys, with values as JSON gives them back."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, json.loads(json.dumps(value))
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return f"{values[key]!r:.60}" if key in values else "(not recorded)"

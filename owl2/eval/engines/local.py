@@ -1,265 +1,288 @@
-"""Who answers: the model in this process. (A server is asked by `owl2/eval/engines/endpoint.py`.)
+"""Local inference engine: a checkpoint in this process.
 
-The runner gives batches of prompts and takes replies. Images become pixels when a batch is prepared, which
-the runner does in a thread beside the model. An image that several prompts of a batch show is opened and
-encoded once. Padding is no token in this model, so a prompt gets the same answer in any batch; a prompt that
-leaves less room in the context than its task would allow is answered within it.
+An image that several prompts of a batch show is opened and encoded once. Padding is no token in this model,
+so a prompt gets the same answer in any batch; a prompt that leaves less room in the context than its task
+allows is answered within it. The adapters for other harnesses use this engine too, one level lower: they make
+`Request`s of token ids, with sampling and stop strings.
 
-Shapes: B prompts, C prompts x choices, T slots, V vocabulary, I images (each once), Q queries, D width.
+Shapes: B requests, C requests x choices, T slots, V vocabulary, I images (each once), Q queries, D width.
 """
 
-import hashlib
+import functools
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from owl2.api import Owl2
+from owl2.checkpoint.fingerprint import fingerprint
+from owl2.data.decode import BLANK
 from owl2.data.sample import StoredImage
-from owl2.errors import Owl2Error
+from owl2.eval.engines.engine import EngineError, Prompt, Reply, describe, images_of
+from owl2.eval.hashing import short_hash
 from owl2.eval.task import Decoding
-from owl2.generate.generate import generate, prefill
+from owl2.generate.config import GenerationConfig
+from owl2.generate.generate import check_room, decode, end_tokens, generate, prefill
 from owl2.model import KVCache, Owl2Model, padded_layout
-from owl2.processor import ContextError, Encoding, ImageError, Message, Processor
-from owl2.processor.template import images_of as images_in
-from owl2.processor.video import VideoError
-
-
-class EngineError(Owl2Error, RuntimeError):
-    """The engine cannot go on; what is answered so far is kept."""
+from owl2.processor import ContextError, Encoding, Message, StreamDecoder, Tokenizer
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One question as it is asked."""
+class Request:
+    """One prompt as token ids, and what is wanted of it."""
 
-    id: str
-    messages: Sequence[Message]
-    """Its images are `StoredImage`s, still closed."""
-    answer_prefix: str
-    decoding: Decoding
-    choices: Mapping[str, str] = field(default_factory=dict)
-    """`rank` mode: letter -> text whose likelihood is compared; empty to generate."""
+    ids: list[int]
+    config: GenerationConfig
+    images: Sequence[StoredImage | Image.Image] = ()
+    """In the order of their tokens."""
+    until: tuple[str, ...] = ()
+    """The answer ends before the first of these."""
+    choices: Mapping[str, list[int]] = field(default_factory=dict)
+    """Token ids of texts whose likelihoods are compared; empty to generate."""
+    error: str = ""
+    """Why it cannot be answered."""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What came back."""
+class Batch:
+    """Requests with their images opened."""
 
-    output: str = ""
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    log_likelihoods: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-    error: str = ""
-
-
-class Engine(Protocol):
-    """Answers batches of prompts."""
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """What tells models apart; part of the hash of a run."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """The checkpoint or address, as it was given."""
-        ...
-
-    def measure(self, prompt: Prompt) -> int:
-        """Tokens of a prompt, or what orders prompts alike; nothing is opened."""
-        ...
-
-    def prepare(self, prompts: Sequence[Prompt]) -> Any:
-        """Open the images of a batch and encode it; thread-safe."""
-        ...
-
-    def answer(self, prepared: Any) -> list[Reply]:
-        """Answer a prepared batch, in order.
-
-        Raises:
-            EngineError: going on is useless, as when a server is gone.
-        """
-        ...
-
-
-BLANK = Image.new("RGB", (1, 1))
-"""Stands for an image while only the length of its prompt is wanted: all images have as many tokens."""
-
-
-@dataclass
-class _Row:
-    """One prompt of a prepared batch."""
-
-    prompt: Prompt
-    encoding: Encoding | None
-    """Ids without images; None if the prompt cannot be asked, and `error` says why."""
-    error: str = ""
-    images: list[int] = field(default_factory=list)
-    """Which of the batch's images it shows, in order."""
-    choices: dict[str, list[int]] = field(default_factory=dict)
-    """Token ids of each choice's text."""
-
-
-@dataclass
-class _Batch:
-    """Prompts that wait for the model."""
-
-    rows: list[_Row]
+    requests: list[Request]
+    places: list[list[int]]
+    """Which of `pixel_values` each request shows, in order."""
     pixel_values: Tensor
     """(I, 3, H, W) float32, each image once."""
-
-
-class _Images:
-    """The images of a batch, each opened and transformed once."""
-
-    def __init__(self, processor: Processor):
-        self.processor = processor
-        self.pixels: list[Tensor] = []
-        """(3, H, W) each."""
-        self._found: dict[StoredImage, int | ImageError | VideoError] = {}
-
-    def place_of(self, image: StoredImage) -> int:
-        """Where its pixels are; raises ImageError or VideoError each time it is asked for in vain."""
-        if image not in self._found:
-            try:
-                self.pixels.append(self.processor.pixels([image.open()])[0])
-                self._found[image] = len(self.pixels) - 1
-            except (ImageError, VideoError) as error:
-                self._found[image] = error
-        found = self._found[image]
-        if isinstance(found, int):
-            return found
-        raise found
-
-    def stacked(self) -> Tensor:
-        """All of them, (I, 3, H, W)."""
-        return torch.stack(self.pixels) if self.pixels else self.processor.pixels([])
 
 
 class OwlEngine:
     """A loaded model with its processor."""
 
+    has_beams = True
+
     def __init__(self, owl: Owl2, source: str = ""):
         self.owl = owl
         self.source = source
-        self.identity: dict[str, Any] = {
-            "kind": "owl2",
-            "weights": fingerprint(owl.model),
-            "dtype": str(owl.model.dtype).removeprefix("torch."),
-            "image_size": owl.processor.image_transform.size,
-            "conversation": owl.processor.template,
-        }
+        self.context = owl.model.config.decoder.max_position_embeddings
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        return identity_of(self.owl)
 
     def measure(self, prompt: Prompt) -> int:
         try:
             return len(self._encode(prompt).ids)
-        except ContextError:
-            return self.owl.model.config.decoder.max_position_embeddings + 1
+        except Exception:  # `prepare` says what is wrong with it
+            return self.context + 1
 
-    def prepare(self, prompts: Sequence[Prompt]) -> _Batch:
-        images = _Images(self.owl.processor)
-        rows = [self._prepare(prompt, images) for prompt in prompts]
-        return _Batch(rows, images.stacked())
+    def prepare(self, prompts: Sequence[Prompt]) -> Batch:
+        return self.open([self._request(prompt) for prompt in prompts])
+
+    def open(self, requests: Sequence[Request]) -> Batch:
+        """Open the images of requests, each once; one that cannot be opened is its requests' error."""
+        pixels: list[Tensor] = []
+        found: dict[Any, int | str] = {}
+        opened, places = [], []
+        for request in requests:
+            keys = [image if isinstance(image, StoredImage) else id(image) for image in request.images]
+            for key, image in zip(keys, request.images, strict=True):
+                if key not in found:
+                    try:
+                        shown = image.open() if isinstance(image, StoredImage) else image
+                        pixels.append(self.owl.processor.pixels([shown])[0])
+                        found[key] = len(pixels) - 1
+                    except Exception as error:  # libraries for images and videos raise what they like
+                        found[key] = describe(error)
+            errors = [place for key in keys if isinstance(place := found[key], str)]
+            if errors and not request.error:
+                request = Request(request.ids, request.config, error=errors[0])
+            opened.append(request)
+            places.append([place for key in keys if isinstance(place := found[key], int)])
+        pixel_values = torch.stack(pixels) if pixels else self.owl.processor.pixels([])
+        return Batch(opened, places, pixel_values)
 
     @torch.inference_mode()
-    def answer(self, prepared: _Batch) -> list[Reply]:
-        replies = {id(row): Reply(error=row.error) for row in prepared.rows}
-        groups: dict[tuple[bool, int, int], list[_Row]] = {}
-        for row in prepared.rows:
-            if row.encoding is not None:
-                decoding = row.prompt.decoding
-                room = min(decoding.max_new_tokens, self._room(row.encoding))
-                key = (bool(row.choices), room, min(room, decoding.min_new_tokens))
-                groups.setdefault(key, []).append(row)
-        images = self._encode_images(prepared.pixel_values)
-        for (is_ranked, room, least), rows in groups.items():
-            batch = self._collate(rows, images)
-            answered = self._rank(rows, batch) if is_ranked else self._generate(rows, batch, room, least)
-            replies.update({id(row): reply for row, reply in zip(rows, answered, strict=True)})
-        return [replies[id(row)] for row in prepared.rows]
-
-    def _encode_images(self, pixel_values: Tensor) -> Tensor | None:
-        """(I, 3, H, W) -> visual tokens (I, Q + 1, D) on the model's device; None without images."""
+    def answer(self, prepared: Batch) -> list[Reply]:
         model = self.owl.model
-        return model.encode_images(pixel_values.to(model.device)) if len(pixel_values) else None
+        replies = [Reply(error=request.error) for request in prepared.requests]
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for number, request in enumerate(prepared.requests):
+            if not request.error:
+                config = _within(request.config, self.context - len(request.ids))
+                groups.setdefault((config, request.until, bool(request.choices)), []).append(number)
+        try:
+            images = prepared.pixel_values.to(model.device)
+            visual_tokens = model.encode_images(images) if len(images) else None
+            for (config, until, is_ranked), members in groups.items():
+                requests = [prepared.requests[number] for number in members]
+                shown = [place for number in members for place in prepared.places[number]]
+                batch = self._collate(requests, visual_tokens, shown)
+                answered = (
+                    self._rank(requests, batch) if is_ranked else self._write(requests, batch, config, until)
+                )
+                for number, reply in zip(members, answered, strict=True):
+                    replies[number] = reply
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"{model.device} has no memory left for a batch of {len(replies)} prompts: give a smaller "
+                f"--batch-size or --batch-tokens; the same command goes on ({error})"
+            ) from error
+        return replies
 
-    def _collate(self, rows: Sequence[_Row], images: Tensor | None) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` of some rows, and the `visual_tokens` that they show if any."""
-        batch = self.owl.processor.collate([row.encoding for row in rows if row.encoding is not None])
+    def _collate(
+        self, requests: Sequence[Request], visual_tokens: Tensor | None, shown: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` of some requests, and the `visual_tokens` that they show if
+        any."""
+        encodings = [Encoding(request.ids, [False] * len(request.ids)) for request in requests]
+        batch = self.owl.processor.collate(encodings)
         del batch["pixel_values"]
-        if images is not None:
-            shown = [place for row in rows for place in row.images]
-            batch["visual_tokens"] = images[torch.tensor(shown, dtype=torch.int64, device=images.device)]
+        if visual_tokens is not None:
+            places = torch.tensor(shown, dtype=torch.int64, device=visual_tokens.device)
+            batch["visual_tokens"] = visual_tokens[places]
         return batch
 
-    def _room(self, encoding: Encoding) -> int:
-        return self.owl.model.config.decoder.max_position_embeddings - len(encoding.ids)
-
     def _encode(self, prompt: Prompt) -> Encoding:
-        """Encode with blank images."""
+        """Encode with blank images: all images have as many tokens."""
         closed = [_with_blanks(message) for message in prompt.messages]
-        return self.owl.processor.encode(
-            closed, generation_prompt=True, answer_prefix="" if prompt.choices else prompt.answer_prefix
-        )
+        prefix = "" if prompt.choices else prompt.answer_prefix
+        return self.owl.processor.encode(closed, generation_prompt=True, answer_prefix=prefix)
 
-    def _prepare(self, prompt: Prompt, images: _Images) -> _Row:
+    def _request(self, prompt: Prompt) -> Request:
+        config = config_of(prompt.decoding, self.owl.generation_config)
         try:
-            encoding = self._encode(prompt)
-            encoding.images = []
-            choices = {
-                letter: self.owl.processor.tokenizer.encode(text, space=True)
-                for letter, text in prompt.choices.items()
-            }
-            longest = max((len(ids) for ids in choices.values()), default=1)
-            if longest > self._room(encoding):
+            ids = self._encode(prompt).ids
+            encode = self.owl.processor.tokenizer.encode
+            choices = {letter: encode(text, space=True) for letter, text in prompt.choices.items()}
+            longest = max((len(choice) for choice in choices.values()), default=1)
+            if longest > self.context - len(ids):
                 raise ContextError(
-                    f"{len(encoding.ids):,} tokens leave no room for the answer in a context of "
-                    f"{self.owl.model.config.decoder.max_position_embeddings:,}"
+                    f"{len(ids):,} tokens leave no room for the answer in a context of {self.context:,}"
                 )
-            shown = [images.place_of(image) for image in images_of(prompt)]
-        except (ContextError, ImageError, VideoError) as error:
-            return _Row(prompt, None, error=str(error))
-        return _Row(prompt, encoding, images=shown, choices=choices)
+        except Exception as error:  # a tokenizer's own error for half a surrogate pair, for example
+            return Request([], config, error=describe(error))
+        return Request(ids, config, images_of(prompt), choices=choices)
 
-    def _generate(
-        self, rows: Sequence[_Row], batch: Mapping[str, Tensor], room: int, least: int
+    def _write(
+        self,
+        requests: Sequence[Request],
+        batch: Mapping[str, Tensor],
+        config: GenerationConfig,
+        until: tuple[str, ...],
     ) -> list[Reply]:
-        config = self.owl.generation_config.replace(
-            max_new_tokens=room, min_new_tokens=least, do_sample=False
-        )
-        answers = generate(self.owl.model, **batch, config=config)
+        """Generate one answer a request."""
+        if until and getattr(config, "num_beams", 1) == 1:
+            written = write_until(self.owl.model, self.owl.processor.tokenizer, batch, config, until)
+        else:
+            ids = generate(self.owl.model, **batch, config=config)
+            written = [(self.owl.processor.decode(row), len(row)) for row in ids]
         return [
-            Reply(self.owl.processor.decode(ids), _num_tokens(row), len(ids))
-            for row, ids in zip(rows, answers, strict=True)
+            Reply(cut(text, until), len(request.ids), count)
+            for request, (text, count) in zip(requests, written, strict=True)
         ]
 
-    def _rank(self, rows: Sequence[_Row], batch: Mapping[str, Tensor]) -> list[Reply]:
-        """Compare the choices by the mean log-likelihood of their tokens behind `ASSISTANT:`.
+    def _rank(self, requests: Sequence[Request], batch: Mapping[str, Tensor]) -> list[Reply]:
+        """Compare the choices by the mean log-likelihood of their tokens after `ASSISTANT:`.
 
         That is how SEED-Bench's official script ranks; letters of one token are ranked alike by sum and mean.
         """
-        flat = [(i, ids) for i, row in enumerate(rows) for ids in row.choices.values()]
+        flat = [(i, ids) for i, request in enumerate(requests) for ids in request.choices.values()]
         sums = iter(log_likelihoods(self.owl.model, batch, flat))
         replies = []
-        for row in rows:
-            scores = {letter: (next(sums), len(ids)) for letter, ids in row.choices.items()}
+        for request in requests:
+            scores = {letter: (next(sums)[0], len(ids)) for letter, ids in request.choices.items()}
             best = max(scores, key=lambda letter: scores[letter][0] / scores[letter][1])
             num_new = sum(count for _, count in scores.values())
-            replies.append(Reply(best, _num_tokens(row), num_new, log_likelihoods=scores))
+            replies.append(Reply(best, len(request.ids), num_new, log_likelihoods=scores))
         return replies
+
+
+def identity_of(owl: Owl2) -> dict[str, Any]:
+    """Everything that shapes a model's answers besides prompt and decoding.
+
+    The device is left out: it changes the rounding only, as the batch size does on an accelerator.
+    """
+    model, processor = owl.model, owl.processor
+    with tempfile.TemporaryDirectory() as folder:
+        processor.tokenizer.save(Path(folder))
+        files = sorted(Path(folder).iterdir())
+        tokenizer = short_hash("".join(f"{file.name} {file.read_bytes().hex()}\n" for file in files))
+    parameters = (
+        f"{name} {tuple(parameter.shape)} {fingerprint(parameter.float())}\n"
+        for name, parameter in model.named_parameters()
+    )
+    return {
+        "kind": "owl2",
+        "weights": short_hash("".join(parameters)),
+        "model": model.config.to_dict(),
+        "processor": processor.image_transform.to_dict(),
+        "tokenizer": tokenizer,
+        "conversation": processor.template,
+        "end_tokens": sorted(end_tokens(model, owl.generation_config)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def config_of(decoding: Decoding, checkpoint: GenerationConfig) -> GenerationConfig:
+    """A task's decoding with the checkpoint's end tokens; nothing else of the checkpoint's settings."""
+    settings: dict[str, Any] = {
+        "max_new_tokens": decoding.max_new_tokens,
+        "min_new_tokens": decoding.min_new_tokens,
+    }
+    if decoding.num_beams > 1:
+        settings |= {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty}
+    return GenerationConfig(eos_token_id=checkpoint.eos_token_id).replace(**settings)
+
+
+@torch.inference_mode()
+def write_until(
+    model: Owl2Model,
+    tokenizer: Tokenizer,
+    batch: Mapping[str, Tensor],
+    config: GenerationConfig,
+    until: Sequence[str],
+) -> list[tuple[str, int]]:
+    """Generate until each text has one of the stop strings -> texts, which may go on after it, and tokens.
+
+    Stop strings are looked for in the text while it comes, so a batch ends when its last answer does.
+    """
+    layout = padded_layout(batch["input_ids"], batch["attention_mask"], model.config.image_token_id)
+    check_room(model, max(layout.lengths), config.max_new_tokens)
+    capacity = max(layout.lengths) + config.max_new_tokens - 1
+    cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
+    images = {name: batch[name] for name in ("pixel_values", "visual_tokens") if name in batch}
+    logits = prefill(model, batch["input_ids"], layout, cache, **images)
+    texts, counts = [""] * len(layout.lengths), [0] * len(layout.lengths)
+    decoders = [StreamDecoder(tokenizer) for _ in texts]
+    running = set(range(len(texts)))
+    for new_tokens in decode(model, cache, logits, config):
+        running &= new_tokens.keys()
+        for row in running:
+            texts[row] += decoders[row].push(new_tokens[row])
+            counts[row] += 1
+        running = {row for row in running if not any(stop in texts[row] for stop in until)}
+        if not running:
+            break
+    whole = [text + decoder.finish() for text, decoder in zip(texts, decoders, strict=True)]
+    return list(zip(whole, counts, strict=True))
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((text.index(stop) for stop in until if stop in text), default=len(text))]
 
 
 @torch.inference_mode()
 def log_likelihoods(
     model: Owl2Model, batch: Mapping[str, Tensor], continuations: Sequence[tuple[int, Sequence[int]]]
-) -> list[float]:
-    """Sum of log-probabilities of each continuation's tokens behind its row of the batch.
+) -> list[tuple[float, bool]]:
+    """For each continuation, the sum of its tokens' log-probabilities and whether greedy decoding writes it.
 
-    Each row is read once; its continuations share what the cache holds of it.
+    Each row of the batch is read once; its continuations share what the cache holds of it.
 
     Args:
         batch: `input_ids` and `attention_mask` of B prompts; `pixel_values` or `visual_tokens` of their
@@ -272,10 +295,12 @@ def log_likelihoods(
     cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
     images = {name: batch[name] for name in ("pixel_values", "visual_tokens") if name in batch}
     first = prefill(model, batch["input_ids"], layout, cache, **images).log_softmax(-1)
+    likeliest = first.argmax(-1).tolist()
     sums = [float(first[row, ids[0]]) for row, ids in continuations]
+    is_greedy = [likeliest[row] == ids[0] for row, ids in continuations]
     longer = [i for i, (_, ids) in enumerate(continuations) if len(ids) > 1]
     if not longer:
-        return sums
+        return list(zip(sums, is_greedy, strict=True))
     cache.keep_rows([continuations[i][0] for i in longer])
     read = [list(continuations[i][1][:-1]) for i in longer]
     width = max(len(ids) for ids in read)
@@ -283,29 +308,20 @@ def log_likelihoods(
     mask = torch.arange(width) < torch.tensor([len(ids) for ids in read])[:, None]
     rest = padded_layout(input_ids, mask, model.config.image_token_id, past=cache.lengths).to(model.device)
     hidden = model.hidden(model.embed(input_ids.to(model.device), rest), rest, cache)
-    following = torch.tensor([token for i in longer for token in continuations[i][1][1:]])
     begin = 0
     for i, ids in zip(longer, read, strict=True):  # a row at a time: logits of all would be large
-        rows = slice(begin, begin + len(ids))
-        found = model.logits(hidden[rows]).log_softmax(-1)
-        sums[i] += float(found.gather(1, following[rows, None].to(found.device)).sum())
+        following = torch.tensor(continuations[i][1][1:], device=hidden.device)
+        found = model.logits(hidden[begin : begin + len(ids)]).log_softmax(-1)
+        sums[i] += float(found.gather(1, following[:, None]).sum())
+        is_greedy[i] &= bool((found.argmax(-1) == following).all())
         begin += len(ids)
-    return sums
+    return list(zip(sums, is_greedy, strict=True))
 
 
-@torch.inference_mode()
-def fingerprint(model: Owl2Model) -> str:
-    """Tell models apart by their weights: integer sums over the bits, so exact on any device."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        bits = parameter.view({4: torch.int32, 2: torch.int16}[parameter.element_size()])
-        digest.update(f"{name} {tuple(parameter.shape)} {int(bits.sum(dtype=torch.int64))}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _num_tokens(row: _Row) -> int:
-    assert row.encoding is not None, "only rows that can be asked are answered"
-    return len(row.encoding.ids)
+def _within(config: GenerationConfig, room: int) -> GenerationConfig:
+    """The settings with no more new tokens than the context has room for."""
+    length = min(config.max_new_tokens, room)
+    return config.replace(max_new_tokens=length, min_new_tokens=min(length, config.min_new_tokens))
 
 
 def _with_blanks(message: Message) -> Message:
@@ -316,8 +332,3 @@ def _with_blanks(message: Message) -> Message:
         **message,
         "content": [{**part, "image": BLANK} if part["type"] == "image" else part for part in content],
     }
-
-
-def images_of(prompt: Prompt) -> tuple[StoredImage, ...]:
-    """A prompt's images, in order, still closed."""
-    return tuple(images_in(prompt.messages))

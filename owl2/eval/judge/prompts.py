@@ -1,7 +1,7 @@
-"""What judges are told and how their replies are read: MM-Vet, MMHal-Bench, Video-ChatGPT.
+"""Judge prompts, and how the replies are read: MM-Vet, MMHal-Bench, Video-ChatGPT.
 
-Wordings and settings are the official scripts'. Reading is stricter than theirs: where they take 0 for a
-reply they cannot read, or ask forever, a reply here has a grade or it has none.
+Wordings and settings are the official scripts'. Reading is stricter than theirs: a reply that cannot be read
+has no grade, where they take 0 or ask forever.
 """
 
 import ast
@@ -39,21 +39,21 @@ VIDEO_REQUEST = (
 
 @dataclass(frozen=True)
 class Judge:
-    """A way to grade an answer."""
+    """How answers of a benchmark are graded."""
 
     source: str
     model: str
-    """What the official script asks."""
+    """The model that the official script asks."""
     ask: Callable[[Item, str, int], tuple[list[dict[str, str]], dict[str, Any]]]
     """Item, answer and number of the attempt -> messages and settings of the request."""
     read: Callable[[str], Mapping[str, float] | None]
     """Reply -> figures by name; None if it has none."""
     new_tokens: int
-    """What a reply has about, for the estimate."""
+    """Typical length of a reply, for the estimate."""
 
 
 def ask_mmvet(item: Item, output: str, attempt: int) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """The few-shot table with an open last cell; later attempts ask for a digit, ever warmer."""
+    """The few-shot table with an open last cell; later attempts ask for a digit at rising temperature."""
     truth = item.references[0].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
     text = prompt_text("mmvet") + " | ".join([item.question, truth, output, ""])
     if attempt:
@@ -72,7 +72,7 @@ def read_mmvet(reply: str) -> dict[str, float] | None:
 
 
 def ask_mmhal(item: Item, output: str, attempt: int) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """The examples and what is to be judged."""
+    """The examples, then the answer to judge."""
     parts = {
         "Image Contents": ", ".join(item.extra["image_content"]),
         "Question": item.question,
@@ -107,12 +107,13 @@ def read_video(reply: str) -> dict[str, float] | None:
 
 
 def video_grade(values: Mapping[str, Any]) -> dict[str, float] | None:
-    """`{"pred": "yes", "score": 4}` as figures; a broken score is cut off, as the official script does."""
+    """`{"pred": "yes", "score": 4}` as figures; decimals of a score are cut off, as the official script
+    does."""
     said = str(values.get("pred", "")).lower()
     is_yes, is_no = "yes" in said, "no" in said
     try:
         score = float(int(float(values.get("score", ""))))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for an infinite score
         return None
     if is_yes == is_no or not 0 <= score <= 5:
         return None
@@ -123,7 +124,7 @@ def _dictionary(text: str) -> Mapping[str, Any] | None:
     for read in (json.loads, ast.literal_eval):
         try:
             values = read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
         return values if isinstance(values, dict) else None
     return None
@@ -131,7 +132,7 @@ def _dictionary(text: str) -> Mapping[str, Any] | None:
 
 @cache
 def prompt_text(name: str) -> str:
-    """The fixed part of a judge's prompt, with the blank line behind it."""
+    """The fixed part of a judge's prompt, with the blank line after it."""
     return (FOLDER / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n") + "\n\n"
 
 

@@ -1,12 +1,15 @@
-"""What a person sees of an evaluation in the terminal: progress, what is missing, results beside the paper.
+"""Console output of an evaluation: progress, what cannot run, results next to the paper's.
 
-Progress goes to standard error and only where a person watches; results go to standard output, one line a
-benchmark.
+Progress goes to standard error, a bar only in a terminal; results go to standard output, one line for each
+benchmark. Nothing here drives a run: `Bar` is told what happens.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -19,43 +22,54 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from owl2.eval.engines.local import Engine
-from owl2.eval.report.report import COLUMNS, Run, notes
-from owl2.eval.runner import Batching, Outcome, Plan, Shard, run_plan
-from owl2.eval.task import DataFile, DataMissing, Task, find_task
+from owl2.eval.judge.grading import Grading
+from owl2.eval.report.rows import COLUMNS, Run, notes
+from owl2.eval.report.write import marks_of
+from owl2.eval.runner import SKIPPED_FILE, NotRun, Outcome, Plan, Shard
+from owl2.eval.task import DataFile, Task, find_task
 
 
-def run_with_bar(
-    engine: Engine, plans: Sequence[Plan], data: Path, out: Path, batching: Batching, shard: Shard
-) -> list[Outcome]:
-    """Run all plans under one bar with the time left, and say a line for each that is done."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    disable = shard.rank != 0 or not console.is_terminal
-    outcomes = []
-    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
-        total = bar.add_task("", total=sum(len(plan.items) for plan in plans))
-        for plan in plans:
-            bar.update(total, description=plan.task.name)
-            outcome = run_plan(
-                engine,
-                plan,
-                data,
-                out,
-                batching=batching,
-                shard=shard,
-                advance=lambda count: bar.advance(total, count),
-            )
-            outcomes.append(outcome)
-            console.print(_outcome_line(outcome, plan, shard), highlight=False, soft_wrap=True)
-    return outcomes
+class Bar:
+    """One bar for a whole run with the time left, and a line for each task that is done. A context
+    manager."""
+
+    def __init__(self, plans: Sequence[Plan], shard: Shard):
+        self.shard = shard
+        self.console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        is_hidden = shard.rank != 0 or not self.console.is_terminal
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=is_hidden)
+        self.total = self.progress.add_task("", total=sum(len(plan.items) for plan in plans))
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def begin(self, plan: Plan) -> None:
+        self.progress.update(self.total, description=plan.task.name)
+        prefix = plan.task.templates[plan.template].answer_prefix
+        if prefix and plan.task.mode == "generate" and self.shard.rank == 0:
+            said = f"{plan.task.name}: {plan.template} has {prefix!r} after `ASSISTANT:`, unlike in training"
+            self.console.print(said, highlight=False, soft_wrap=True, markup=False)
+
+    def advance(self, count: int) -> None:
+        self.progress.advance(self.total, count)
+
+    def end(self, plan: Plan, outcome: Outcome) -> None:
+        line = _outcome_line(outcome, plan, self.shard)
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _outcome_line(outcome: Outcome, plan: Plan, shard: Shard) -> str:
@@ -65,32 +79,50 @@ def _outcome_line(outcome: Outcome, plan: Plan, shard: Shard) -> str:
         parts.append(f"{outcome.num_kept:,} kept")
     if plan.num_items not in plan.task.expected:
         parts.append(f"{plan.num_items:,} of {' or '.join(f'{n:,}' for n in plan.task.expected)} questions")
+    if plan.loaded.skipped:
+        parts.append(f"{len(plan.loaded.skipped):,} records skipped")
     if outcome.errors:
-        parts.append(f"{len(outcome.errors):,} could not be asked")
+        parts.append(f"{len(outcome.errors):,} without an answer")
     rank = f"rank {shard.rank}  " if shard.world_size > 1 else ""
     return f"{rank}{outcome.task:18} {plan.template:14} {', '.join(parts)}"
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Say which questions could not be asked, the first of each task."""
+    """Say which questions have no answer, the first of each task."""
     for outcome in outcomes:
         for name, why in list(outcome.errors.items())[:1]:
             count = len(outcome.errors)
-            print(f"{outcome.task}: {count:,} could not be asked; the first, {name}: {why}", file=sys.stderr)
+            print(f"{outcome.task}: {count:,} without an answer; the first, {name}: {why}", file=sys.stderr)
 
 
-def print_missing(missing: Sequence[DataMissing], data: Path) -> None:
-    """A table of the benchmarks that cannot run, and where their files are to be had."""
-    if not missing:
+def print_not_run(not_run: Sequence[NotRun], data: Path) -> None:
+    """A table of the benchmarks that cannot run: why, and where missing files come from."""
+    if not not_run:
         return
-    table = Table("benchmark", "missing", "get it from", "licence", title=f"Not below {data}")
+    table = Table("benchmark", "why", "get it from", "licence", title=f"Not run, of the files below {data}")
     table.title_justify = "left"
-    for error in missing:
-        files = {file.path: file for file in find_task(error.task).files}
-        for path in error.paths:
+    table.columns[1].overflow = "fold"
+    for one in not_run:
+        files = {file.path: file for file in find_task(one.task).files}
+        for path in one.missing:
             file = files.get(path)
-            table.add_row(error.task, path, file.source if file else "", file.licence if file else "")
+            shown = (file.source, file.licence) if file else ("", "")
+            table.add_row(one.task, f"missing: {path}", *shown)
+        if not one.missing:
+            table.add_row(one.task, one.reason, "", "")
     _console().print(table)
+
+
+def print_skipped(plans: Sequence[Plan], out: Path) -> None:
+    """Say which records of the official files were skipped, the first of each task."""
+    for plan in plans:
+        if skipped := plan.loaded.skipped:
+            first = f"the first, {skipped[0].where}: {skipped[0].reason}"
+            name = out / SKIPPED_FILE
+            print(
+                f"{plan.task.name}: {len(skipped):,} records skipped; {first} (all in {name})",
+                file=sys.stderr,
+            )
 
 
 def print_files(tasks: Sequence[Task], data: Path) -> None:
@@ -109,16 +141,16 @@ def print_files(tasks: Sequence[Task], data: Path) -> None:
 
 
 def _presence(task: Task, file: DataFile, data: Path) -> str:
-    """Whether a file is there, or another in its place."""
-    if (data / file.path).exists():
+    """Whether a file is there, or another one in its place."""
+    if file.locate(data):
         return "present"
-    if any(other.instead_of == file.path and (data / other.path).exists() for other in task.files):
+    if any(other.instead_of == file.path and other.locate(data) for other in task.files):
         return "replaced"
     return "missing" if file.is_required else "optional"
 
 
 def print_results(runs: Sequence[Run]) -> None:
-    """The figure of each benchmark beside the paper's, and what a reader must know."""
+    """The figure of each benchmark next to the paper's, and what a reader must know."""
     several = len(runs) > 1
     table = Table(*(["run"] if several else []), *COLUMNS)
     rows = [row for run in runs for row in run.rows()]
@@ -127,13 +159,35 @@ def print_results(runs: Sequence[Run]) -> None:
             table.add_row(*([row.run] if several else []), *row.cells())
     console = _console()
     console.print(table)
+    for mark, meaning in marks_of([row for row in rows if row.is_main]).items():
+        console.print(f"N ({mark}): {meaning}")
     for title, lines in notes(runs, rows).items():
-        console.print(f"\n{title}:", highlight=False)
+        console.print(f"\n{title}:")
         for line in lines:
-            console.print(f"  {line}", highlight=False, markup=False)
+            console.print(f"  {line}", soft_wrap=True)
+
+
+def print_estimates(gradings: Sequence[Grading], price_in: float, price_out: float) -> None:
+    """The cost of the missing grades, a line for each task; prices are per million tokens."""
+    for grading in gradings:
+        estimate = grading.estimate()
+        cost = f", about {estimate.cost(price_in, price_out):.2f}" if price_in or price_out else ""
+        print(
+            f"{grading.task.name}: {estimate.calls:,} requests to {grading.model} ({estimate.cached:,} "
+            f"graded already), about {estimate.prompt_tokens:,} tokens in and {estimate.new_tokens:,} "
+            f"out{cost}"
+        )
+
+
+@contextmanager
+def grading_bar(gradings: Sequence[Grading]) -> Iterator[Callable[[], None]]:
+    """Yield what advances one bar for all requests by one."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        total = bar.add_task("grading", total=sum(len(grading.calls) for grading in gradings))
+        yield partial(bar.advance, total)
 
 
 def _console() -> Console:
-    """As wide as the terminal; in a file, as wide as the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=240)
+    """As wide as the terminal; in a file, as wide as the tables. Text from files is never markup."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    return console if console.is_terminal else Console(width=240, markup=False, emoji=False, highlight=False)

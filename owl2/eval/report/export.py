@@ -1,7 +1,7 @@
-"""Answers in the files that each benchmark's organisers take, or their scripts read.
+"""Submission files: answers in the format that each benchmark's organisers or their scripts read.
 
-One function a format, from answers to files; the table at the end says which benchmark has which. What the
-model wrote stands in them as the official scripts of that benchmark would leave it.
+One function for each format, from answers to files; the table at the end says which benchmark has which. The
+answers are processed as the authors' scripts of that benchmark do before they submit.
 """
 
 import io
@@ -15,7 +15,7 @@ from owl2.errors import Owl2Error
 from owl2.eval.metrics.vqa import normalise
 from owl2.eval.scoring.score import TaskResult
 from owl2.eval.task import Answer
-from owl2.processor.tokenizer import write_file
+from owl2.files import write_file
 
 Files = Mapping[str, bytes]
 """File name, within the task's own folder or not -> content."""
@@ -26,7 +26,7 @@ class ExportError(Owl2Error, ValueError):
 
 
 def has_export(task: str) -> bool:
-    """Whether anybody takes submissions of this benchmark."""
+    """Whether this benchmark has a format for submissions."""
     return task in EXPORTS
 
 
@@ -49,8 +49,14 @@ def export_task(result: TaskResult, out: Path) -> list[Path]:
 
 
 def evalai_vqa(name: str, answers: Sequence[Answer]) -> Files:
-    """VQAv2, OKVQA and TextVQA: `[{"question_id": 262148000, "answer": "down"}]`."""
-    rows = [{"question_id": _number(answer.item.id), "answer": answer.output.strip()} for answer in answers]
+    """VQAv2, OKVQA and TextVQA: `[{"question_id": 262148000, "answer": "down"}]`.
+
+    Answers go through EvalAI's processor, as the authors' and LLaVA's scripts do: the official VQA code does
+    not normalise where the ten people agree, so `Yes` would earn nothing against ten times `yes`.
+    """
+    rows = [
+        {"question_id": _number(a.item.id), "answer": normalise(a.output.strip(), "evalai")} for a in answers
+    ]
     return {f"{name}.json": _json(rows)}
 
 
@@ -73,7 +79,7 @@ def coco(name: str, answers: Sequence[Answer]) -> Files:
 
 
 def mmbench(name: str, answers: Sequence[Answer]) -> Files:
-    """A table of index, question, options and prediction, rotations included."""
+    """A table of index, question, options and prediction, including rotations."""
     try:
         from openpyxl import Workbook
     except ModuleNotFoundError as error:
@@ -102,7 +108,8 @@ def mmbench(name: str, answers: Sequence[Answer]) -> Files:
 
 
 def mme(name: str, answers: Sequence[Answer]) -> Files:
-    """A text a subtask, as `eval_tool/Your_Results`: image, question, right answer, answer, by tabs."""
+    """A text for each subtask, as `eval_tool/Your_Results`: image, question, right answer, answer, with
+    tabs."""
     lines: dict[str, list[str]] = {}
     for answer in answers:
         item = answer.item
@@ -114,7 +121,7 @@ def mme(name: str, answers: Sequence[Answer]) -> Files:
 
 
 def pope(name: str, answers: Sequence[Answer]) -> Files:
-    """A file a split, one `{"question": ..., "answer": ...}` a line, in the order of the questions."""
+    """A file for each split, one `{"question": ..., "answer": ...}` a line, in the order of the questions."""
     lines: dict[str, list[str]] = {}
     for answer in answers:
         row = {"question": answer.item.question, "answer": answer.output}
@@ -184,8 +191,8 @@ def _cell(text: str) -> str:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _lines(rows: Sequence[str]) -> bytes:
-    return "".join(f"{row}\n" for row in rows).encode()
+    return "".join(f"{row}\n" for row in rows).encode("utf-8", "backslashreplace")

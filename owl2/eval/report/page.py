@@ -1,32 +1,22 @@
-"""The report as one HTML page without outside files: table, radar chart, and failures to click through.
+"""The report as an HTML page: tables, radar chart, and wrong answers with their images to look through.
 
-Everything is escaped on its way in; images travel inside the page as small JPEGs. Images that are not
-there any more are said to be missing and do not stop the report.
+An image that cannot be opened any more is named in its place and does not stop the report.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import io
 from collections.abc import Sequence
-from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
 from owl2.eval.formats.frames import frames_of
-from owl2.eval.report.page_style import STYLE
 from owl2.eval.report.radar import FEWEST_AXES, colour_of, radar
+from owl2.eval.report.rows import COLUMNS, MARKS, NUMBERS, Row, Run, notes
+from owl2.eval.scoring.score import TaskResult
 from owl2.eval.task import Answer, Item
-from owl2.page import document, embedded_image
-from owl2.processor import ImageError
-from owl2.processor.video import VideoError
-
-if TYPE_CHECKING:
-    from owl2.eval.report.report import Row, Run
-    from owl2.eval.scoring.score import TaskResult
+from owl2.pages.drawing import DrawingError
+from owl2.pages.page import jpeg, render
 
 THUMBNAIL_PX = 320
 MAX_IMAGES = 4
-"""Shown of a question with more, evenly taken."""
+"""Shown of a question with more, evenly chosen."""
 MAX_CHARACTERS = 1200
 
 
@@ -34,132 +24,92 @@ def report_page(runs: Sequence[Run], rows: Sequence[Row], num_failures: int) -> 
     """The whole document.
 
     Args:
-        num_failures: cards a task, the worst first.
+        num_failures: wrong answers shown for each task, the worst first.
     """
-    from owl2.eval.report.report import notes
+    results = [(run, result) for run in runs for result in run.results]
+    has_several = len(runs) > 1
+    head = ["run", *COLUMNS] if has_several else list(COLUMNS)
 
-    parts = [_header(runs, rows), _radar_section(rows), _main_table(rows)]
-    parts += [_details(runs, rows)]
-    parts += [_notes(title, lines) for title, lines in notes(runs, rows).items()]
-    parts += [_failures(run, result, num_failures) for run in runs for result in run.results]
-    names = ", ".join(run.name for run in runs)
-    return document(f"Evaluation of {names}", STYLE, "\n".join(part for part in parts if part))
+    def cells(chosen: Sequence[Row]) -> list[list[str]]:
+        return [[row.run, *row.cells()] if has_several else row.cells() for row in chosen]
 
-
-def _header(runs: Sequence[Run], rows: Sequence[Row]) -> str:
-    sources = dict.fromkeys(result.config.source for run in runs for result in run.results)
-    compared = sum(row.is_main and row.paper is not None for row in rows)
-    facts = {
-        "benchmarks": len({row.task for row in rows}),
-        "beside the paper": compared,
-        "answers": f"{sum(len(r.answers) for run in runs for r in run.results):,}",
-        "not read": f"{sum(len(r.unparsed) for run in runs for r in run.results):,}",
-    }
-    shown = "".join(f"<div><b>{value}</b><span>{escape(name)}</span></div>" for name, value in facts.items())
-    return (
-        f"<header><h1>Evaluation</h1><p>{escape(', '.join(sources))}</p>"
-        f'<div class="facts">{shown}</div></header>'
+    details = []
+    for run, result in results:
+        chosen = [row for row in rows if row.run == run.name and row.task == result.task.name]
+        if len(chosen) > 1:
+            name = f" · {run.name}" if has_several else ""
+            details.append((f"{result.task.title} · {len(chosen)} figures{name}", cells(chosen)))
+    return render(
+        "evaluation.html",
+        title=f"Evaluation of {', '.join(run.name for run in runs)}",
+        sources=", ".join(dict.fromkeys(result.config.source for _, result in results)),
+        facts=[
+            (f"{len({row.task for row in rows})}", "benchmarks"),
+            (f"{sum(row.is_main and row.paper is not None for row in rows)}", "compared with the paper"),
+            (f"{sum(len(result.answers) for _, result in results):,}", "answers"),
+            (f"{sum(len(result.unparsed) for _, result in results):,}", "could not be read"),
+        ],
+        radar=_radar(rows),
+        head=head,
+        text=[place for place, name in enumerate(head) if name not in NUMBERS],
+        marks=MARKS,
+        main=cells([row for row in rows if row.is_main]),
+        details=details,
+        notes=notes(runs, rows),
+        failures=[_failures(*pair, num_failures) for pair in results if pair[1].failures],
     )
 
 
-def _radar_section(rows: Sequence[Row]) -> str:
+def _radar(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The drawing and its legend; None if too few figures are in every run."""
     by_run: dict[str, dict[str, float]] = {}
-    names: dict[str, str] = {}
+    titles: dict[str, str] = {}
+    marks: dict[str, str] = {}
     for row in rows:
-        if row.is_main and row.paper:
-            # Of two ways to ask for the same figure of the paper, the first is drawn.
-            by_run.setdefault(row.run, {}).setdefault(row.paper_id, 100 * row.ours / row.paper)
-            names.setdefault(row.paper_id, row.title)
+        if row.is_main and row.paper and row.paper.value:
+            # If two tasks have the same figure of the paper, the chart shows the first.
+            key = row.score.paper_id
+            by_run.setdefault(row.run, {}).setdefault(key, 100 * row.score.value / row.paper.value)
+            titles.setdefault(key, row.title)
+            marks[key] = marks.get(key, "") + row.marks
     shared = [key for key in next(iter(by_run.values()), {}) if all(key in v for v in by_run.values())]
     if len(shared) < FEWEST_AXES:
-        return ""
-    titles = _short([names[key] for key in shared])
+        return None
+    names = [
+        name + "".join(f" ({mark})" for mark in MARKS if mark in marks[key])
+        for key, name in zip(shared, _short([titles[key] for key in shared]), strict=True)
+    ]
+    percents = {run: [values[key] for key in shared] for run, values in by_run.items()}
     try:
-        drawn = radar(titles, {name: [values[key] for key in shared] for name, values in by_run.items()})
-    except ImportError as error:
-        drawn = f"<p>{escape(str(error))}</p>"
-    legend = "".join(
-        f'<span><i style="background: {colour_of(number)}"></i>{escape(name)}</span>'
-        for number, name in enumerate(by_run)
-    )
-    dashed = '<span><i class="paper"></i>the paper</span>'
-    return (
-        "<section><h2>Against the paper</h2><p>Each benchmark's figure in percent of the paper's; the dashed "
-        f'ring is the paper.</p><div class="card radar">{drawn}<div class="legend">{legend}{dashed}</div>'
-        "</div></section>"
-    )
+        drawing, narrow = radar(names, percents), radar(names, percents, width=4.4)
+    except DrawingError as error:
+        return {"error": str(error)}
+    return {
+        "error": "",
+        "drawing": drawing,
+        "narrow": narrow,
+        "runs": [(colour_of(number), name) for number, name in enumerate(by_run)],
+    }
 
 
 def _short(titles: Sequence[str]) -> list[str]:
-    """Titles without what stands behind a comma or in brackets, where they still differ."""
+    """Titles without what follows a comma or a bracket, where they still differ."""
     short = [title.split(",")[0].split(" (")[0] for title in titles]
     return [name if short.count(name) == 1 else title for name, title in zip(short, titles, strict=True)]
 
 
-def _main_table(rows: Sequence[Row]) -> str:
-    return (
-        "<section><h2>Benchmarks</h2><p>The figure that the paper prints for each. A marked N is not that of "
-        "the official files.</p>" + _table([row for row in rows if row.is_main]) + "</section>"
-    )
-
-
-def _details(runs: Sequence[Run], rows: Sequence[Row]) -> str:
-    parts = []
-    for run in runs:
-        for result in run.results:
-            chosen = [row for row in rows if row.run == run.name and row.task == result.task.name]
-            if len(chosen) > 1:
-                title = f"{result.task.title} · {len(chosen)} figures" + _of(run, runs)
-                parts.append(f"<details><summary>{escape(title)}</summary>{_table(chosen)}</details>")
-    return f"<section><h2>In detail</h2>{''.join(parts)}</section>" if parts else ""
-
-
-def _table(rows: Sequence[Row]) -> str:
-    from owl2.eval.report.report import COLUMNS
-
-    several = len({row.run for row in rows}) > 1
-    head = ["run", *COLUMNS] if several else list(COLUMNS)
-    first_number = head.index("ours")
-    last_number = head.index("unparsed")
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        numeric = (' class="n"' if first_number <= i <= last_number else "" for i in range(len(cells)))
-        inner = (f"<{tag}{kind}>{_flagged(cell)}</{tag}>" for kind, cell in zip(numeric, cells, strict=True))
-        return f"<tr>{''.join(inner)}</tr>"
-
-    body = [line("td", [row.run, *row.cells()] if several else row.cells()) for row in rows]
-    return f'<div class="wide"><table>{line("th", head)}{"".join(body)}</table></div>'
-
-
-def _flagged(cell: str) -> str:
-    text = escape(cell)
-    if cell.endswith(" (!)"):
-        return f'<em title="not the official number of questions">{escape(cell[:-4])} !</em>'
-    return text
-
-
-def _notes(title: str, lines: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    summary = f"<summary>{escape(title)} · {len(lines)}</summary>"
-    return f"<section><details>{summary}<ul>{items}</ul></details></section>"
-
-
-def _failures(run: Run, result: TaskResult, num_failures: int) -> str:
-    if not result.failures:
-        return ""
+def _failures(run: Run, result: TaskResult, num_failures: int) -> tuple[str, str, list[dict[str, Any]]]:
+    """(title, note, cards) of a task's wrong answers."""
     shown = result.failures[:num_failures]
-    cards = "".join(
-        _card(answer, f"{number} of {len(shown)}", result.errors.get(answer.item.id, ""))
-        for number, answer in enumerate(shown, start=1)
-    )
     title = f"{result.task.title}: {len(result.failures):,} of {len(result.answers):,} not right"
-    return (
-        f'<section><details class="failures"><summary>{escape(title)} <small>{escape(run.name)}, the worst '
-        f'{len(shown)}, scroll sideways</small></summary><div class="strip">{cards}</div></details></section>'
-    )
+    cards = [
+        _card(answer, f"{answer.item.id} · {number} of {len(shown)}", result.errors.get(answer.item.id, ""))
+        for number, answer in enumerate(shown, start=1)
+    ]
+    return title, f"{run.name}, the worst {len(shown)}, scroll sideways", cards
 
 
-def _card(answer: Answer, place: str, error: str) -> str:
+def _card(answer: Answer, place: str, error: str) -> dict[str, Any]:
     item = answer.item
     facts = {"question": item.question}
     if item.choices:
@@ -172,38 +122,30 @@ def _card(answer: Answer, place: str, error: str) -> str:
     if answer.grade is not None:
         facts["grade"] = ", ".join(f"{name} {value:g}" for name, value in answer.grade.items())
     facts["reference"] = "\n".join(dict.fromkeys(item.references))
-    listed = "".join(
-        f'<dt>{name}</dt><dd class="{name.split()[0]}">{escape(_shortened(text))}</dd>'
-        for name, text in facts.items()
-    )
-    return (
-        f'<article class="card"><small>{escape(item.id)} · {place}</small>{_images(item)}<dl>{listed}</dl>'
-        "</article>"
-    )
+    images, image_error = _images(item)
+    return {
+        "place": place,
+        "images": images,
+        "error": image_error,
+        "facts": {name: _shortened(text) for name, text in facts.items()},
+    }
 
 
-def _images(item: Item) -> str:
-    if item.video is not None:
-        item = dataclasses.replace(item, images=frames_of(item.video, item.segment))
-    step = max(1, -(-len(item.images) // MAX_IMAGES))
+def _images(item: Item) -> tuple[list[tuple[str, str]], str]:
+    """(name, address) of the images shown, or why one cannot be shown."""
     shown = []
-    for image in item.images[::step]:
-        try:
+    try:
+        images = item.images if item.video is None else frames_of(item.video, item.segment)
+        for image in images[:: max(1, -(-len(images) // MAX_IMAGES))]:
             small = image.open()
-        except (ImageError, VideoError, OSError) as error:
-            return f"<p>{escape(str(error))}</p>"
-        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        stream = io.BytesIO()
-        small.save(stream, format="JPEG", quality=80)
-        shown.append(embedded_image(stream.getvalue(), alt=image.name))
-    return f'<div class="images n{len(shown)}">{"".join(shown)}</div>' if shown else ""
+            small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            shown.append((image.name, jpeg(small, quality=80)))
+    except Exception as error:  # libraries for images and videos raise what they like
+        return [], str(error) or type(error).__name__
+    return shown, ""
 
 
 def _shortened(text: str) -> str:
     if len(text) <= MAX_CHARACTERS:
         return text
     return f"{text[: MAX_CHARACTERS // 2]} […] {text[-MAX_CHARACTERS // 2 :]}"
-
-
-def _of(run: Run, runs: Sequence[Run]) -> str:
-    return f" · {run.name}" if len(runs) > 1 else ""

@@ -1,66 +1,63 @@
 """A radar chart of runs against the paper, in the manner of the paper's own overview and Figure 6.
 
-Each axis is a benchmark's figure as a share of the paper's, so that all fit one scale and the paper is the
-ring at 100. Drawn by matplotlib in stand-in colours that become the page's, as inline SVG; no pyplot, so
-nothing global is touched.
+Each axis is a benchmark's figure in percent of the paper's, so all fit one scale and the paper is the ring at
+100 %.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from owl2.page import ACCENT, COLOURS, INK, LINE, SECOND, SOFT, THIRD, drawing
+from markupsafe import Markup
+
+from owl2.pages.drawing import ACCENT, COLOURS, INK, LINE, SECOND, SOFT, THIRD, draw
 
 FEWEST_AXES = 3
+RUN_COLOURS = (ACCENT, SECOND, THIRD)
+"""Of the first, second and third run; the fourth has the first's again."""
 
 
-def radar(axes: Sequence[str], runs: Mapping[str, Sequence[float]], top: float | None = None) -> str:
+def radar(axes: Sequence[str], runs: Mapping[str, Sequence[float]], width: float = 7.6) -> Markup:
     """Draw percents of the paper as inline SVG.
 
     Args:
         axes: names of the benchmarks.
         runs: name -> percent of the paper on each axis.
-        top: the outer ring; default: a little beyond the largest value and the paper.
+        width: in inches, at 9 points a letter.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        DrawingError: matplotlib is missing.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-        from matplotlib.projections.polar import PolarAxes
-    except ImportError as error:
-        raise ImportError("the radar chart needs matplotlib: pip install 'owl2[eval]'") from error
     angles = [2 * math.pi * number / len(axes) for number in range(len(axes))]
-    closed = [*angles, angles[0]]
     largest = max([100.0, *(value for values in runs.values() for value in values)])
-    limit = top or 20 * math.ceil(largest * 1.04 / 20)
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "radar", "font.size": 9}
-    settings |= {"text.color": INK, "xtick.color": INK, "ytick.color": SOFT}
-    with rc_context(settings):
-        figure = Figure(figsize=(7.6, 7.0))
+    limit = 20 * math.ceil(largest * 1.04 / 20)
+
+    def paint(figure: Any) -> None:
         axis = figure.add_axes((0.21, 0.2, 0.58, 0.6), projection="polar")
-        assert isinstance(axis, PolarAxes)
         axis.set_theta_offset(math.pi / 2)
         axis.set_theta_direction(-1)
+        closed = [*angles, angles[0]]
         axis.plot(closed, [100.0] * len(closed), color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        for (name, values), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
-            axis.plot(closed, [*values, values[0]], color=colour, linewidth=1.8, label=name)
+        for number, values in enumerate(runs.values()):
+            colour = RUN_COLOURS[number % len(RUN_COLOURS)]
+            axis.plot(closed, [*values, values[0]], color=colour, linewidth=1.8)
             axis.fill(closed, [*values, values[0]], color=colour, alpha=0.14)
         axis.set_ylim(0, limit)
         step = 20 if limit <= 140 else 20 * math.ceil(limit / 140)
-        axis.set_yticks(range(step, int(limit), step))
+        marks = range(step, int(limit), step)
+        axis.set_yticks(marks, [f"{mark} %" for mark in marks], color=SOFT)
         axis.set_rlabel_position(180 / len(axes))
         axis.grid(color=LINE, linewidth=0.7)
         axis.spines["polar"].set_color(LINE)
         axis.set_xticks(angles, [""] * len(axes))
         for name, angle in zip(axes, angles, strict=True):
             _label(axis, name, angle, limit)
-        return drawing(figure)
+
+    return draw(f"radar-{width:g}", (width, 0.92 * width), paint, extra="eval")
 
 
 def _label(axis: Any, name: str, angle: float, limit: float) -> None:
-    """Write an axis' name outwards along it, so that thirty names do not run into each other."""
+    """Write an axis' name outwards along it, so that thirty names do not overlap."""
     is_right = math.sin(angle) >= -1e-9
     axis.text(
         angle,
@@ -73,10 +70,6 @@ def _label(axis: Any, name: str, angle: float, limit: float) -> None:
     )
 
 
-def _cycle(count: int) -> list[str]:
-    return [(ACCENT, SECOND, THIRD)[number % 3] for number in range(count)]
-
-
 def colour_of(number: int) -> str:
-    """The page's colour of a run by its number, for the legend."""
-    return COLOURS[_cycle(number + 1)[number]]
+    """The page's colour of a run, for the legend."""
+    return COLOURS[RUN_COLOURS[number % len(RUN_COLOURS)]]

@@ -1,11 +1,12 @@
 """How far a figure could be off by the choice of questions: 95 % intervals and paired differences.
 
-Items of one cluster (questions on one image, rotations of one question) stand or fall together, so whole
-clusters are drawn (percentile bootstrap, seeded). A plain share of independent items has Wilson's interval,
-which is right near 0 and 1, where the bootstrap is not. Figures that are no mean are computed anew on drawn
-items.
+Items of one cluster (questions on one image, rotations of one question) are right or wrong together, so whole
+clusters are resampled (percentile bootstrap, seeded). A plain share of independent items has Wilson's
+interval, which is right near 0 and 1, where the bootstrap is not. Figures that are no mean are scored again
+on resampled items. Whether two runs differ is a randomisation test: if they are equally good, the two
+results of a cluster might as well be swapped.
 
-Shapes: C clusters, R draws.
+Shapes: C clusters, R resamples.
 """
 
 import dataclasses
@@ -16,11 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from owl2.eval.task import Answer, Score
+from owl2.eval.task import Answer, Interval, Score
 
-NUM_DRAWS = 2000
+NUM_RESAMPLES = 2000
 NUM_RESCORINGS = 200
-"""Draws where each means scoring anew."""
+"""Resamples where each one is scored again."""
+NUM_SWAPS = 10_000
+MAX_EXACT = 12
+"""Clusters up to which all 2 ** C swaps are tried."""
 LEVEL = 0.95
 Z = 1.959963984540054
 """The normal distribution's quantile at (1 + LEVEL) / 2."""
@@ -28,24 +32,16 @@ CHUNK_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Where the figure would lie in 95 of 100 drawings of the questions."""
-
-    low: float
-    high: float
-    method: str
-
-
-@dataclass(frozen=True)
 class Difference:
-    """What a paired bootstrap says of B - A."""
+    """B - A over the same questions."""
 
     value: float
     low: float
     high: float
     p: float
-    """Two-sided: the share of draws on the other side of no difference, doubled."""
+    """Two-sided probability of a difference this large if A and B were equally good."""
     n: int
+    num_clusters: int
 
 
 def interval_of(score: Score, seed: int = 0) -> Interval | None:
@@ -62,10 +58,10 @@ def interval_of(score: Score, seed: int = 0) -> Interval | None:
         low, high = wilson(round(values.mean() * num_clusters), num_clusters)
         return Interval(score.scale * low, score.scale * high, "Wilson")
     if is_uniform:
-        return None  # any drawing of equal values is equal: the bootstrap would claim certainty
+        return None  # any resample of equal values is equal: the bootstrap would claim certainty
     means = score.scale * bootstrap_means(values, clusters, seed=seed)
     low, high = percentiles(means)
-    return Interval(low, high, f"bootstrap, {NUM_DRAWS} draws of {num_clusters} clusters")
+    return Interval(low, high, f"bootstrap, {NUM_RESAMPLES} resamples of {num_clusters} clusters")
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -78,18 +74,16 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap_means(
-    values: NDArray[np.float64], clusters: Sequence[str], *, draws: int = NUM_DRAWS, seed: int = 0
+    values: NDArray[np.float64], clusters: Sequence[str], *, resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Means of `values` over `draws` drawings of whole clusters -> (R,)."""
-    numbers = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    sums = np.bincount(numbers, weights=values)
-    counts = np.bincount(numbers).astype(np.float64)
+    """Means of `values` over resamples of whole clusters -> (R,)."""
+    sums, counts = _cluster_sums(values, clusters)
     rng = np.random.default_rng(seed)
     means = []
     step = max(1, CHUNK_ELEMENTS // len(sums))
-    for begin in range(0, draws, step):
-        drawn = rng.integers(0, len(sums), size=(min(step, draws - begin), len(sums)))
-        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    for begin in range(0, resamples, step):
+        chosen = rng.integers(0, len(sums), size=(min(step, resamples - begin), len(sums)))
+        means.append(sums[chosen].sum(1) / counts[chosen].sum(1))
     return np.concatenate(means)
 
 
@@ -97,69 +91,129 @@ def rescored_intervals(
     answers: Sequence[Answer],
     score: Callable[[Sequence[Answer]], Sequence[Score]],
     *,
-    draws: int = NUM_RESCORINGS,
+    count: int = NUM_RESCORINGS,
     seed: int = 0,
 ) -> dict[tuple[str, str], Interval]:
-    """Intervals by (metric, group) of figures that are no means, by scoring drawn items anew.
-
-    A cluster drawn twice becomes two clusters, as its items must not be taken for one larger group.
-    """
+    """Intervals by (metric, group) of figures that are no means, by scoring resampled items again."""
     values: dict[tuple[str, str], list[float]] = {}
     num_clusters = len({cluster_of(answer) for answer in answers})
-    for drawn in resamples(answers, draws, seed):
-        for figure in score(drawn):
+    for resampled in resamples(answers, count, seed):
+        for figure in score(resampled):
             if not figure.values:
                 values.setdefault((figure.metric, figure.group), []).append(figure.value)
-    method = f"bootstrap, {draws} draws of {num_clusters} clusters"
+    method = f"bootstrap, {count} resamples of {num_clusters} clusters"
     return {
         key: Interval(*percentiles(np.asarray(found)), method)
         for key, found in values.items()
-        if num_clusters > 1 and len(found) >= draws // 2
+        if num_clusters > 1 and len(found) >= count // 2
     }
 
 
-def resamples(answers: Sequence[Answer], draws: int, seed: int) -> Iterator[list[Answer]]:
-    """Drawings of whole clusters of answers; of a cluster drawn again, ids and cluster get a new name."""
+def resamples(answers: Sequence[Answer], count: int, seed: int) -> Iterator[list[Answer]]:
+    """Resamples of whole clusters of answers.
+
+    A cluster that is chosen twice becomes two clusters with new names, as its items must not be taken for one
+    larger group.
+    """
     by_cluster: dict[str, list[Answer]] = {}
     for answer in answers:
         by_cluster.setdefault(cluster_of(answer), []).append(answer)
     copies = [[group] for group in by_cluster.values()]
     rng = np.random.default_rng(seed)
-    for _ in range(draws):
-        drawn: list[Answer] = []
+    for _ in range(count):
+        resampled: list[Answer] = []
         for number, times in enumerate(rng.multinomial(len(copies), [1 / len(copies)] * len(copies))):
             known = copies[number]
             while len(known) < times:
                 known.append([_renamed(answer, len(known)) for answer in known[0]])
             for group in known[:times]:
-                drawn += group
-        yield drawn
+                resampled += group
+        yield resampled
 
 
 def paired_difference(first: Score, second: Score, seed: int = 0) -> Difference:
-    """Bootstrap of `second - first`, scores over the same items in the same order.
+    """Interval and test of `second - first`, scores over the same items in the same order.
 
     Raises:
         ValueError: the scores are not over the same number of items.
     """
     if len(first.values) != len(second.values):
         raise ValueError(f"{first.metric}: {len(first.values)} and {len(second.values)} items are not paired")
-    a = first.scale * np.asarray(first.values)
-    b = second.scale * np.asarray(second.values)
-    drawn = bootstrap_means(b - a, clusters_of(first), seed=seed)
-    low, high = percentiles(drawn)
-    return Difference(second.value - first.value, low, high, two_sided_p(drawn), len(a))
+    differences = second.scale * np.asarray(second.values) - first.scale * np.asarray(first.values)
+    clusters = clusters_of(first)
+    sums, _ = _cluster_sums(differences, clusters)
+    low, high = percentiles(bootstrap_means(differences, clusters, seed=seed))
+    return Difference(
+        value=second.value - first.value,
+        low=low,
+        high=high,
+        p=swap_test(sums, seed),
+        n=len(differences),
+        num_clusters=len(sums),
+    )
 
 
-def two_sided_p(differences: NDArray[np.float64]) -> float:
-    """Twice the share of draws at or beyond zero on the rarer side, 1 at most."""
-    return min(1.0, 2 * min(float((differences <= 0).mean()), float((differences >= 0).mean())))
+def swap_test(differences: NDArray[np.float64], seed: int = 0) -> float:
+    """Two-sided p of a sum of differences (C,), each of which might as well have the other sign.
+
+    Exact where all differences are of one size (a sign test, as McNemar's) or few enough to try every
+    combination; otherwise from `NUM_SWAPS` random ones, so never below 1 / (NUM_SWAPS + 1).
+    """
+    sizes = np.abs(differences[differences != 0])
+    count = len(sizes)
+    total = abs(float(differences.sum()))
+    tolerance = 1e-9 * max(1.0, float(sizes.sum()))
+    if total <= tolerance:
+        return 1.0
+    if np.ptp(sizes) <= tolerance / count:
+        rarer = round((count - total / float(sizes[0])) / 2)  # of `count` signs, those against the difference
+        return min(1.0, 2 * sum(_binomial(count, k) for k in range(rarer + 1)))
+    if count <= MAX_EXACT:
+        signs = 1 - 2 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)
+        return float((np.abs(signs @ sizes) >= total - tolerance).mean())
+    rng = np.random.default_rng(seed)
+    found = 0
+    step = max(1, CHUNK_ELEMENTS // count)
+    for begin in range(0, NUM_SWAPS, step):
+        signs = 1 - 2 * rng.integers(0, 2, size=(min(step, NUM_SWAPS - begin), count), dtype=np.int8)
+        found += int((np.abs(signs @ sizes) >= total - tolerance).sum())
+    return (found + 1) / (NUM_SWAPS + 1)
+
+
+def _binomial(count: int, k: int) -> float:
+    """Probability of k heads in `count` throws of a coin; through logarithms, as `count` may be large."""
+    logarithm = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+    return math.exp(logarithm - count * math.log(2))
+
+
+def normal_p(value: float, spread: float) -> float:
+    """Two-sided p of a difference with this standard error; 1 where nothing varies."""
+    return math.erfc(abs(value) / spread / math.sqrt(2)) if spread else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: p-values for which 5 % holds for all comparisons together."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = largest
+    return adjusted
 
 
 def percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
     """The ends of the middle 95 %."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def _cluster_sums(
+    values: NDArray[np.float64], clusters: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum and number of the values of each cluster -> (C,), (C,)."""
+    numbers = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    sums = np.bincount(numbers, weights=values).astype(np.float64)
+    return sums, np.bincount(numbers).astype(np.float64)
 
 
 def clusters_of(score: Score) -> tuple[str, ...]:

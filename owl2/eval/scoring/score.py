@@ -1,9 +1,9 @@
-"""From predictions and data to figures, in seconds and without a model.
+"""From predictions and official files to figures, in seconds and without a model.
 
-Scoring reads the official files again and joins each answer to its item by id, never by position. Answers
-that belong to no item are an error (data of another split). Questions that could not be asked are scored as
-empty answers. An unread answer is wrong, unless the official rule says otherwise (in POPE it is a yes). Both
-are listed by id.
+Scoring joins each answer to its item by id, never by position. Answers that belong to no item are an error
+(data of another split). Questions that could not be asked are scored as empty answers. An unread answer is
+wrong, unless the official rule says otherwise (in POPE it is a yes). Both are listed by id. A task that
+cannot be scored does not stop the others: its result says why and has no figures.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from typing import Any
 from owl2.errors import Owl2Error
 from owl2.eval.answers.grades import Grades, read_grades
 from owl2.eval.answers.predictions import Predictions, RunConfig, read_task, tasks_of
-from owl2.eval.scoring.intervals import Interval, interval_of, rescored_intervals
-from owl2.eval.task import Answer, DataMissing, Score, Task, find_task
-from owl2.processor.tokenizer import write_file
+from owl2.eval.scoring.intervals import interval_of, rescored_intervals
+from owl2.eval.task import Answer, DataMissing, Interval, Item, Items, Score, Skipped, Task, find_task
+from owl2.files import write_file
 
 SCORES_FILE = "scores.json"
 
@@ -28,49 +28,53 @@ class ScoreError(Owl2Error, ValueError):
     """Predictions and data that do not belong together; the message names both."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A score and its interval."""
-
-    score: Score
-    interval: Interval | None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """Everything a report says of a task."""
+    """Everything that a report says about a task."""
 
     task: Task
     config: RunConfig
-    figures: list[Figure]
-    answers: list[Answer]
-    num_items: int
+    scores: list[Score] = field(default_factory=list)
+    """With their intervals; the first is the one the paper prints."""
+    answers: list[Answer] = field(default_factory=list)
+    num_items: int = 0
     """Questions in the data, answered or not."""
-    unparsed: list[str]
+    skipped: list[Skipped] = field(default_factory=list)
+    """Records of the data that no question can be made of."""
+    unparsed: list[str] = field(default_factory=list)
     """Ids of answers that could not be read."""
-    errors: Mapping[str, str]
-    """Id -> why the question could not be asked."""
-    judge: Grades | None
-    seconds: float
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """Id -> why the question has no answer."""
+    judge: Grades | None = None
+    seconds: float = 0.0
     """The model's time, of all ranks."""
     failures: list[Answer] = field(default_factory=list)
     """Wrong answers, the worst first."""
+    problem: str = ""
+    """Why the task could not be scored."""
 
     @property
-    def is_expected(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether as many questions are answered as the official files have."""
         return len(self.answers) in self.task.expected
 
 
-def score_run(folder: Path, data: Path | None = None, tasks: Sequence[str] | None = None) -> list[TaskResult]:
+def score_run(
+    folder: Path,
+    data: Path | None = None,
+    tasks: Sequence[str] | None = None,
+    loaded: Mapping[str, Items] | None = None,
+) -> list[TaskResult]:
     """Score all tasks of a run folder.
 
     Args:
         data: folder of the benchmarks; default: where the run found them.
         tasks: only these.
+        loaded: questions by task, where they have been read already.
 
     Raises:
-        PredictionError, ScoreError, UnknownTask, DataMissing, EvalDataError: with files and ids.
+        PredictionError, ScoreError, UnknownTask, EvalDataError: none of the tasks can be scored; the message
+            is that of the first.
     """
     present = tasks_of(folder)
     for name in tasks or ():
@@ -79,48 +83,64 @@ def score_run(folder: Path, data: Path | None = None, tasks: Sequence[str] | Non
             raise ScoreError(
                 f"{folder} has no answers of {name!r}; nearest is {near[0]!r} of {', '.join(present)}"
             )
-    results = (score_task(folder, find_task(name), data) for name in tasks or present)
-    return [result for result in results if result is not None]
+    results = []
+    failures = []
+    for name in tasks or present:
+        predictions = read_task(folder, name)
+        if predictions is not None and predictions.by_id:
+            task = find_task(name)
+            try:
+                results.append(score_task(folder, task, predictions, data, (loaded or {}).get(name)))
+            except Owl2Error as error:
+                failures.append(error)
+                results.append(TaskResult(task=task, config=predictions.config, problem=str(error)))
+    if failures and len(failures) == len(results):
+        raise failures[0]
+    return results
 
 
-def score_task(folder: Path, task: Task, data: Path | None = None) -> TaskResult | None:
-    """Score one task; None if no question of it is answered yet."""
-    predictions = read_task(folder, task.name)
-    if predictions is None or not predictions.by_id:
-        return None
+def score_task(
+    folder: Path, task: Task, predictions: Predictions, data: Path | None = None, loaded: Items | None = None
+) -> TaskResult:
+    """Score one task.
+
+    Raises:
+        ScoreError: its files are not there, or there are answers to questions that they do not have.
+        EvalDataError: a file that is not in the official format.
+        PredictionError, JsonlError: a damaged file of grades.
+    """
+    place = data or Path(predictions.config.data)
+    try:
+        loaded = loaded or task.load(place)
+    except DataMissing as error:
+        raise ScoreError(f"{error} below {place}; give the folder of the benchmarks with --data") from None
     grades = read_grades(folder, task, predictions)
-    answers, num_items = join_answers(task, predictions, data, grades)
+    answers = join_answers(task, predictions, loaded.items, place, grades)
     errors = {row.id: row.error for row in predictions.by_id.values() if row.error}
-    unparsed = [a.item.id for a in answers if a.parsed is None and a.item.id not in errors]
     scores = task.score(answers)
     return TaskResult(
-        task,
-        predictions.config,
-        with_intervals(task, answers, scores),
-        answers,
-        num_items,
-        unparsed,
-        errors,
-        grades,
-        sum(row.seconds for row in predictions.by_id.values()),
-        failures_of(answers, scores),
+        task=task,
+        config=predictions.config,
+        scores=with_intervals(task, answers, scores),
+        answers=answers,
+        num_items=len(loaded.items),
+        skipped=loaded.skipped,
+        unparsed=[a.item.id for a in answers if a.parsed is None and a.item.id not in errors],
+        errors=errors,
+        judge=grades,
+        seconds=sum(row.seconds for row in predictions.by_id.values()),
+        failures=failures_of(answers, scores),
     )
 
 
 def join_answers(
-    task: Task, predictions: Predictions, data: Path | None, grades: Grades | None = None
-) -> tuple[list[Answer], int]:
-    """Answers in the order of their items, and how many items there are.
+    task: Task, predictions: Predictions, items: Sequence[Item], place: Path, grades: Grades | None = None
+) -> list[Answer]:
+    """Answers in the order of their items.
 
     Raises:
-        DataMissing, EvalDataError: the task's files are not there or damaged.
         ScoreError: answers to items that the data does not have.
     """
-    place = data or Path(predictions.config.data)
-    try:
-        items = task.items(place)
-    except DataMissing as error:
-        raise ScoreError(f"{error} below {place}; give the folder of the benchmarks with --data") from None
     ids = {item.id for item in items}
     strays = [name for name in predictions.by_id if name not in ids]
     if strays:
@@ -133,18 +153,26 @@ def join_answers(
     answered = ((item, predictions.by_id[item.id]) for item in items if item.id in predictions.by_id)
     graded = grades.by_id if grades else {}
     return [
-        Answer(item, row.output, None if row.error else task.parse(item, row.output), graded.get(item.id))
+        Answer(
+            item,
+            row.output,
+            None if row.error else task.parse_answer(predictions.config.template, item, row.output),
+            graded.get(item.id),
+        )
         for item, row in answered
-    ], len(items)
+    ]
 
 
-def with_intervals(task: Task, answers: Sequence[Answer], scores: Sequence[Score]) -> list[Figure]:
+def with_intervals(task: Task, answers: Sequence[Answer], scores: Sequence[Score]) -> list[Score]:
     """Give each score its interval; those that are no means share one resampling."""
     rescored: dict[tuple[str, str], Interval] = {}
     if any(not score.values for score in scores):
         rescored = rescored_intervals(answers, task.score)
     return [
-        Figure(score, interval_of(score) if score.values else rescored.get((score.metric, score.group)))
+        dataclasses.replace(
+            score,
+            interval=interval_of(score) if score.values else rescored.get((score.metric, score.group)),
+        )
         for score in scores
     ]
 
@@ -171,33 +199,42 @@ def result_to_dict(result: TaskResult) -> dict[str, Any]:
         "task": result.task.name,
         "title": result.task.title,
         "template": result.config.template,
-        "template_source": result.task.templates[result.config.template].source,
+        "template_source": template_source(result),
         "mode": result.config.mode,
         "decoding": dict(result.config.decoding),
         "config_hash": result.config.hash,
         "source": result.config.source,
         "engine": dict(result.config.engine),
+        "sample": dict(result.config.sample),
         "n": len(result.answers),
         "num_items": result.num_items,
         "expected_n": list(result.task.expected),
+        "num_skipped": len(result.skipped),
+        "skipped": [asdict(record) for record in result.skipped],
         "unparsed": result.unparsed,
         "errors": dict(result.errors),
         "judge": None if result.judge is None else result.judge.summary(),
         "seconds": round(result.seconds, 3),
-        "scores": [figure_to_dict(figure) for figure in result.figures],
+        "problem": result.problem,
+        "scores": [score_to_dict(score) for score in result.scores],
     }
 
 
-def figure_to_dict(figure: Figure) -> dict[str, Any]:
-    """A figure as JSON, without its items' shares."""
-    score, interval = figure.score, figure.interval
+def template_source(result: TaskResult) -> str:
+    """Where the wording of a run comes from; "" for a template that this version does not have any more."""
+    template = result.task.templates.get(result.config.template)
+    return "" if template is None else template.source
+
+
+def score_to_dict(score: Score) -> dict[str, Any]:
+    """A score as JSON, without its items' shares."""
     return {
         "metric": score.metric,
         "group": score.group,
         "value": score.value,
         "n": score.n,
         "paper_id": score.paper_id,
-        "interval": None if interval is None else asdict(interval),
+        "interval": None if score.interval is None else asdict(score.interval),
     }
 
 
@@ -205,17 +242,12 @@ def write_scores(folder: Path, results: Sequence[TaskResult]) -> Path:
     """Write `scores.json` into the run folder."""
     path = folder / SCORES_FILE
     rows = [result_to_dict(result) for result in results]
-    write_file(path, (json.dumps({"tasks": rows}, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps({"tasks": rows}, indent=1, ensure_ascii=False) + "\n"
+    write_file(path, text.encode("utf-8", "backslashreplace"))  # half a surrogate pair as its JSON escape
     return path
 
 
-def main_figures(results: Sequence[TaskResult]) -> list[tuple[TaskResult, Figure]]:
-    """The first figure of each task, which is the one the paper prints."""
-    return [(result, result.figures[0]) for result in results if result.figures]
-
-
 def restricted(result: TaskResult, ids: set[str]) -> TaskResult:
-    """The same task over some of its items only."""
+    """The same task over some of its items only, without intervals."""
     answers = [answer for answer in result.answers if answer.item.id in ids]
-    scores = result.task.score(answers)
-    return dataclasses.replace(result, answers=answers, figures=[Figure(score, None) for score in scores])
+    return dataclasses.replace(result, answers=answers, scores=result.task.score(answers))

@@ -1,7 +1,7 @@
-"""How much the micro-batches of a planned stage hold: at most, for its memory; on average, for its time.
+"""Inputs of a plan: what a micro-batch holds at most, for its memory, and on average, for its time.
 
-Without packs a micro-batch is so many samples of the greatest length. A pack is full: of samples of the
-greatest length and one of what is left, with as many images as samples of average length would bring,
+Without packs a micro-batch consists of samples of the greatest length. A pack is planned full: samples of the
+greatest length and one that fills the rest, with as many images as samples of average length would bring,
 because packing spreads images as evenly as tokens (data/packing.py).
 """
 
@@ -10,32 +10,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from owl2.data.packing import Size
-from owl2.model import Owl2Config
+from owl2.model import Owl2Config, Work
 from owl2.train.config import TrainConfig, TrainConfigError
-from owl2.train.flops import Work
 
 PACKED_TOKENS = 380
-"""Of a sample on average, where packs are planned and nothing else is known: the mixture of Table 14 as
+"""Tokens of an average sample, if packs are planned and nothing else is known: the mixture of Table 14 as
 `bench/packing.py` estimates it."""
 FILL = 0.97
-"""Share of packs that is used (docs/numbers.md, "Packs")."""
+"""Share of a pack that is used (docs/numbers.md, "Packs")."""
 
 
 @dataclass(frozen=True)
 class Averages:
-    """What a sample holds on average: it decides operations and time, and the images of a pack."""
+    """What a sample holds on average. It decides operations, time, and the images of a pack."""
 
     tokens: float
     images: float
 
     @classmethod
     def assumed(cls, config: TrainConfig) -> "Averages":
-        """What is taken where nobody says: samples of the greatest length, in packs those of Table 14."""
+        """Defaults when no average is given: samples of the greatest length, in packs those of Table 14."""
         longest = config.data.max_tokens
         return cls(longest if config.data.pack_tokens is None else min(PACKED_TOKENS, longest), 1.0)
 
     def most_images(self, samples: float = 1) -> int:
-        """Images of so many samples that there must be memory for."""
+        """Images of this many samples, as memory is planned for them: rounded up, at least one."""
         return max(1, math.ceil(samples * self.images))
 
 
@@ -45,7 +44,7 @@ def most_tokens(config: TrainConfig) -> int:
 
 
 def longest_micro_batch(config: TrainConfig, model: Owl2Config, averages: Averages) -> Sequence[Size]:
-    """The samples of a micro-batch that there must be memory for.
+    """The samples of the longest micro-batch, for which there must be memory.
 
     Raises:
         TrainConfigError: an objective that has no such samples.
@@ -73,7 +72,7 @@ def longest_micro_batch(config: TrainConfig, model: Owl2Config, averages: Averag
 
 
 def num_micro_batches(config: TrainConfig, gpus: int, averages: Averages) -> int:
-    """Micro-batches that a rank computes in a step; of packs the average, rounded up."""
+    """Micro-batches that a rank computes in a step; for packs the average, rounded up."""
     if config.data.pack_tokens is None:
         return config.accumulation
     tokens = config.global_batch_size * averages.tokens
@@ -81,7 +80,7 @@ def num_micro_batches(config: TrainConfig, gpus: int, averages: Averages) -> int
 
 
 def average_work(config: TrainConfig, model: Owl2Config, averages: Averages) -> Work:
-    """What the samples of a step hold."""
+    """What the samples of an average step hold."""
     samples = config.global_batch_size
     return Work(
         images=samples * averages.images,

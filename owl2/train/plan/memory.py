@@ -1,14 +1,18 @@
-"""Bytes that a step holds, gives back and receives, counted operation by operation.
+"""Memory and communication of a step: bytes allocated, freed and received, counted operation by operation.
 
-Tensors are fake (`FakeTensorMode`): each has a storage of a size and nothing in it. A dispatch mode sees
-every operation, so a storage is counted once when it first appears, and taken off when the last tensor lets
-it go. FSDP grows and shrinks storages by a method that is no operation; it is wrapped. A section of the step
-may stand for several alike: what it added, gave back and received is counted so many times.
+Tensors are fake (`FakeTensorMode`): each has a storage of a certain size, but no contents. A dispatch mode
+sees every operation; it counts a storage when it first appears and subtracts it when the last tensor frees
+it. FSDP grows and shrinks storages by `UntypedStorage.resize_`, which is not an operation and is counted
+separately.
+
+A section of the step may stand for several alike (tracer.py); what it allocated, freed and received is then
+counted that many times.
 """
 
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,7 +31,7 @@ DEVICE = torch.ops.prim.device.default
 
 
 class Counts(TorchDispatchMode):
-    """Bytes held and received by the operations that run within, on tensors without contents."""
+    """Bytes allocated and received by the operations that run while the mode is active, on fake tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,9 +42,9 @@ class Counts(TorchDispatchMode):
         self._begin()
 
     def end_section(self, times: int = 1) -> None:
-        """End a section of the step that stands for `times` alike in a row; the next one begins.
+        """End a section of the step that stands for `times` alike in a row, and begin the next one.
 
-        They all add the same, so the highest of them is the first or the last.
+        Each of them adds the same number of bytes, so the first or the last has the highest peak.
         """
         more = (times - 1) * (self.live - self.began)
         self.peak = max(self.peak, self.highest, self.highest + more)
@@ -53,46 +57,35 @@ class Counts(TorchDispatchMode):
         self.began = self.highest = self.live
         self.before = self.received.copy()
 
-    def know(self, tensors: Sequence[Tensor]) -> None:
+    def add(self, tensors: Sequence[Tensor]) -> None:
         """Count the storages of tensors, each once."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key not in self.storages:
-                reference = weakref.ref(storage, partial(self._forget, key))
+                reference = weakref.ref(storage, partial(self._freed, key))
                 self._set(key, reference, storage.nbytes())
 
-    def __enter__(self) -> "Counts":
-        # FSDP takes and gives the memory of gathered parameters by this method, which is not an operation.
-        self.resize = torch.UntypedStorage.resize_
-
-        def resize_and_count(storage: torch.UntypedStorage, size: int) -> None:
-            self.resize(storage, size)
-            known = self.storages.get(storage._cdata)
-            if known is not None:
-                self._set(storage._cdata, known[0], storage.nbytes())
-
-        torch.UntypedStorage.resize_ = resize_and_count  # type: ignore[method-assign, assignment]
-        super().__enter__()
-        return self
-
-    def __exit__(self, *arguments: Any) -> None:
-        self.end_section()
-        super().__exit__(*arguments)
-        torch.UntypedStorage.resize_ = self.resize  # type: ignore[method-assign]
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Count the new size of a storage."""
+        known = self.storages.get(storage._cdata)
+        if known is not None:
+            self._set(storage._cdata, known[0], storage.nbytes())
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if any(kind is not FakeTensor for kind in types):
-            return NotImplemented  # a sharded tensor: what it does with its local part comes here by itself
+            return (
+                NotImplemented  # a sharded tensor: the operations on its local part arrive here on their own
+            )
         if func is DEVICE:  # half of all calls
             return args[0].fake_device
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
-            self.know([result])
+            self.add([result])
         elif isinstance(result, list | tuple):
-            self.know([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+            self.add([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
         if func.namespace in ("c10d", "_c10d_functional") and func is not WAIT:
             self.received[func] += _received(func, args)
         return result
@@ -103,12 +96,34 @@ class Counts(TorchDispatchMode):
         self.live += size - before
         self.highest = max(self.highest, self.live)
 
-    def _forget(self, key: int, _: object) -> None:
+    def _freed(self, key: int, _: object) -> None:
         self.live -= self.storages.pop(key)[1]
 
 
+@contextmanager
+def counting(counts: Counts) -> Iterator[None]:
+    """Count what happens inside the block.
+
+    `UntypedStorage.resize_` is replaced meanwhile: FSDP allocates and frees gathered parameters with it, and
+    neither modes nor hooks see its calls.
+    """
+    resize = torch.UntypedStorage.resize_
+
+    def resize_and_count(storage: torch.UntypedStorage, size: int) -> None:
+        resize(storage, size)
+        counts.resized(storage)
+
+    torch.UntypedStorage.resize_ = resize_and_count  # type: ignore[method-assign, assignment]
+    try:
+        with counts:
+            yield
+        counts.end_section()
+    finally:
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+
+
 def _received(func: Any, args: Sequence[Any]) -> int:
-    """Bytes that a rank receives, up to the factor of a ring for sums over all."""
+    """Bytes that a rank receives; for a sum over ranks without the factor of a ring."""
     if func in (GATHER, SCATTER):
         return abs(args[0].nbytes - args[1].nbytes)
     if func is COPIES:

@@ -1,9 +1,9 @@
-"""What a stage will need on so many GPUs, before one of them is there.
+"""Plan of a stage: what it needs on a number of GPUs, before one of them is rented.
 
-Memory and traffic are counted on the real model under the real arrangement (trace.py), with every sample or
-pack as long as the configuration lets it be: what fits here fits. Operations are those of flops.py, for what
-samples hold on average (amounts.py). Time is these operations at a utilisation that the reader gives; it is
-the only figure here that nothing was counted for.
+Memory and communication are counted on the real model, sharded as in a run (tracer.py), with every sample or
+pack as long as the configuration allows: what fits here fits. Operations are those of flops.py, for what
+samples hold on average (inputs.py). Time is these operations at a utilisation that the reader gives; no other
+figure here is assumed rather than counted.
 """
 
 import math
@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from owl2.checkpoint.folder import read_config
-from owl2.model import Owl2Config, preset
+from owl2.model import Owl2Config, Work, build, preset
 from owl2.model.config import PRESETS
 from owl2.train.adapters.qlora import coded_layers
 from owl2.train.config import TrainConfig, TrainConfigError
-from owl2.train.flops import PEAK_TFLOPS, StepCost, Work
+from owl2.train.flops import PEAK_TFLOPS, StepCost
+from owl2.train.parallel import most_tensor_ranks
 from owl2.train.plan.inputs import Averages, average_work, longest_micro_batch, most_tokens, num_micro_batches
 from owl2.train.plan.tracer import (
     Trace,
@@ -30,20 +31,20 @@ from owl2.train.plan.tracer import (
 
 MIB = 2**20
 USABLE = 0.92
-"""Of a GPU's memory; context, buffers of the collectives and fragments of the allocator take the rest."""
+"""Share of a GPU's memory; CUDA context, buffers of collectives and fragmentation take the rest."""
 FALLBACK = "owl2_7b"
-"""Planned for where the configuration's checkpoint is not there yet."""
+"""The model that is planned for if the configuration's checkpoint does not exist yet."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device."""
+    """A kind of GPU."""
 
     name: str
     memory: int
-    """Bytes in all."""
+    """Bytes in total."""
     peak: float
-    """Dense bfloat16 operations a second."""
+    """Dense bfloat16 operations per second."""
 
     @property
     def usable(self) -> int:
@@ -66,27 +67,27 @@ GPUS = {
 
 
 class DoesNotFit(TrainConfigError):
-    """The stage needs more memory than a GPU has; the message says what needs less."""
+    """The stage needs more memory than a GPU has; the message says which settings need less."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A stage on its GPUs."""
+    """What a stage needs on its GPUs."""
 
     config: TrainConfig
-    """As it was planned: micro-batches and accumulation may differ from what was asked."""
+    """As it was planned: micro-batches and accumulation may differ from the given ones."""
     gpus: int
     gpu: Gpu
     model: Owl2Config
     num_parameters: int
-    num_learning: int
+    num_trainable: int
     averages: Averages
     micro_batches: int
-    """That each GPU computes in a step."""
+    """Per GPU and step."""
     trace: Trace
     work: Work
     flops: float
-    """Of a step, over all GPUs."""
+    """Operations of a step, over all GPUs."""
 
     @property
     def fits(self) -> bool:
@@ -94,11 +95,11 @@ class Plan:
 
     @property
     def received(self) -> float:
-        """Bytes that a GPU receives from others in a step."""
+        """Bytes that a GPU receives in a step."""
         return self.trace.received(self.micro_batches)
 
     def step_seconds(self, mfu: float) -> float:
-        """Duration of a step at this share of the peak."""
+        """Duration of a step at this utilisation."""
         return self.flops / (self.gpus * self.gpu.peak * mfu)
 
     def days(self, mfu: float) -> float:
@@ -107,10 +108,10 @@ class Plan:
 
 
 def find_model(config: TrainConfig) -> tuple[Owl2Config, str]:
-    """Return the configured model's shape at the stage's resolution, and where it is from.
+    """Return the configuration of the stage's model at the stage's resolution, and where it was found.
 
     Raises:
-        CheckpointError, ConfigError: the folder is there, but is no checkpoint.
+        CheckpointError, ConfigError: the folder exists, but is not a checkpoint.
     """
     name = str(config.model)
     if config.model.exists():
@@ -119,7 +120,7 @@ def find_model(config: TrainConfig) -> tuple[Owl2Config, str]:
         model, origin = preset(name), f"preset {name}"
     else:
         model = preset(FALLBACK)
-        origin = f"preset {FALLBACK}, as {name} is not there yet (--model takes a folder or a preset)"
+        origin = f"preset {FALLBACK}, as {name} does not exist yet (--model takes a folder or a preset)"
     if config.image_size is not None:
         vision = replace(model.vision, image_size=config.image_size)
         model = model.replace(vision=vision)
@@ -129,16 +130,16 @@ def find_model(config: TrainConfig) -> tuple[Owl2Config, str]:
 def plan_stage(
     config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, averages: Averages | None = None
 ) -> Plan:
-    """Plan a stage as it is configured, or with the largest micro-batches if it does not add up.
+    """Plan a stage as configured, or with the largest micro-batches that fit if the batch does not add up.
 
     Raises:
-        DoesNotFit: with the first changes found that make it fit.
-        TrainConfigError, RuleError: what cannot be arranged on so many GPUs or used with this model.
+        DoesNotFit: the message has the first changes found that make it fit.
+        TrainConfigError, RuleError: settings that do not suit this number of GPUs or this model.
     """
     averages = averages or Averages.assumed(config)
     config = replace(config, device="cuda")
     config.parallel.check(gpus)
-    plan = _largest_that_fits(arrangements(config, gpus), model, gpus, gpu, averages)
+    plan = _largest_that_fits(batch_options(config, gpus), model, gpus, gpu, averages)
     if plan.fits:
         return plan
     asked, least = plan, plan
@@ -156,16 +157,16 @@ def plan_stage(
     lora = "" if config.lora else ", or a stage with lora"
     raise DoesNotFit(
         f"{_shortage(asked)}. Nothing tried fits: the least was {gib(least.trace.peak)} with "
-        f"{settings(least)}, of which parameters, gradients and moments, which more GPUs share, are "
-        f"{gib(held)}; take more or larger GPUs{lora}"
+        f"{settings(least)}; {gib(held)} of it are parameters, gradients and moments, which all GPUs share; "
+        f"take more or larger GPUs{lora}"
     )
 
 
 def plan_exactly(config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, averages: Averages) -> Plan:
-    """Plan these micro-batches, whether they fit or not.
+    """Plan exactly these micro-batches, whether they fit or not.
 
     Raises:
-        TrainConfigError, RuleError: what cannot be trained like this.
+        TrainConfigError, RuleError: settings that cannot be trained with.
     """
     config.check(gpus)
     whole = without_storage(config, model)
@@ -184,7 +185,7 @@ def plan_exactly(config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, av
         gpu=gpu,
         model=model,
         num_parameters=sum(count for count, _ in counts),
-        num_learning=sum(count for count, learns in counts if learns),
+        num_trainable=sum(count for count, is_trainable in counts if is_trainable),
         averages=averages,
         micro_batches=num_micro_batches(config, gpus, averages),
         trace=trace,
@@ -196,11 +197,11 @@ def plan_exactly(config: TrainConfig, model: Owl2Config, gpus: int, gpu: Gpu, av
 # -- micro-batches ---------------------------------------------------------------------------------------
 
 
-def arrangements(config: TrainConfig, gpus: int) -> list[TrainConfig]:
-    """The stage as it is configured if it adds up on so many GPUs, else as it does, the largest first.
+def batch_options(config: TrainConfig, gpus: int) -> list[TrainConfig]:
+    """The stage as configured if its batch adds up on these GPUs, else all that do, the largest first.
 
     Raises:
-        TrainConfigError: no micro-batches add up.
+        TrainConfigError: no micro-batches add up to the global batch.
     """
     product = config.micro_batch_size * config.accumulation * config.parallel.data_ranks(gpus)
     if config.data.pack_tokens is not None or product == config.global_batch_size:
@@ -243,8 +244,8 @@ def _largest_that_fits(
 ) -> Plan:
     """The plan of the first of these that fits; of the last if none does.
 
-    A plan takes seconds, so sizes are not tried that the one before rules out: what a forward pass leaves for
-    each token does not shrink with their number.
+    A plan takes seconds, so sizes that the last plan rules out are not tried: what a forward pass keeps for
+    each token does not shrink with the number of tokens.
     """
     remaining = list(sized)
     while True:
@@ -259,7 +260,7 @@ def _largest_that_fits(
 
 
 def _remedies(config: TrainConfig, model: Owl2Config, gpus: int) -> Iterator[TrainConfig]:
-    """Changes that need less memory, those that cost least time first."""
+    """Changes that need less memory, the least expensive first."""
     yield config
     parallel = replace(config.parallel, activation_checkpointing="full")
     if parallel != config.parallel:
@@ -267,34 +268,28 @@ def _remedies(config: TrainConfig, model: Owl2Config, gpus: int) -> Iterator[Tra
     if parallel.replicate > 1:
         parallel = replace(parallel, replicate=1)
         yield replace(config, parallel=parallel)
-    if config.lora is not None:  # adapters are not split
+    if config.lora is not None:  # adapters do not support tensor parallelism
         if config.lora.base_dtype != "nf4":
             yield replace(config, parallel=parallel, lora=replace(config.lora, base_dtype="nf4"))
         return
-    decoder, vision = model.decoder, model.vision
-    parts = math.gcd(
-        decoder.num_key_value_heads,
-        decoder.intermediate_size,
-        vision.num_attention_heads,
-        vision.intermediate_size,
-    )
+    most = most_tensor_ranks(build(model, device="meta"))
     for tensor in (2, 4, 8):
-        if tensor > parallel.tensor and not parts % tensor and not gpus % tensor:
+        if tensor > parallel.tensor and not most % tensor and not gpus % tensor:
             yield replace(config, parallel=replace(parallel, tensor=tensor))
 
 
-# -- words -----------------------------------------------------------------------------------------------
+# -- text ------------------------------------------------------------------------------------------------
 
 
 def _shortage(plan: Plan) -> str:
     return (
-        f"{settings(plan)} needs {gib(plan.trace.peak)} a GPU, but of the {gib(plan.gpu.memory)} of "
-        f"{plan.gpu.name} {gib(plan.gpu.usable)} can be used"
+        f"{settings(plan)} needs {gib(plan.trace.peak)} a GPU, but only {gib(plan.gpu.usable)} of the "
+        f"{gib(plan.gpu.memory)} of {plan.gpu.name} can be used"
     )
 
 
 def settings(plan: Plan) -> str:
-    """What decides the memory of a plan, as it is said to `owl2 train`."""
+    """The settings that decide the memory of a plan, as options of `owl2 train`."""
     config = plan.config
     packs = {} if config.data.pack_tokens is None else {"data.pack_tokens": config.data.pack_tokens}
     chosen: dict[str, Any] = {
@@ -312,5 +307,5 @@ def settings(plan: Plan) -> str:
 
 
 def gib(size: float) -> str:
-    """Bytes as text, as `nvidia-smi` counts."""
+    """Format bytes in the unit of `nvidia-smi`."""
     return f"{size / 2**30:.1f} GiB"

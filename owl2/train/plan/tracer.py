@@ -1,12 +1,12 @@
-"""One micro-batch on one rank of many, in a process that has neither the ranks nor the memory.
+"""Tracer: one micro-batch on one rank of many, in a process that has neither the ranks nor the memory.
 
 Model, sharding and layers are those of a run (parallel.py). The process group is fake, so exchanges return at
-once, and so are the tensors: shapes without contents (`FakeTensorMode`). Every allocation, every release and
-every exchange that a real step would make still happens, and is counted (counts.py). Of many layers that are
-alike four are run, of which one stands for all that are left out.
+once, and so are the tensors: they have shapes but no contents (`FakeTensorMode`). Everything that a real step
+would allocate, free and exchange still is, and is counted (memory.py). In a stack of like layers only four
+are run; the third counts for all that are left out (`shorten`).
 
-On a GPU, RMSNorm is one kernel that keeps its input; this process would compute it in parts and keep them
-all. So its allocations there are given by hand.
+On a GPU, RMSNorm is one kernel that keeps its input; on a CPU it consists of several operations whose results
+are all kept. So for a GPU it is replaced by an operation that allocates what that kernel does.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -33,62 +33,62 @@ from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import (
     Objective,
     Sharding,
-    blocks,
+    layers_of,
     local_part,
     rewrite_layers,
     set_last_micro_batch,
-    shard_blocks,
+    shard_layers,
     shard_root,
 )
-from owl2.train.plan.memory import COPIES, GATHER, SCATTER, TENSOR, Counts
+from owl2.train.plan.memory import COPIES, GATHER, SCATTER, TENSOR, Counts, counting
 from owl2.train.ranks import ALONE, Ranks
 from owl2.train.rules import apply_freeze, assign_rules
 
 Times = Mapping[nn.Module, int]
-"""How many layers of the model each layer that is left stands for."""
+"""Number of layers of the model that a remaining layer counts for; 1 for those not in it."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one rank holds, and what it receives from others, in bytes."""
+    """Bytes that one rank holds and receives from others."""
 
     parameters: int
     gradients: int
     optimizer: int
     average: int
-    """The moving average of the weights, if the stage has one."""
+    """Moving average of the weights, if the stage has one."""
     activations: int
-    """What the forward pass of a micro-batch leaves for its backward pass, gathered parameters included."""
+    """What the forward pass of a micro-batch keeps for its backward pass, including gathered parameters."""
     peak: int
-    """Most that is held at once in a step."""
+    """The most that is held at once in a step."""
     gathered: float
-    """Parameters of other ranks, for one micro-batch."""
+    """Parameters received from other ranks, per micro-batch."""
     reduced: float
-    """Gradients of other ranks, for one micro-batch."""
+    """Gradients received from other ranks, per micro-batch."""
     copies: float
-    """Gradients of the copies of the model, once a step."""
+    """Gradients received from other copies of the model, once a step."""
     tensor: float
-    """Sums of tensor parallelism, for one micro-batch."""
+    """Sums of tensor parallelism, per micro-batch."""
 
     @property
     def temporary(self) -> int:
-        """What the peak has besides: gathered layers, logits, layers computed again."""
+        """The rest of the peak: gathered layers, logits, layers computed again."""
         return max(0, self.peak - self.parameters - self.saved - self.activations)
 
     @property
     def saved(self) -> int:
-        """A rank's part of a state: what learns, as large as its gradients, with moments and average."""
+        """A rank's part of a saved state: trainable parameters (as large as gradients), moments, average."""
         return self.gradients + self.optimizer + self.average
 
     def received(self, micro_batches: int) -> float:
-        """All that comes in during a step."""
+        """Everything that is received in a step."""
         return micro_batches * (self.gathered + self.reduced + self.tensor) + self.copies
 
 
 @contextmanager
 def fake_ranks(config: TrainConfig, size: int) -> Iterator[Ranks]:
-    """Be the first of `size` ranks, none of which exists."""
-    if size == 1 and config.dtype == "float32":  # as in a run: no group
+    """Act as the first of `size` ranks, none of which exists."""
+    if size == 1 and config.dtype == "float32":  # as in a run: no process group
         yield ALONE
         return
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
@@ -99,10 +99,10 @@ def fake_ranks(config: TrainConfig, size: int) -> Iterator[Ranks]:
 
 
 def without_storage(config: TrainConfig, model_config: Owl2Config) -> Owl2Model:
-    """The model of a stage: its adapters are in it, and what the rules freeze is frozen.
+    """Build the model of a stage with its adapters; parameters are frozen as the rules say.
 
     Raises:
-        RuleError, TrainConfigError: rules or adapters that do not fit it.
+        RuleError, TrainConfigError: rules or adapters that do not fit the model.
     """
     model = build(model_config, device="meta")
     if config.lora is not None:
@@ -117,18 +117,14 @@ def without_storage(config: TrainConfig, model_config: Owl2Config) -> Owl2Model:
 
 
 def shorten(model: Owl2Model) -> Times:
-    """Leave four of every row of layers that are alike in it: the first three and the last.
+    """Keep four layers of every run of like layers in a stack: the first three and the last.
 
-    The third stands for those left out. It is the first whose turn is that of those behind it: before its own
-    backward pass ends, FSDP gathers the layer two below.
+    The third counts for itself and those left out. The first two cannot: FSDP gathers layers ahead of their
+    backward pass, two below the current one, so a layer's step looks like that of its neighbours only if two
+    layers of its kind are below it. The last cannot either: what follows it is different.
     """
-    backbone = model.model
     times: dict[nn.Module, int] = {}
-    for stack in (
-        backbone.vision_model.encoder.layers,
-        backbone.visual_abstractor.encoder.layers,
-        backbone.layers,
-    ):
+    for stack in model.layer_stacks():
         kept: list[nn.Module] = []
         for _, alike in groupby(stack, _kind):
             layers = list(alike)
@@ -143,11 +139,12 @@ def shorten(model: Owl2Model) -> Times:
 
 
 def _kind(layer: nn.Module) -> Hashable:
+    """Equal for layers that allocate and exchange the same."""
     return tuple((name, p.shape, p.requires_grad) for name, p in layer.named_parameters())
 
 
 def shard_without_storage(config: TrainConfig, model: Owl2Model, ranks: Ranks) -> Objective:
-    """Arrange a model over the ranks as `prepare.load_stage` does, with nothing in it.
+    """Shard a model over the ranks as `prepare.load_stage` does, but without values.
 
     Raises:
         TrainConfigError: the ranks cannot split it.
@@ -156,8 +153,8 @@ def shard_without_storage(config: TrainConfig, model: Owl2Model, ranks: Ranks) -
     sharding = None
     if ranks.store is not None:
         sharding = Sharding.over(ranks, config.parallel, "cpu", dtype_of(config.dtype))
-        shard_blocks(model, sharding, fill=lambda _: None)
-    rewrite_layers(model, replace(config.parallel, compile=None))  # compiled code allocates less, not more
+        shard_layers(model, sharding, fill=lambda _: None)
+    rewrite_layers(model, replace(config.parallel, compile=None))  # compiled code allocates less
     objective = Objective(model, OBJECTIVES[config.objective], is_static=is_static)
     if sharding is not None:
         shard_root(objective, sharding)
@@ -165,7 +162,7 @@ def shard_without_storage(config: TrainConfig, model: Owl2Model, ranks: Ranks) -
 
 
 def full_batch(config: Owl2Config, samples: Sequence[Size]) -> Batch:
-    """A micro-batch of samples of these sizes, each with its images first; all text is learnt.
+    """A micro-batch of samples of these sizes, each with its images first; all text tokens are targets.
 
     Raises:
         TrainConfigError: the images leave no room for text.
@@ -193,13 +190,13 @@ def full_batch(config: Owl2Config, samples: Sequence[Size]) -> Batch:
 
 
 def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch, times: Times) -> Trace:
-    """Run the last micro-batch of a step that is not the first, and count.
+    """Run the last micro-batch of a step, which is not the run's first step, and count.
 
     Args:
         objective: has no storage; see `shard_without_storage`.
         config: the stage.
         batch: see `full_batch`.
-        times: see `shorten`; without it every layer stands for itself.
+        times: see `shorten`; if empty, every layer counts once.
     """
     with _counted(objective, config, batch, times) as (counts, empty):
         before = counts.live
@@ -210,8 +207,9 @@ def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch, t
     alike = {id(p): n for layer, n in times.items() for p in layer.parameters()}
     held = [(local_part(p).nbytes, alike.get(id(p), 1), p.requires_grad) for p in objective.parameters()]
     parameters = sum(size * n for size, n, _ in held) + _coded_bytes(objective.model, times)
-    gradients = sum(size * n for size, n, learns in held if learns)
-    optimizer = 2 * gradients + sum(4 * n for _, n, learns in held if learns)  # two moments, a count of steps
+    gradients = sum(size * n for size, n, is_trainable in held if is_trainable)
+    counters = sum(4 * n for _, n, is_trainable in held if is_trainable)  # the optimizer's count of steps
+    optimizer = 2 * gradients + counters  # two moments
     average = gradients if config.ema is not None else 0
     return Trace(
         parameters=parameters,
@@ -228,21 +226,21 @@ def trace_micro_batch(objective: Objective, config: TrainConfig, batch: Batch, t
 
 
 def _coded_bytes(model: Owl2Model, times: Times) -> int:
-    """What matrices of four bits take; each rank holds all of them."""
+    """Bytes of four-bit matrices; each rank holds all of them."""
     left_out = sum((n - 1) * code.nbytes for layer, n in times.items() for code in coded_layers(layer))
     return left_out + sum(code.nbytes for code in coded_layers(model))
 
 
 def _end_sections(model: Owl2Model, counts: Counts, times: Times) -> None:
-    """Make a section of the step of every layer's forward and of its backward pass."""
-    layers = list(blocks(model))
+    """Make the forward pass and the backward pass of every layer a section of the step."""
+    layers = list(layers_of(model))
     after = dict(pairwise(layers))
 
     def end(layer: nn.Module, _: object, output: Tensor) -> None:
         counts.end_section(times.get(layer, 1))
-        if output.requires_grad:  # its gradient is complete once the layer behind has gone backward
-            behind = times.get(after.get(layer, model), 1)
-            output.register_hook(lambda _: counts.end_section(behind))
+        if output.requires_grad:  # its gradient is complete when the backward pass of the next layer ends
+            next_times = times.get(after.get(layer, model), 1)
+            output.register_hook(lambda _: counts.end_section(next_times))
 
     for layer in layers:
         layer.register_forward_hook(end)
@@ -252,11 +250,11 @@ def _end_sections(model: Owl2Model, counts: Counts, times: Times) -> None:
 def _counted(
     objective: Objective, config: TrainConfig, batch: Batch, times: Times
 ) -> Iterator[tuple[Counts, Batch]]:
-    """Give model and micro-batch tensors without contents, and count what is done with them."""
+    """Give model and micro-batch fake tensors, and count what is done with them inside the block."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         objective.to_empty(device="cpu")
-        # The micro-batches before have left their gradients; of packs a step may have one more than another.
+        # Gradients of the step's earlier micro-batches; with packs any step may have more than one.
         if config.accumulation > 1 or config.data.pack_tokens is not None:
             for parameter in objective.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
@@ -264,7 +262,7 @@ def _counted(
     held = [local_part(p) for p in objective.parameters()]
     gradients = [local_part(p.grad) for p in objective.parameters() if p.grad is not None]
     counts = Counts()
-    counts.know([*held, *objective.buffers(), *gradients, *_tensors(batch)])
+    counts.add([*held, *objective.buffers(), *gradients, *_tensors(batch)])
     for layer, n in times.items():
         tensors = [tensor for p in layer.parameters() for tensor in (p, p.grad) if tensor is not None]
         counts.live += (n - 1) * sum(local_part(tensor).untyped_storage().nbytes() for tensor in tensors)
@@ -272,18 +270,22 @@ def _counted(
     counts.end_section()
     _end_sections(objective.model, counts, times)
     set_last_micro_batch(objective, True)
-    with fake, counts, _fused_norm() if config.device.startswith("cuda") else nullcontext():
+    with fake, counting(counts), _fused_norm() if config.device.startswith("cuda") else nullcontext():
         yield counts, batch
 
 
 def _ring(ranks: int) -> float:
-    """How many times its size a rank receives of a tensor that is summed over `ranks` in a ring."""
+    """Bytes that a rank receives per byte of a tensor that `ranks` ranks sum in a ring."""
     return 2 * (ranks - 1) / ranks
 
 
 @contextmanager
 def _fused_norm() -> Iterator[None]:
-    """RMSNorm with the allocations of a GPU's kernel."""
+    """Make RMSNorm allocate what a GPU's kernel does.
+
+    `F.rms_norm` is replaced meanwhile. A `TorchFunctionMode` would not do: PyTorch leaves it for `backward`,
+    and so for layers that are computed again.
+    """
     norm = F.rms_norm
     F.rms_norm = lambda x, shape, weight=None, eps=None: _NormShapes.apply(x, weight)  # type: ignore[assignment]
     try:
@@ -293,6 +295,8 @@ def _fused_norm() -> Iterator[None]:
 
 
 class _NormShapes(torch.autograd.Function):
+    """Keeps the input and a float32 scale for each token; the results have no values."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
@@ -305,7 +309,7 @@ class _NormShapes(torch.autograd.Function):
 
 
 def _without_contents(batch: Batch, fake: FakeTensorMode) -> Batch:
-    """The batch as fake tensors on the CPU; its counts stay."""
+    """The batch with fake tensors on the CPU; its counts stay the same."""
 
     def empty_like(tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype)

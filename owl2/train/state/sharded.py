@@ -1,32 +1,30 @@
-"""Checkpoint folders read and written by many ranks, none of which ever holds the whole model.
+"""Sharded checkpoints: folders that many ranks read and write, while none of them holds the whole model.
 
 Reading: every rank maps the same files and copies its own part of one layer after the other. Writing: the
-ranks join one tensor at a time, and the first writes it. The folders are those of one process.
+ranks gather one tensor at a time, and the first writes it. The folders are the same as those of one process.
 """
 
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from owl2.checkpoint import save_checkpoint
 from owl2.checkpoint.folder import IGNORED, fit, skeleton
 from owl2.checkpoint.tensors import TensorFolder, dtype_of
-from owl2.model import Owl2Model
-from owl2.model.abstractor import AbstractorAttention
-from owl2.model.decoder import RotaryEmbedding
+from owl2.model import Owl2Model, reset_buffers
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, checkpoint_name, initial_adapter, is_adapter
 from owl2.train.adapters.qlora import quantize_bases
 from owl2.train.config import LoraConfig
-from owl2.train.parallel import Sharding, gather_whole, set_parameter, shard_blocks
+from owl2.train.parallel import Sharding, gather_whole, set_parameter, shard_layers
 from owl2.train.ranks import Ranks
 
 
 def load_sharded(folder: Path, sharding: Sharding, device: str, lora: LoraConfig | None = None) -> Owl2Model:
-    """Load a checkpoint in float32 with every layer sharded; what is outside the layers is whole still.
+    """Load a checkpoint in float32 with every layer sharded; what is outside the layers is still whole.
 
-    Adapters, if there are to be any, are put in before anything is loaded.
+    Adapters, if the stage has any, are added before anything is loaded.
 
     Raises:
         CheckpointError: see `owl2.checkpoint.load_model`.
@@ -40,15 +38,14 @@ def load_sharded(folder: Path, sharding: Sharding, device: str, lora: LoraConfig
     names = {module: name for name, module in model.named_modules()}
 
     def fill(part: nn.Module) -> None:
-        for module in part.modules():
-            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            if not any(tensor.is_meta for tensor in own):
-                continue
+        empty = [
+            module for module in part.modules() if any(tensor.is_meta for tensor in _own(module).values())
+        ]
+        for module in empty:
             module.to_empty(device=device, recurse=False)
-            if isinstance(module, AbstractorAttention | RotaryEmbedding):
-                module.reset_buffers()
-            tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            for name, tensor in tensors:
+        reset_buffers(empty)  # before the files, which may have some of them
+        for module in empty:
+            for name, tensor in _own(module).items():
                 full_name = checkpoint_name(f"{names[module]}.{name}")
                 if full_name in files and not full_name.endswith(IGNORED):
                     set_parameter(tensor, files.read(full_name, dtype=torch.float32))
@@ -57,8 +54,13 @@ def load_sharded(folder: Path, sharding: Sharding, device: str, lora: LoraConfig
         if lora is not None and lora.base_dtype == "nf4":
             quantize_bases(part)
 
-    shard_blocks(model, sharding, fill)
+    shard_layers(model, sharding, fill)
     return model.eval()
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a module, without those of the modules in it."""
+    return dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
 
 
 def save_sharded(model: Owl2Model, folder: Path, processor: Processor, dtype: str, ranks: Ranks) -> None:

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from owl2.api import Owl2
-from owl2.eval.adapters.answering import Wish, answer_all, cut, read_wish, score_continuations
+from owl2.eval.adapters.answering import answer_all, read_settings, score_continuations
 from owl2.eval.adapters.lmms_eval import read_turns
-from owl2.eval.engines.local import log_likelihoods
+from owl2.eval.engines.local import OwlEngine, cut, log_likelihoods
 from owl2.generate import GenerationConfig, GenerationError
 from owl2.processor import Encoding, TemplateError
 
@@ -24,61 +24,64 @@ def encodings(owl: Owl2) -> list[Encoding]:
     return found
 
 
-def test_answers_are_those_of_generate_in_any_batch(owl: Owl2) -> None:
-    rows = [
-        (encoding, Wish(GenerationConfig(max_new_tokens=9 + i))) for i, encoding in enumerate(encodings(owl))
-    ]
+def test_answers_are_those_of_generate_in_any_batch(owl: Owl2, engine: OwlEngine) -> None:
+    rows = [(e, (GenerationConfig(max_new_tokens=9 + i), ())) for i, e in enumerate(encodings(owl))]
     expected = []
-    for encoding, wish in rows:
-        (ids,) = owl.generate(**owl.processor.collate([encoding]), max_new_tokens=wish.config.max_new_tokens)
+    for encoding, (config, _) in rows:
+        (ids,) = owl.generate(**owl.processor.collate([encoding]), max_new_tokens=config.max_new_tokens)
         expected.append(owl.processor.decode(ids))
-    assert answer_all(owl, rows, batch_size=1) == expected
-    same = [(encoding, Wish(GenerationConfig(max_new_tokens=9))) for encoding, _ in rows]
-    assert answer_all(owl, same, batch_size=3) == answer_all(owl, same, batch_size=1)
+    assert answer_all(engine, rows, batch_size=1) == expected
+    same = [(encoding, (GenerationConfig(max_new_tokens=9), ())) for encoding, _ in rows]
+    assert answer_all(engine, same, batch_size=3) == answer_all(engine, same, batch_size=1)
 
 
-def test_an_answer_ends_before_its_first_stop_string(owl: Owl2) -> None:
+def test_an_answer_ends_before_its_first_stop_string(owl: Owl2, engine: OwlEngine) -> None:
     encoding = encodings(owl)[0]
     config = GenerationConfig(max_new_tokens=12)
-    (whole,) = answer_all(owl, [(encoding, Wish(config))], 1)
+    (whole,) = answer_all(engine, [(encoding, (config, ()))], 1)
     stop = whole[3:5]
-    assert answer_all(owl, [(encoding, Wish(config, (stop, "never")))], 1) == [whole[: whole.index(stop)]]
+    assert answer_all(engine, [(encoding, (config, (stop, "never")))], 1) == [whole[: whole.index(stop)]]
+    assert answer_all(engine, [(encoding, (config, ("never",)))], 1) == [whole]
     assert cut("a\n\nb c", ("c", "\n\n")) == "a"
     assert cut("abc", ()) == "abc"
 
 
-def test_likelihoods_are_those_of_the_engine_and_greedy_text_is_known_as_greedy(owl: Owl2) -> None:
+def test_likelihoods_are_those_of_the_engine_and_greedy_text_is_known_as_greedy(
+    owl: Owl2, engine: OwlEngine
+) -> None:
     encoding = encodings(owl)[0]
     batch = owl.processor.collate([encoding])
     (greedy,) = owl.generate(**batch, max_new_tokens=6, min_new_tokens=6)
     choices = [greedy, greedy[:1], [*greedy[:3], (greedy[3] + 1) % 300], [7], [8, 9]]
-    expected = log_likelihoods(owl.model, batch, [(0, ids) for ids in choices])
+    expected = [log_likelihoods(owl.model, batch, [(0, ids)])[0][0] for ids in choices]
     for batch_size in (1, 4):
-        scores = score_continuations(owl.model, [(encoding.ids, ids) for ids in choices], batch_size)
+        scores = score_continuations(engine, [(encoding.ids, ids) for ids in choices], batch_size)
         torch.testing.assert_close([total for total, _ in scores], expected, rtol=0, atol=1e-4)
     assert [is_greedy for _, is_greedy in scores] == [True, True, False, greedy[0] == 7, False]
 
 
 def test_generation_arguments_become_settings() -> None:
     defaults = GenerationConfig(max_new_tokens=256)
-    greedy = read_wish({"until": "\n", "do_sample": False, "temperature": 0, "top_p": 1.0}, defaults, "t")
-    assert greedy == Wish(defaults, ("\n",))
-    drawn = read_wish({"max_gen_toks": 5, "temperature": 0.7, "top_p": None, "until": None}, defaults, "t")
-    assert drawn == Wish(GenerationConfig(max_new_tokens=5, do_sample=True, temperature=0.7))
-    assert read_wish({"do_sample": True, "temperature": 0.0}, defaults, "t").config.is_greedy
+    greedy = read_settings({"until": "\n", "do_sample": False, "temperature": 0, "top_p": 1.0}, defaults, "t")
+    assert greedy == (defaults, ("\n",))
+    sampled = read_settings(
+        {"max_gen_toks": 5, "temperature": 0.7, "top_p": None, "until": None}, defaults, "t"
+    )
+    assert sampled == (GenerationConfig(max_new_tokens=5, do_sample=True, temperature=0.7), ())
+    assert read_settings({"do_sample": True, "temperature": 0.0}, defaults, "t")[0].is_greedy
 
 
 @pytest.mark.parametrize("asked", [{"num_beams": 3}, {"penalty_alpha": 1}, {"max_gen_toks": 0}])
 def test_arguments_that_cannot_be_met_name_the_task(asked: dict[str, float]) -> None:
     with pytest.raises(GenerationError, match="task mmlu"):
-        read_wish(asked, GenerationConfig(), "mmlu")
+        read_settings(asked, GenerationConfig(), "mmlu")
 
 
-def test_a_prompt_that_fills_the_context_says_how_long_it_is(owl: Owl2) -> None:
-    context = owl.model.config.decoder.max_position_embeddings
+def test_a_prompt_that_fills_the_context_says_how_long_it_is(engine: OwlEngine) -> None:
+    context = engine.owl.model.config.decoder.max_position_embeddings
     full = Encoding([5] * context, [False] * context)
     with pytest.raises(GenerationError, match=f"prompt of {context:,} tokens"):
-        answer_all(owl, [(full, Wish(GenerationConfig()))], 1)
+        answer_all(engine, [(full, (GenerationConfig(), ()))], 1)
 
 
 def test_turns_of_the_harness_become_messages_with_images_in_their_places() -> None:

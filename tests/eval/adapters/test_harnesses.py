@@ -17,6 +17,7 @@ from PIL import Image
 
 from owl2.api import Owl2
 from owl2.eval.adapters.answering import score_continuations
+from owl2.eval.engines.local import OwlEngine
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
@@ -74,7 +75,8 @@ def test_lm_eval_runs_arc_easy_and_scores_it_as_we_do(owl: Owl2, tmp_path: Path)
         prompt = f"Question: {doc['question']}\nAnswer:"
         context = lm.tok_encode(prompt)
         choices = [lm.tok_encode(f"{prompt} {text}")[len(context) :] for text in doc["choices"]["text"]]
-        totals = [total for total, _ in score_continuations(owl.model, [(context, c) for c in choices], 1)]
+        pairs = [(context, choice) for choice in choices]
+        totals = [total for total, _ in score_continuations(OwlEngine(owl), pairs, 1)]
         num_right += totals.index(max(totals)) == "ABC".index(doc["answerKey"])
     assert results["results"]["arc_local"]["acc,none"] == pytest.approx(num_right / len(docs))
 

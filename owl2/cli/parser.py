@@ -1,0 +1,253 @@
+"""From a function to a command: its signature gives the options, its docstring the help.
+
+Parameters before `*` are words in their order (and may be given by name as well), keyword-only parameters are
+options, and those without a default are required. A list is repeated, a bool is a switch. A parameter of type
+`Settings` takes every key of a stage configuration. `owl2.cli.values` reads the values.
+"""
+
+import argparse
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from owl2.cli.settings import Key, Settings, keys_of
+from owl2.cli.values import UsageError, item_of, nearest, read
+
+SHORT = {"message": "-m"}
+"""Options that have a letter."""
+
+_AS_WORD = "\0"
+"""Put before a word that follows `--`, so that argparse takes it for no option; no argument can have it."""
+
+Function = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A word or an option of a command."""
+
+    name: str
+    kind: Any
+    default: Any
+    """`MISSING` if it is required."""
+    doc: str
+    is_word: bool
+
+    @property
+    def item(self) -> Any:
+        """The kind of a list's items; None if this is no list."""
+        return item_of(self.kind)
+
+    @property
+    def label(self) -> str:
+        """How it is called in messages."""
+        return self.name.upper() if self.is_word else f"--{self.name}"
+
+    def read(self, typed: Any) -> Any:
+        """The value of what was typed: a text, or the texts of a list."""
+        if self.item is not None:
+            return [read(text.removeprefix(_AS_WORD), self.item, self.label) for text in typed]
+        return read(typed.removeprefix(_AS_WORD), self.kind, self.label)
+
+
+def parameters(function: Function) -> list[Parameter]:
+    """The parameters of a command."""
+    kinds = get_type_hints(function, include_extras=True)
+    _, _, args = _doc(function).partition("\nArgs:\n")
+    found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", args, re.MULTILINE)
+    docs = {name: " ".join(text.split()) for name, text in found}
+    return [
+        Parameter(
+            name,
+            kinds[name],
+            MISSING if parameter.default is parameter.empty else parameter.default,
+            docs.get(name, ""),
+            parameter.kind is not parameter.KEYWORD_ONLY,
+        )
+        for name, parameter in inspect.signature(function).parameters.items()
+    ]
+
+
+def summary(function: Function) -> str:
+    """What a command does, in a line."""
+    return _doc(function).partition("\n")[0]
+
+
+def _doc(documented: Any) -> str:
+    return inspect.getdoc(documented) or ""
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a command; without a function, that of a group of commands."""
+
+    def __init__(self, *, prog: str, function: Function | None = None, **settings: Any) -> None:
+        super().__init__(prog, add_help=False, allow_abbrev=False, formatter_class=_Formatter, **settings)
+        self.kinds: list[tuple[argparse.Action, Any]] = []
+        """What each word and option takes, for completion."""
+        self._names = ["--help"]
+        self._parameters = [] if function is None else parameters(function)
+        if function is not None:
+            self.description = _doc(function).partition("\n\nArgs:\n")[0]
+            self.usage = self._usage()
+            self._add_parameters()
+
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the keyword arguments of the function.
+
+        Raises:
+            UsageError: words that are not those of the command.
+            SystemExit: after `--help`.
+        """
+        typed, rest = self.parse_known_intermixed_args(self._spelled(words), argparse.Namespace())
+        if rest:
+            word = rest[0].removeprefix(_AS_WORD)
+            is_option = rest[0].startswith("-")
+            raise UsageError(
+                f"no option {word!r}; see {self.prog} --help"
+                if is_option
+                else f"one word too many: {word!r}; usage: {self.usage}"
+            )
+        values: dict[str, Any] = {}
+        for parameter in self._parameters:
+            if parameter.kind is Settings:
+                values[parameter.name] = Settings(getattr(typed, "settings", []))
+            elif hasattr(typed, parameter.name):
+                values[parameter.name] = parameter.read(getattr(typed, parameter.name))
+        missing = [p.label for p in self._parameters if p.default is MISSING and p.name not in values]
+        if missing:
+            raise UsageError(f"missing: {', '.join(missing)}; usage: {self.usage}")
+        return values
+
+    def _spelled(self, words: Sequence[str]) -> list[str]:
+        """Words with `--batch-size` as `--batch_size` and a switch alone as true.
+
+        Raises:
+            UsageError: an unknown option.
+        """
+        switches = {p.label for p in self._parameters if p.kind is bool}
+        spelled: list[str] = []
+        for number, word in enumerate(words):
+            if word == "--":
+                return [*spelled, *(_AS_WORD + word for word in words[number + 1 :])]
+            match = re.fullmatch(r"--([\w.-]+)(=.*)?", word, re.DOTALL)
+            if match is not None:
+                word, value = "--" + match[1].replace("-", "_"), match[2]
+                if word not in self._names:
+                    raise UsageError(f"no option {word!r}; the nearest is {nearest(word, self._names)!r}")
+                word += value or ("=true" if word in switches else "")
+            spelled.append(word)
+        return spelled
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found as UsageError."""
+        option = re.match(r"argument (?:-\w/)?(\S+): expected one argument", message)
+        if option is not None:
+            message = f"{option[1]} needs a value; one that begins with - is written {option[1]}=VALUE"
+        raise UsageError(message)
+
+    def _usage(self) -> str:
+        parts = [self.prog]
+        for parameter in self._parameters:
+            if parameter.is_word and parameter.kind is not Settings:
+                word = parameter.label + " ..." * (parameter.item is not None)
+                parts.append(word if parameter.default is MISSING else f"[{word}]")
+            elif parameter.default is MISSING and parameter.kind is not Settings:
+                parts.append(f"{parameter.label} {_metavar(parameter.kind)}")
+        has_settings = any(parameter.kind is Settings for parameter in self._parameters)
+        return " ".join([*parts, "[options]", *["[--key.path VALUE ...]"] * has_settings])
+
+    def _add_parameters(self) -> None:
+        words, options = self.add_argument_group("arguments"), self.add_argument_group("options")
+        options.add_argument("-h", "--help", action="help", help="show this help")
+        for parameter in self._parameters:
+            label, doc = parameter.label, _help(parameter.doc, parameter.default)
+            kind = parameter.kind if parameter.item is None else parameter.item
+            repeated = {} if parameter.item is None else {"action": "append"}
+            if kind is Settings:
+                self._add_settings()
+            elif parameter.is_word:
+                whole = {"nargs": "?"} if parameter.item is None else {"nargs": "*", "action": "extend"}
+                self._add(words, kind, parameter.name, metavar=label, help=doc, **whole)
+                self._add(words, kind, f"--{parameter.name}", help=argparse.SUPPRESS, **repeated)
+            else:
+                short = [SHORT[parameter.name]] if parameter.name in SHORT else []
+                metavar = "" if kind is bool else _metavar(kind)
+                self._add(options, kind, *short, label, metavar=metavar, help=doc, **repeated)
+
+    def _add_settings(self) -> None:
+        from owl2.train.config import TrainConfig
+
+        groups = {"": self.add_argument_group("settings of the stage")}
+        config = Key(
+            "config", Path, "YAML file of settings, laid over those before it; may be repeated.", None
+        )
+        items = set()
+        for key in (config, *keys_of(TrainConfig)):
+            group = groups[key.name.rpartition(".")[0]]
+            doc = _help(key.doc, key.default)
+            if key.group is not None:  # its members have a section of their own
+                groups[key.name] = self.add_argument_group(key.name, _doc(key.group).partition("\n")[0])
+                is_optional = NoneType in get_args(key.kind)
+                doc = f"{key.doc} `null` switches it off." if is_optional else argparse.SUPPRESS
+            self._add(group, key.kind, f"--{key.name}", action=_Setting, metavar=_metavar(key.kind), help=doc)
+            if key.item is not None and key.item not in items:
+                items.add(key.item)
+                fields = [
+                    f"{k.name} ({_metavar(k.kind)}): {_with_default(k.doc, k.default)}"
+                    for k in keys_of(key.item)
+                ]
+                lines = [textwrap.fill(field, 76, subsequent_indent="    ") for field in fields]
+                self.add_argument_group(f"keys of an item of {key.name}", "\n".join(lines))
+
+    def _add(self, group: Any, kind: Any, *names: str, **settings: Any) -> None:
+        self._names += [name for name in names if name.startswith("--")]
+        self.kinds.append((group.add_argument(*names, default=argparse.SUPPRESS, **settings), kind))
+
+
+class _Setting(argparse.Action):
+    """Collects (key, text) of settings in their order."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        namespace.settings = [*getattr(namespace, "settings", []), (self.option_strings[0][2:], values)]
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """`-m, --message TEXT` in place of argparse's `-m TEXT, --message TEXT`."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.nargs == 0:
+            return ", ".join(action.option_strings)
+        return f"{', '.join(action.option_strings)} {action.metavar}".strip()
+
+
+def _metavar(kind: Any) -> str:
+    """What stands for a value in help."""
+    origin, members = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _metavar(members[0])
+    if origin is Literal:
+        return "|".join(members)
+    if origin in (list, tuple):
+        return f"[{', '.join(_metavar(member) for member in members)}{', ...' * (origin is list)}]"
+    if members:
+        return "|".join(dict.fromkeys(_metavar(member) for member in members if member is not NoneType))
+    return {str: "TEXT", Path: "PATH", int: "N", float: "X", bool: "true|false"}.get(kind, "{...}")
+
+
+def _with_default(doc: str, default: Any) -> str:
+    """The text of an option, and what it is when it is not given."""
+    if default is MISSING:
+        return f"{doc.rstrip('.')} (required)".strip()
+    if default in (None, "", []) or default is False or hasattr(default, "__dataclass_fields__"):
+        return doc
+    return f"{doc.rstrip('.')} (default: {default})".strip()
+
+
+def _help(doc: str, default: Any) -> str:
+    """As `_with_default`, for argparse, to which % is a placeholder."""
+    return _with_default(doc, default).replace("%", "%%")

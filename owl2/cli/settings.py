@@ -1,0 +1,147 @@
+"""Settings of a training stage: YAML files and `--key.path value`, laid over each other in their order.
+
+Mappings are merged key by key. Everything else replaces what was there before: a later list never inherits
+from the items of an earlier one. The result is read into `TrainConfig`, whose fields say what a value is.
+"""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from owl2.cli.values import UsageError, is_required, item_of, parse_yaml, read
+
+if TYPE_CHECKING:
+    from owl2.train.config import TrainConfig
+
+
+class Settings(list[tuple[str, str]]):
+    """(key, text) of each setting on the command line, in this order; the key `config` is a file of them."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A setting, as `optim.lr`."""
+
+    name: str
+    kind: Any
+    doc: str
+    default: Any
+    """`dataclasses.MISSING` if it is required."""
+
+    @property
+    def group(self) -> type | None:
+        """The dataclass of a group of settings, as that of `optim`."""
+        kinds = [self.kind, *get_args(self.kind)] if self.item is None else []
+        return next(
+            (kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None
+        )
+
+    @property
+    def item(self) -> type | None:
+        """The dataclass of the items of a list, as that of `data.sources`."""
+        item = item_of(self.kind)
+        return item if isinstance(item, type) and dataclasses.is_dataclass(item) else None
+
+
+def keys_of(config: type, prefix: str = "") -> Iterator[Key]:
+    """Every key of a configuration, a group before its members."""
+    kinds, docs = get_type_hints(config, include_extras=True), field_docs(config)
+    for field in dataclasses.fields(config):
+        default = dataclasses.MISSING if is_required(field) else field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        key = Key(prefix + field.name, kinds[field.name], docs.get(field.name, ""), default)
+        yield key
+        if key.group is not None:
+            yield from keys_of(key.group, f"{key.name}.")
+
+
+@cache
+def field_docs(config: type) -> dict[str, str]:
+    """The string below each field of a dataclass, where it is documented."""
+    (body,) = (
+        node.body for node in ast.parse(inspect.getsource(config)).body if isinstance(node, ast.ClassDef)
+    )
+    return {
+        field.target.id: inspect.cleandoc(str(below.value.value)).replace("\n", " ")
+        for field, below in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+
+
+def stage_config(file: Path | None, settings: Settings) -> "TrainConfig":
+    """Read a stage's file and lay the settings over it.
+
+    Raises:
+        UsageError: a setting on the command line is wrong.
+        TrainConfigError: a file is wrong, or what all of them make together.
+        OSError: a file cannot be read.
+    """
+    from owl2.train.config import TrainConfig, TrainConfigError
+
+    keys = {key.name: key for key in keys_of(TrainConfig)}
+    first = [] if file is None else [("config", str(file))]
+    branches = [_branch(keys[name], text) for name, text in settings if name != "config"]
+    tree: dict[str, Any] = {}
+    try:
+        for name, text in [*first, *settings]:
+            tree = _merged(tree, read_yaml(Path(text)) if name == "config" else branches.pop(0))
+    except UsageError as error:
+        raise TrainConfigError(str(error)) from None
+    try:
+        return read(tree, TrainConfig, "")
+    except UsageError as error:
+        files = [text for name, text in [*first, *settings] if name == "config"]
+        raise TrainConfigError(f"{', '.join(files) or 'no CONFIG.yaml is given'}: {error}") from None
+
+
+def _branch(key: Key, text: str) -> dict[str, Any]:
+    """The tree of this setting alone. A wrong value is an error here, where the option can be named."""
+    option = f"--{key.name}"
+    value: Any = text
+    if key.group is None:
+        read(text, key.kind, option)
+    elif not isinstance(value := parse_yaml(text, option), dict | NoneType):
+        read(text, key.kind, option)  # no group of settings: this says so
+    for part in reversed(key.name.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merged(tree: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """`later` laid over `tree`: mappings key by key, anything else as a whole."""
+    both = {
+        key: _merged(tree[key], value)
+        if isinstance(value, dict) and isinstance(tree.get(key), dict)
+        else value
+        for key, value in later.items()
+    }
+    return {**tree, **both}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings; see `parse_yaml`.
+
+    Raises:
+        UsageError: it is not UTF-8, not YAML, or no mapping; names file and line.
+        OSError: it cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at position {error.start}); "
+            f"save it as UTF-8"
+        ) from None
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} has no settings; expected lines such as `steps: 100`")
+    return tree

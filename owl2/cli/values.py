@@ -1,0 +1,250 @@
+"""Values of options and settings, read by the type of their field.
+
+What a value looks like never decides what it is. `null`, `1e3`, `#1.png` or `[a]` is text where the field is
+text, on the command line and in a YAML file alike; a number only where the field is a number; nothing only
+where the field may be empty. A value that does not fit is one sentence that names the field.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from owl2.errors import Owl2Error
+
+NULL = ("null", "~")
+"""How a field that is no text is left empty on the command line."""
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
+
+
+class UsageError(Owl2Error, ValueError):
+    """A command, option or value that does not exist; the message has the nearest one that does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Bounds of a number, for `Annotated[int, Range(1)]`."""
+
+    low: float
+    high: float = 2**63 - 1
+    open: bool = False
+    """Whether `low` itself is out of range."""
+
+    def check(self, value: float, where: str) -> None:
+        """Raise UsageError if the value is out of range."""
+        if value < self.low or (self.open and value == self.low):
+            raise UsageError(f"{where} {value} must be {'above' if self.open else 'at least'} {self.low:g}")
+        if value > self.high:
+            raise UsageError(f"{where} {value} must be at most {self.high:,}")
+
+
+Count = Annotated[int, Range(1)]
+Amount = Annotated[float, Range(0, math.inf)]
+Seed = Annotated[int, Range(0)]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like `word`."""
+    return difflib.get_close_matches(word, list(known), n=1, cutoff=0)[0]
+
+
+def read(value: Any, kind: Any, where: str) -> Any:
+    """Return `value` as `kind`.
+
+    Args:
+        value: text as it was typed, or what `parse_yaml` returns: text, None, lists and dicts of them.
+        kind: `str`, `Path`, `int`, `float`, `bool`, a `Literal`, a list, tuple or union of them, `Annotated`
+            with a `Range`, or a dataclass of such fields.
+        where: the option or key, for errors.
+
+    Raises:
+        UsageError: the value does not fit.
+    """
+    origin, members = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        number = read(value, members[0], where)
+        for bounds in members[1:]:
+            bounds.check(number, where)
+        return number
+    if origin in (Union, UnionType):
+        return _read_union(value, members, where)
+    if dataclasses.is_dataclass(kind):
+        return _read_fields(value, kind, where)
+    if origin in (list, tuple):
+        return _read_items(value, kind, where)
+    if value is None or isinstance(value, list | dict):
+        raise _wrong(value, kind, where)
+    text = value if isinstance(value, str) else str(value)
+    if origin is Literal:
+        if text not in members:
+            known = ", ".join(members)
+            raise UsageError(
+                f"{where}: {_shown(text)} is not one of {known}; the nearest is {nearest(text, members)!r}"
+            )
+        return text
+    if kind in (str, Path):
+        return _read_text(text, kind, where)
+    return _read_number(text, kind, where)
+
+
+def _read_text(text: str, kind: type, where: str) -> Any:
+    if "\0" in text:
+        raise UsageError(f"{where} has a NUL character: {_shown(text)}")
+    if kind is Path:
+        if not text:
+            raise UsageError(f"{where} is empty; name a file or a folder")
+        return Path(text)  # a file's name may be bytes that are not UTF-8
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{where} is not UTF-8 text (character {error.start + 1} of {_shown(text)})"
+        ) from None
+    return text
+
+
+def _read_number(text: str, kind: type, where: str) -> Any:
+    word = text.strip().lower()
+    try:
+        if kind is bool:
+            return {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}[word]
+        if kind is int:
+            return int(word, 16) if word.startswith("0x") else int(word)
+        number = float(word.replace(".inf", "inf"))
+    except (KeyError, ValueError):
+        raise _wrong(text, kind, where) from None
+    if math.isnan(number):
+        raise _wrong(text, kind, where)
+    return number
+
+
+def _read_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
+    """The first member that fits; text is never taken for an empty field."""
+    rest = [member for member in members if member is not NoneType]
+    is_text = any(member in (str, Path) for member in rest)
+    if len(rest) < len(members) and (value is None or (not is_text and value in NULL)):
+        return None
+    for member in rest[:-1]:
+        try:
+            return read(value, member, where)
+        except UsageError:
+            continue
+    try:
+        return read(value, rest[-1], where)
+    except UsageError:
+        if len(rest) == 1:
+            raise
+        raise _wrong(value, Union[*rest], where) from None
+
+
+def _read_items(value: Any, kind: Any, where: str) -> Any:
+    origin, members = get_origin(kind), get_args(kind)
+    if isinstance(value, str):
+        value = parse_yaml(value, where)
+    if not isinstance(value, list) or (origin is tuple and len(value) != len(members)):
+        raise _wrong(value, kind, where)
+    kinds = members if origin is tuple else members * len(value)
+    items = [
+        read(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds, strict=True))
+    ]
+    return tuple(items) if origin is tuple else items
+
+
+def _read_fields(value: Any, kind: Any, where: str) -> Any:
+    if isinstance(value, str):
+        value = parse_yaml(value, where)
+    if not isinstance(value, dict):
+        raise _wrong(value, kind, where)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    prefix = f"{where}." if where else ""
+    for key in value:
+        if key not in fields:
+            near = nearest(str(key), fields)
+            raise UsageError(f"there is no setting {prefix}{key}; the nearest valid key is {near!r}")
+    kinds = get_type_hints(kind, include_extras=True)
+    given = {key: read(item, kinds[key], prefix + key) for key, item in value.items()}
+    missing = [prefix + name for name, field in fields.items() if name not in given and is_required(field)]
+    if missing:
+        raise UsageError(f"missing: {', '.join(missing)}")
+    return kind(**given)
+
+
+def item_of(kind: Any) -> Any:
+    """The kind of the items of a list, also of one that may be left out; None if it is no list."""
+    lists = [member for member in (kind, *get_args(kind)) if get_origin(member) is list]
+    return get_args(lists[0])[0] if lists else None
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _wrong(value: Any, kind: Any, where: str) -> UsageError:
+    return UsageError(f"{where} must be {describe(kind)}, not {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value in one line of bounded length."""
+    if value is None:
+        return "empty"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def describe(kind: Any) -> str:
+    """What a value of this kind is, in words."""
+    origin, members = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return describe(members[0])
+    if origin is Literal:
+        return " or ".join(members)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(describe(member) for member in members if member is not NoneType))
+    if origin is list:
+        return "a list, such as [a, b]"
+    if origin is tuple:
+        return f"a list of {len(members)}, such as [{', '.join('abcdef'[: len(members)])}]"
+    names = {str: "text", Path: "a path", int: "a whole number", float: "a number", bool: "true or false"}
+    return names.get(kind, "settings, such as {key: value}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose plain scalars are text, except empty ones and `null`."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (declared by PyYAML)
+        first: [resolver for resolver in resolvers if resolver[0].rpartition(":")[2] in ("null", "merge")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key in keys:
+            if keys.count(key) > 1:
+                problem = f"the key {key!r} comes twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML or JSON into dicts and lists of text; only an empty or `null` scalar is None.
+
+    Types are for the field to decide, so numbers, booleans and dates stay as they were written.
+
+    Raises:
+        UsageError: it is not YAML, or a key comes twice; names the line.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise UsageError(f"{where}{place} is not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UsageError(f"{where} is nested too deep") from None
