@@ -175,7 +175,7 @@ def _normalisation(folder: Path, default: tuple[RGB, RGB]) -> tuple[RGB, RGB]:
     try:
         return normalisation(read_json(file, CheckpointError), default) if file.exists() else default
     except ImageError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError(f"{file}: {error}") from error
 
 
 def _make(recipe: Recipe, read_source: Callable[[str], Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """Generation settings, as one frozen record: `generation_config.json` fills it, keywords override it.
 
-Field names and meanings are those of `transformers`. What the file does not say is greedy decoding, as in the
-released evaluation. Loading a checkpoint names settings of the file that this code does not have
+Names and meanings of the fields are those of `transformers`. The default is greedy decoding, as in the
+released evaluation. Settings in the file that are not supported here are named when a checkpoint is loaded
 (owl2/checkpoint/settings.py).
 """
 
@@ -103,8 +103,8 @@ class GenerationConfig:
         known = [f.name for f in dataclasses.fields(cls) if raw.get(f.name) is not None]
         try:
             return cls(**{name: raw[name] for name in known})
-        except (GenerationError, TypeError) as error:
-            raise GenerationError(f"{path}: {error}") from error
+        except GenerationError as error:
+            raise GenerationError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what differs from the defaults, as `generation_config.json` holds it."""

@@ -21,7 +21,16 @@ from owl2.errors import Owl2Error
 from owl2.files import read_json, write_file
 from owl2.model.config import Owl2Config
 from owl2.processor.images import ImageError, ImageSource, load_image
-from owl2.processor.template import END_MARK, IMAGE_MARK, Chunk, Message, find_template, images_of, render
+from owl2.processor.template import (
+    END_MARK,
+    IMAGE_MARK,
+    Chunk,
+    Message,
+    TemplateError,
+    find_template,
+    images_of,
+    render,
+)
 from owl2.processor.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from owl2.processor.transform import CONFIG_NAME, ImageTransform, Resize, own_settings
 
@@ -255,8 +264,9 @@ class Processor:
         try:
             transform = ImageTransform.from_dict(raw, _released_resize(folder / "config.json"))
             template = own_settings(raw).get("template", "mplug_owl2")
-        except ImageError as error:
-            raise ImageError(f"{folder}: {error}") from error
+            find_template(template)
+        except (ImageError, TemplateError) as error:
+            raise type(error)(f"{path}: {error}") from error
         if transform.size % config.vision.patch_size:
             raise ImageError(
                 f"{path}: images of {transform.size} px cannot be cut into patches of "

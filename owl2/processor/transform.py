@@ -101,15 +101,13 @@ class ImageTransform:
         fixed = {"resample": int(_BICUBIC), "do_resize": True, "do_center_crop": True, "do_normalize": True}
         for name, value in {**fixed, "do_rescale": True}.items():
             if raw.get(name, value) != value:
-                raise ImageError(
-                    f"{CONFIG_NAME}: {name} is {in_short(raw[name])}, expected {in_short(value)}"
-                )
+                raise ImageError(f"{name} is {in_short(raw[name])}, expected {in_short(value)}")
         factor = raw.get("rescale_factor", 1 / 255)
         if not _is_number(factor) or abs(factor - 1 / 255) > 1e-9:
-            raise ImageError(f"{CONFIG_NAME}: rescale_factor is {in_short(factor)}, expected 1/255")
+            raise ImageError(f"rescale_factor is {in_short(factor)}, expected 1/255")
         size, crop_size = _side(raw, "size"), _side(raw, "crop_size")
         if size != crop_size:
-            raise ImageError(f"{CONFIG_NAME}: size {size} and crop_size {crop_size} must be equal")
+            raise ImageError(f"size {size} and crop_size {crop_size} must be equal")
         own = own_settings(raw)
         mean, std = normalisation(raw, (CLIP_MEAN, CLIP_STD))
         return cls(size, own.get("resize", resize), mean, std, own.get("alpha", "drop"))
@@ -124,11 +122,11 @@ def own_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     own = raw.get("owl2", {})
     if not isinstance(own, Mapping) or not own.keys() <= set(OWN_SETTINGS):
         expected = f"an object of {', '.join(OWN_SETTINGS)}"
-        raise ImageError(f"{CONFIG_NAME}: owl2 is {in_short(own)}, expected {expected}")
+        raise ImageError(f"owl2 is {in_short(own)}, expected {expected}")
     found = {name: raw[name] for name in ("resize", "template") if name in raw} | dict(own)
     for name, value in found.items():
         if not isinstance(value, str):
-            raise ImageError(f"{CONFIG_NAME}: {name} is {in_short(value)}, expected text")
+            raise ImageError(f"{name} is {in_short(value)}, expected text")
     return found
 
 
@@ -143,7 +141,7 @@ def normalisation(raw: Mapping[str, Any], default: tuple[RGB, RGB]) -> tuple[RGB
         is_rgb = isinstance(values, list | tuple) and len(values) == 3 and all(map(_is_number, values))
         if not is_rgb or (name == "image_std" and min(values) <= 0):
             above = " above 0" if name == "image_std" else ""
-            raise ImageError(f"{CONFIG_NAME}: {name} is {in_short(values)}, expected three numbers{above}")
+            raise ImageError(f"{name} is {in_short(values)}, expected three numbers{above}")
     return tuple(mean), tuple(std)
 
 
@@ -223,5 +221,5 @@ def _side(raw: Mapping[str, Any], field: str) -> int:
         sides = [value[key] for key in ("shortest_edge", "height", "width") if value.get(key) is not None]
         value = sides[0] if sides and sides.count(sides[0]) == len(sides) else None
     if type(value) is not int:
-        raise ImageError(f"{CONFIG_NAME}: {field} is {in_short(raw.get(field))}, expected one side in pixels")
+        raise ImageError(f"{field} is {in_short(raw.get(field))}, expected one side in pixels")
     return value

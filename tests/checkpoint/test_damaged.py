@@ -148,14 +148,10 @@ def test_a_folder_in_place_of_a_file_is_named(folders, tmp_path):
         ("config.json", {"hidden_size": 10**30}),
         ("config.json", {"tie_word_embeddings": 1}),
         ("config.json", {"visual_config": None}),
-        ("config.json", {"visual_config": {"visual_model": []}}),
         ("config.json", {"mam": "all"}),
         ("config.json", {"eos_token_id": []}),
         ("config.json", {"eos_token_id": ["2"]}),
-        ("config.json", {"rope_scaling": {"rope_type": "llama3"}}),
         ("preprocessor_config.json", {"size": {"shortest_edge": "56"}}),
-        ("preprocessor_config.json", {"owl2": {"template": None}}),
-        ("preprocessor_config.json", {"template": "vicuna"}),
         ("tokenizer_config.json", {"eos_token": 5}),
         ("tokenizer_config.json", {"eos_token": {"text": "</s>"}}),
         ("tokenizer_config.json", {"eos_token": "\ud800"}),
@@ -171,6 +167,28 @@ def test_a_value_of_the_wrong_type_is_named_with_its_file_and_field(damage, file
     (field,) = change
     assert file in text
     assert field in text or str(change[field]) in text
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", {"visual_config": {"visual_model": []}}, "visual_model"),
+        (
+            "config.json",
+            {"visual_config": {"visual_abstractor": {"num_hidden_layers": "6"}}},
+            "num_hidden_layers",
+        ),
+        ("config.json", {"rope_scaling": {"rope_type": "llama3"}}, "factor is missing"),
+        ("config.json", {"rope_parameters": {"rope_theta": "1e4"}}, "rope_theta"),
+        ("preprocessor_config.json", {"owl2": {"template": None}}, "template is null"),
+        ("preprocessor_config.json", {"owl2": {"template": "vicuna"}}, "unknown template 'vicuna'; nearest"),
+        ("preprocessor_config.json", {"owl2": {"alpha": "grey"}}, "alpha is 'grey'"),
+    ],
+)
+def test_a_value_inside_of_an_object_is_named_with_its_file(damage, file, change, said):
+    text = damage(file, lambda whole: json.dumps({**json.loads(whole), **change}).encode())
+    assert file in text
+    assert said in text
 
 
 def test_an_index_that_is_no_index_is_named(damage):
