@@ -34,6 +34,8 @@ marks mean them too, as in LLaVA-Video's files."""
 
 UNKNOWN = "unknown row format"
 """The kind of fault of a row in which something is missing or has another type than expected."""
+UNREAD = "media is not read"
+"""The kind of fault of a row with a column that looks like media or a system prompt and has no known name."""
 
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _BOM = "\ufeff"
@@ -57,6 +59,9 @@ _SUFFIXES = {
     "video": (".mp4", ".webm", ".avi", ".mkv", ".mov"),
     "audio": (".wav", ".mp3", ".flac", ".ogg"),
 }
+
+
+LOOKS = {"image": "an image", "video": "a video", "audio": "audio", "system": "a system prompt"}
 
 
 class Column(NamedTuple):
@@ -92,15 +97,17 @@ def form_of(columns: Sequence[Column], where: str) -> Form:
         DataError: it has neither a conversation nor an image with a caption, two columns for one role, or
             media or a system prompt that would not be read.
     """
-    form, faults, kind = _form(tuple(columns))
+    form, faults, blind = _form(tuple(columns))
     if faults:
-        raise DataError(f"{where} has {', '.join(faults)}. {_expectation(columns)}", kind)
+        raise DataError(f"{where} has {', '.join(faults)}. {_expectation(columns)}", UNKNOWN)
+    if blind:
+        raise DataError(f"{where} has {', '.join(blind)}", UNREAD)
     return form
 
 
 @lru_cache(1024)
-def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], str]:
-    """Return the form, what is wrong with it, and the kind of that."""
+def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], list[str]]:
+    """Return the form, what it lacks, and what it would leave unread."""
     by_name = {column.name: column for column in columns}
     found = {role: [name for name in names if name in by_name] for role, names in ROLES.items()}
     needed = ["conversation"] if found["conversation"] else ["image", "caption"]
@@ -114,13 +121,15 @@ def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], str]:
         if role not in by_name[name].fits
     ]
     if faults:
-        return Form({}, {}), faults, UNKNOWN
-    looks = {c.name: _looks_like(c) for c in columns if c.name not in roles.values()}
-    blind = {name: look for name, look in looks.items() if look and (look not in roles or _is_numbered(name))}
-    faults = [
-        f"{name}, which looks like {look} and is not read{_advice(look)}" for name, look in blind.items()
+        return Form({}, {}), faults, []
+    others = {column.name: _looks_like(column) for column in columns if column.name not in roles.values()}
+    unread = {name: look for name, look in others.items() if look}
+    blind = [
+        f"{name}, which looks like {LOOKS[look]} and is not read: {_advice(look)}"
+        for name, look in unread.items()
+        if look not in roles or _is_numbered(name)
     ]
-    return Form(roles, {name: look for name, look in looks.items() if look}), faults, "media is not read"
+    return Form(roles, unread), [], blind
 
 
 def _looks_like(column: Column) -> str:
@@ -140,14 +149,12 @@ def _looks_like(column: Column) -> str:
 
 def _is_numbered(name: str) -> bool:
     """Whether a column is one of several, as `image_2`."""
-    return name[-1:].isdigit() and name.rstrip("0123456789").rstrip("_-") in (
-        *ROLES["image"],
-        *ROLES["video"],
-    )
+    stem = name.rstrip("0123456789").rstrip("_-")
+    return name[-1:].isdigit() and stem in (*ROLES["image"], *ROLES["video"])
 
 
 def _advice(look: str) -> str:
-    return "" if look == "audio" else f" (rename it to {ROLES[look][0]})"
+    return f"rename it to {ROLES[look][0]}, or remove it" if look in ROLES else "remove it, or its rows"
 
 
 def _expectation(columns: Sequence[Column]) -> str:
