@@ -275,7 +275,7 @@ def captioned(source: str, key: str, caption: Any, image: StoredImage) -> Sample
     Raises:
         DataError: the caption is blank or no text.
     """
-    text = _text(caption, f"{source}: the caption of {key}").strip()
+    text = _text(caption, f"{source}: the caption of {key}").strip().removeprefix(_BOM).strip()
     if not text:
         raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
     return Sample(
