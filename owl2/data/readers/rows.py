@@ -9,12 +9,13 @@ a system prompt and has no known name, for without it a row would be learned bli
 import difflib
 import re
 import reprlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from owl2.data.sample import Clip, DataError, Sample, StoredImage
+from owl2.data.sample import Clip, DataError, Sample, StoredImage, printable
 
 ROLES = {
     "conversation": ("conversations", "conversation", "messages"),
@@ -62,6 +63,10 @@ _SUFFIXES = {
 
 
 LOOKS = {"image": "an image", "video": "a video", "audio": "audio", "system": "a system prompt"}
+
+
+_PLAIN = re.compile("number|u?int|half|float|double|decimal|bool|date|time|duration|null")
+"""How the names of types begin that hold neither media nor text, or nothing at all."""
 
 
 class Column(NamedTuple):
@@ -132,19 +137,21 @@ def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], list[str]]:
     return Form(roles, unread), [], blind
 
 
+@lru_cache(1024)
+def _is_media_name(name: str) -> bool:
+    """Whether a field of a turn or of a part of it holds media."""
+    return _looks_like(Column(name, "", frozenset(("image",)))) in _MEDIA_WORDS
+
+
 def _looks_like(column: Column) -> str:
     """Return `image`, `video`, `audio` or `system` if a column without a role seems to be that."""
     words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", column.name)}
     named = next((kind for kind, known in _MEDIA_WORDS.items() if words & {*known.split()}), "")
     if column.media:
         return named or column.media
-    if column.type == "null":  # all cells of it are empty
+    if _PLAIN.match(column.type) or words & {*_ABOUT_WORDS.split()}:
         return ""
-    if words & {*_ABOUT_WORDS.split()}:
-        return ""
-    if named and "image" in column.fits:
-        return named
-    return "system" if "system" in words and "system" in column.fits else ""
+    return named or ("system" if "system" in words else "")
 
 
 def _is_numbered(name: str) -> bool:
@@ -219,16 +226,15 @@ def conversation(
         message = f"{sample} has {num_images} image mark(s) and {len(images)} image(s)"
         message += f", {num_videos} video mark(s) and {len(videos)} video(s)" if videos or num_videos else ""
         raise DataError(message, "image marks and images differ")
-    rest = iter(images), iter(videos)
+    left_images, left_videos = deque(images), deque(videos)
 
     def part(piece: str | _Mark) -> dict[str, Any]:
         if isinstance(piece, str):
             return {"type": "text", "text": piece}
         is_video, media = piece
         if media is None:
-            media = None if is_video else next(rest[0], None)
-            is_video = media is None
-            media = next(rest[1]) if media is None else media
+            is_video = is_video or not left_images
+            media = (left_videos if is_video else left_images).popleft()
         file = stored(media)
         return {"type": "video", "video": Clip(file.name, file.read)} if is_video else image_part(file)
 
@@ -255,6 +261,7 @@ def sample_of(
     Raises:
         DataError: it cannot be used.
     """
+    key = printable(key)
     images, videos = (_several(cells.get(role)) for role in ("image", "video"))
     if "conversation" in cells:
         turns, system = cells["conversation"], cells.get("system")
@@ -331,6 +338,8 @@ def _system_and_turns(
         where = f"{source}: turn {number} of sample {key}"
         if not isinstance(turn, Mapping):
             raise DataError(f"{where} is {_short(turn)}, expected {{from, value}}", UNKNOWN)
+        if unread := [name for name, value in turn.items() if value and _is_media_name(name)]:
+            raise DataError(f"{where} has {unread[0]} of its own, which is not read", UNREAD)
         is_llava = "from" in turn
         role, content = (turn.get(name) for name in (("from", "value") if is_llava else ("role", "content")))
         pieces = [*_pieces(content, where, is_mark)]
@@ -357,6 +366,8 @@ def _pieces(content: Any, where: str, is_mark: re.Pattern[str]) -> Iterator[str 
     for part in content:
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
         if kind == "text":
+            if unread := [name for name, value in part.items() if value and _is_media_name(name)]:
+                raise DataError(f"{where} has a text with {unread[0]}, which is not read", UNREAD)
             yield from _split(_text(part.get("text"), where), is_mark)
         elif kind in ("image", "image_url", "video", "video_url"):
             medium = kind.removesuffix("_url")
