@@ -106,6 +106,20 @@ def test_blank_lines_do_not_count_as_rows_but_as_lines(tmp_path: Path) -> None:
         source[2]
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t\r"])
+@pytest.mark.parametrize("other", ["\x0b", "\x0c", "\x1c", "\ufeff"])
+def test_a_line_that_only_looks_blank_is_a_row_of_its_own_and_no_part_of_the_one_before(
+    tmp_path: Path, blank: str, other: str
+) -> None:
+    good = json.dumps({"id": "good", "conversations": turns("a", "b")})
+    (tmp_path / "rows.jsonl").write_text(f"{good}\n{blank}\n{other}\n{good}\n", encoding="utf-8", newline="")
+    source = JsonlSource("rows", tmp_path / "rows.jsonl")
+    assert len(source) == 3
+    assert source[0].key == source[2].key == "good"
+    with pytest.raises(DataError, match=r"line 3 of .*: not JSON"):
+        source[1]
+
+
 def test_unicode_and_windows_line_ends_are_read_as_they_are(tmp_path: Path) -> None:
     text = "Eule 🦉 · 猫头鹰 · e\u0301 \u2028 end"
     row = json.dumps({"id": "ü", "conversations": turns(text, "да")}, ensure_ascii=False)

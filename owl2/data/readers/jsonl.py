@@ -171,7 +171,9 @@ def _scan(stored: StoredFile) -> bytes:
     with open(stored.path, "rb") as file:
         for number, line in enumerate(file, start=1):
             digest.update(line)
-            if line.strip():
+            if line.strip(
+                b" \t\r\n"
+            ):  # white space of JSON: what is skipped here is read with the row before
                 numbers.append(number)
                 offsets.append(position)
             if not line.isascii():
