@@ -30,7 +30,7 @@ from owl2.model import Owl2Model, build
 from owl2.train.optim import make_optimizer
 from owl2.train.ranks import ALONE
 from owl2.train.state.saver import Saver
-from owl2.train.state.state import Record, tensors_of
+from owl2.train.state.state import StateRecord, tensors_of
 
 KINDS = {"between steps": False, "beside the steps": True}
 
@@ -63,7 +63,7 @@ def measure(width: int, layers: int, steps: int, rounds: int, folder: Path) -> d
         plain = take_steps(model, optimizer, steps)
         for kind, saver in savers.items():
             began = time.perf_counter()
-            saver.save(Record(number), tensors_of(model, optimizer))
+            saver.save(StateRecord(number), tensors_of(model, optimizer))
             called = time.perf_counter()
             take_steps(model, optimizer, steps)
             saver.wait()

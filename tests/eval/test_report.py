@@ -69,6 +69,7 @@ def test_the_page_shows_failures_with_image_question_answer_and_reference(
     page = paths["html"].read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
+    assert re.search(r'<em title="not all questions[^"]*; fewer than[^"]*">16 \(!~\)</em>', page)
     assert "&lt;script&gt;alert(&#39;owl&#39;)" in page
     cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
     items = {item.id: item for item in plan(vqa_data).items}

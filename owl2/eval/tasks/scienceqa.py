@@ -78,7 +78,7 @@ class ScienceQaImg(Task):
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """Accuracy, that by LLaVA's narrower reading, then by the makers' categories."""
         values = [float(is_right(answer)) for answer in answers]
-        strict = [float(_llava_reads(answer.output) in answer.item.references) for answer in answers]
+        strict = [float(_llava_reads(answer.output.strip()) in answer.item.references) for answer in answers]
         scores = [
             mean("accuracy", answers, values, paper_id="1/8"),
             mean("accuracy (LLaVA's reading)", answers, strict),
