@@ -34,10 +34,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from owl2.data.inspect.inspection import Utf8Tokenizer
+from owl2.data.inspect.inspection import ByteTokenizer
 from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture, StepSampler
-from owl2.data.readers.sources import Source, TarSource
+from owl2.data.readers.base import Source
+from owl2.data.readers.shards import TarSource
 from owl2.files import write_file
 from owl2.processor import ImageTransform, Processor
 
@@ -108,9 +109,11 @@ class Bench:
         half = self.num_images // 2
         write_shard(root / "shards" / "000000.tar", images[:half])
         write_shard(root / "shards" / "000001.tar", images[half:])
-        processor = Processor(Utf8Tokenizer(), self.transform, image_token_id=-200, tokens_per_image=65)
+        processor = Processor(ByteTokenizer(), self.transform, image_token_id=-200, tokens_per_image=65)
         source = TarSource("shards", root / "shards")
-        self.draws = SampleDataset([source], ["none"], Mixture([len(source)], [1.0], seed=0), processor, 2048)
+        self.dataset = SampleDataset(
+            [source], ["none"], Mixture([len(source)], [1.0], seed=0), processor, 2048
+        )
         self.files = sorted((root / "folder").glob("*.jpg"))
 
     def ways(self) -> dict[str, Run]:
@@ -137,7 +140,7 @@ class Bench:
             steps=self.num_images // BATCH,
         )
         batches = BatchLoader(
-            self.draws, sampler, num_workers=0, bad_samples=self.root / "bad.jsonl", max_bad_fraction=0.0
+            self.dataset, sampler, num_workers=0, bad_samples=self.root / "bad.jsonl", max_bad_fraction=0.0
         )
         return sum(len(batch.pixel_values) for batch in batches if batch is not None)
 

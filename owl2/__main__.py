@@ -9,13 +9,14 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import owl2
 from owl2.cli.parser import Function, Parser, summary
 from owl2.cli.values import UsageError, nearest
-from owl2.errors import Owl2Error
+from owl2.errors import Owl2Error, Owl2Warning
 
 COMMANDS = {
     "Try it": ("demo",),
@@ -45,7 +46,7 @@ EXTRAS = {
 
 OS_ERRORS = {
     errno.EACCES: "permission denied",
-    errno.EEXIST: "exists already",
+    errno.EEXIST: "exists already, and is not a folder",
     errno.EISDIR: "is a folder, where a file is needed",
     errno.ENOENT: "does not exist",
     errno.ENOSPC: "no space left on the device",
@@ -62,10 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     command = ["owl2"]
     try:
-        function = _find(words, command)
-        if function is not None:
-            function(**Parser(prog=" ".join(command), function=function).parse(words))
-        sys.stdout.flush()
+        with _short_warnings():
+            function = _find(words, command)
+            if function is not None:
+                function(**Parser(prog=" ".join(command), function=function).parse(words))
+            sys.stdout.flush()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         explained = _explain(error)
         if explained is None:
@@ -192,6 +194,25 @@ def _explain_import_error(error: ImportError) -> str | None:
     package = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(package)
     return None if extra is None else f"this needs the package {package}: pip install 'owl2[{extra}]'"
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Warnings to users are a line, without the place in our code."""
+    python_format = warnings.formatwarning
+
+    def short(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, Owl2Warning):
+            return f"warning: {message}\n"
+        return python_format(message, category, filename, lineno, line)
+
+    warnings.formatwarning = short
+    try:
+        yield
+    finally:
+        warnings.formatwarning = python_format
 
 
 def _finish_output() -> None:

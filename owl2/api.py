@@ -13,7 +13,7 @@ from torch import Tensor
 
 from owl2.checkpoint import load_model, resolve
 from owl2.errors import Owl2Error
-from owl2.generate import ChatSession, GenerationConfig, generate
+from owl2.generate import ChatSession, GenerationConfig, end_tokens, generate
 from owl2.model import Owl2Model
 from owl2.processor import Message, Processor
 
@@ -30,8 +30,13 @@ class Owl2:
     ):
         self.model = model
         self.processor = processor
-        self.generation_config = generation_config or GenerationConfig()
-        """What `generate`, `chat`, `stream` and `session` do unless told otherwise."""
+        config = generation_config or GenerationConfig()
+        ends = (
+            end_tokens(model, config) | model.config.decoder.end_tokens | {processor.tokenizer.eos_token_id}
+        )
+        self.generation_config = config.replace(eos_token_id=tuple(sorted(ends)))
+        """Defaults of `generate`, `chat`, `stream` and `session`. An answer ends with any end token of this
+        configuration, the model and the tokenizer."""
 
     def generate(
         self,
@@ -47,7 +52,8 @@ class Owl2:
             attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
             pixel_values: (I, 3, H, W), images in the order of their places in the batch.
             settings: fields of `GenerationConfig`: `max_new_tokens`, `min_new_tokens`, `do_sample`,
-                `temperature`, `top_k`, `top_p`, `seed`, `eos_token_id`. Others are the checkpoint's.
+                `temperature`, `top_k`, `top_p`, `seed`, `num_beams`, `length_penalty`, `early_stopping`,
+                `eos_token_id`. Others are the checkpoint's.
 
         Raises:
             GenerationError: impossible settings, or a prompt that with `max_new_tokens` exceeds the context.
@@ -75,7 +81,10 @@ class Owl2:
         return "".join(self.stream(messages, **settings))
 
     def stream(self, messages: Sequence[Message], **settings: Any) -> Iterator[str]:
-        """Yield the answer of `chat` piece by piece as it is generated; errors come with the first piece."""
+        """Yield the answer of `chat` piece by piece as it is generated; errors come with the first piece.
+
+        With `num_beams` above 1 the first piece comes when the search has ended.
+        """
         return self.session().answer(messages, **settings)
 
     def session(self) -> ChatSession:

@@ -25,6 +25,7 @@ SOURCES = sorted((ROOT / "owl2").rglob("*.py"))
 RANKS = {
     "model": 0,
     "errors": 0,
+    "fields": 0,
     "files": 0,
     "jsonl": 0,
     "pages": 0,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from owl2.checkpoint.ends import with_generation_ends
 from owl2.checkpoint.errors import CheckpointError, Shape, check_fit, first_few
 from owl2.checkpoint.progress import bytes_bar
 from owl2.checkpoint.tensors import TensorFolder, dtype_of, read_json
@@ -84,7 +85,8 @@ def read_config(folder: Path) -> Owl2Config:
         )
     raw = read_json(file)
     try:
-        return Owl2Config.from_dict(raw)
+        config = Owl2Config.from_dict(raw)
+        return config.replace(decoder=with_generation_ends(config.decoder, folder))
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{file}: {error}{_other_kind(raw)}") from error
 

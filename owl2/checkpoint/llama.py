@@ -6,6 +6,7 @@ the decoder lacks (other activations, biases, RoPE scalings other than Llama 3's
 
 from pathlib import Path
 
+from owl2.checkpoint.ends import with_generation_ends
 from owl2.checkpoint.errors import CheckpointError
 from owl2.checkpoint.parts import LanguagePart, Recipe, account
 from owl2.checkpoint.tensors import TensorFolder, read_json
@@ -49,7 +50,7 @@ def read_llama(folder: Path) -> LanguagePart:
         if raw.get(key, value) != value:
             raise CheckpointError(f"{folder}: {key} = {raw[key]!r} is not supported; expected {value!r}")
     try:
-        config = decoder_from_dict(raw)
+        config = with_generation_ends(decoder_from_dict(raw), folder)
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     files = TensorFolder(folder)

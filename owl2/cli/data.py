@@ -117,6 +117,7 @@ def inspect(
     )
     write_file(out, render_page(found).encode())
     print_inspection(found, out)
+    found.check()
 
 
 COMMANDS = {"list": list_corpora, "convert": convert, "mixture": mixture, "inspect": inspect}

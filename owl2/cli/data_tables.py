@@ -12,8 +12,8 @@ from rich.text import Text
 from owl2.data.inspect.inspection import Inspection
 from owl2.data.inspect.page import facts, reasons
 from owl2.data.order import Mixture
-from owl2.data.readers.sources import Source
-from owl2.data.recipes.convert import PartResult, Report
+from owl2.data.readers.base import Source
+from owl2.data.recipes.convert import JobResult, Report
 from owl2.data.recipes.recipe import Recipe, all_recipes
 
 
@@ -42,7 +42,7 @@ def _describe(recipe: Recipe, share: float, source: Path | None) -> str:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[PartResult, int | None], None]]:
+def progress(title: str) -> Iterator[Callable[[JobResult, int | None], None]]:
     """A bar on standard error while a corpus is converted, if a person is watching."""
     console = Console(stderr=True)
     columns = (
@@ -55,7 +55,7 @@ def progress(title: str) -> Iterator[Callable[[PartResult, int | None], None]]:
         task = bar.add_task(title, total=None, counts="reading")
         counts = [0, 0]
 
-        def on_part(part: PartResult, num_parts: int | None) -> None:
+        def on_part(part: JobResult, num_parts: int | None) -> None:
             counts[0] += part.num_samples
             counts[1] += len(part.rejected)
             text = f"{counts[0]:,} samples, {counts[1]:,} left out"

@@ -21,6 +21,9 @@ from owl2.cli.values import UsageError, item_of, nearest, read
 SHORT = {"message": "-m"}
 """Options that have a letter."""
 
+_AS_WORD = "\0"
+"""Put before a word that follows `--`, so that argparse takes it for no option; no argument can have it."""
+
 Function = Callable[..., None]
 
 
@@ -48,8 +51,8 @@ class Parameter:
     def read(self, typed: Any) -> Any:
         """The value of what was typed: a text, or the texts of a list."""
         if self.item is not None:
-            return [read(text, self.item, self.label) for text in typed]
-        return read(typed, self.kind, self.label)
+            return [read(text.removeprefix(_AS_WORD), self.item, self.label) for text in typed]
+        return read(typed.removeprefix(_AS_WORD), self.kind, self.label)
 
 
 def parameters(function: Function) -> list[Parameter]:
@@ -102,10 +105,12 @@ class Parser(argparse.ArgumentParser):
         """
         typed, rest = self.parse_known_intermixed_args(self._spelled(words), argparse.Namespace())
         if rest:
+            word = rest[0].removeprefix(_AS_WORD)
+            is_option = rest[0].startswith("-")
             raise UsageError(
-                f"no option {rest[0]!r}; see {self.prog} --help"
-                if rest[0].startswith("-")
-                else f"one word too many: {rest[0]!r}; usage: {self.usage}"
+                f"no option {word!r}; see {self.prog} --help"
+                if is_option
+                else f"one word too many: {word!r}; usage: {self.usage}"
             )
         values: dict[str, Any] = {}
         for parameter in self._parameters:
@@ -128,7 +133,7 @@ class Parser(argparse.ArgumentParser):
         spelled: list[str] = []
         for number, word in enumerate(words):
             if word == "--":
-                return [*spelled, *words[number:]]
+                return [*spelled, *(_AS_WORD + word for word in words[number + 1 :])]
             match = re.fullmatch(r"--([\w.-]+)(=.*)?", word, re.DOTALL)
             if match is not None:
                 word, value = "--" + match[1].replace("-", "_"), match[2]

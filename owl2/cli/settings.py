@@ -10,6 +10,7 @@ import inspect
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -62,6 +63,7 @@ def keys_of(config: type, prefix: str = "") -> Iterator[Key]:
             yield from keys_of(key.group, f"{key.name}.")
 
 
+@cache
 def field_docs(config: type) -> dict[str, str]:
     """The string below each field of a dataclass, where it is documented."""
     (body,) = (

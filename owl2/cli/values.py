@@ -166,11 +166,12 @@ def _read_fields(value: Any, kind: Any, where: str) -> Any:
         if key not in fields:
             near = nearest(str(key), fields)
             raise UsageError(f"there is no setting {prefix}{key}; the nearest valid key is {near!r}")
-    missing = [prefix + name for name, field in fields.items() if name not in value and is_required(field)]
+    kinds = get_type_hints(kind, include_extras=True)
+    given = {key: read(item, kinds[key], prefix + key) for key, item in value.items()}
+    missing = [prefix + name for name, field in fields.items() if name not in given and is_required(field)]
     if missing:
         raise UsageError(f"missing: {', '.join(missing)}")
-    kinds = get_type_hints(kind, include_extras=True)
-    return kind(**{key: read(item, kinds[key], prefix + key) for key, item in value.items()})
+    return kind(**given)
 
 
 def item_of(kind: Any) -> Any:

@@ -1,47 +1,90 @@
-"""A sample's images and clips decoded, or something in their place where only lengths matter.
+"""Opening a sample: its images and clips decoded and augmented, or blank where only lengths matter.
 
-A clip becomes as many images as it has frames. All images of a draw are augmented by its seed, each in its
-own way; frames of a clip in the same way, for a scene that jumps is another scene.
+A clip becomes as many images as it has frames. Augmentation is the random resized crop and horizontal flip of
+stage 1, as in BLIP-2; it is chosen by source and off by default, since a flip mirrors writing and a crop may
+cut what the caption names. Everything random comes from the draw's seed, so a resumed run, or one on another
+number of ranks, sees the same images. Each image of a sample is augmented in its own way, the frames of a
+clip all in the same way: a scene that jumps is another scene.
 """
 
+import random
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from PIL import Image
 
-from owl2.data.augment import augment, augmentation_for
 from owl2.data.sample import Clip, Sample, StoredImage
 
 Part = dict[str, Any]
-"""`{"type": "text", "text": str}`, or `"image"` or `"video"` in place of `"text"`."""
+"""A part of a message: `{"type": "text", "text": str}`, or `"image"` or `"video"` in place of `"text"`."""
 
 BLANK = Image.new("RGB", (1, 1))
+"""Takes the place of an image where only its number of tokens matters, which is the same for all images."""
+
+AUGMENTATIONS = ("none", "crop", "flip", "crop_flip")
+CROP_SCALE = (0.5, 1.0)
+"""Share of the area that a crop keeps, BLIP-2's range; of a very long image it may keep less."""
+CROP_RATIO = (3 / 4, 4 / 3)
+SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+"""Also matches leftmost, right-hand, and a few words too many (rights): one flip less costs nothing."""
 
 
 def open_media(sample: Sample, augmentation: str, seed: int, num_frames: int) -> list[dict[str, Any]]:
-    """The sample's messages with every image and clip decoded and augmented.
+    """Return the sample's messages with every image and clip decoded and augmented.
 
     Raises:
-        OSError, ImageError, VideoError: one cannot be read.
+        ImageError, VideoError: one cannot be decoded.
+        OSError, StorageError: one cannot be reached.
     """
     kind = augmentation_for(sample.text, augmentation)
 
     def images(media: StoredImage | Clip, number: int) -> list[Image.Image]:
-        decoded = [media.open()] if isinstance(media, StoredImage) else media.sample(num_frames)
+        decoded = [media.open()] if isinstance(media, StoredImage) else media.frames(num_frames)
         return [augment(image, kind, seed + number) for image in decoded]
 
     return _with_images(sample, images)
 
 
-def stand_in(sample: Sample, num_frames: int) -> list[dict[str, Any]]:
-    """The sample's messages with as many images as `open_media` gives, all blank."""
+def blank_media(sample: Sample, num_frames: int) -> list[dict[str, Any]]:
+    """Return the sample's messages with as many images as `open_media` gives, all blank."""
     return _with_images(sample, lambda media, _: [BLANK] * (num_frames if isinstance(media, Clip) else 1))
+
+
+def augmentation_for(text: str, kind: str) -> str:
+    """Return the part of `kind` that keeps `text` true: no flip if it tells left from right."""
+    if "flip" in kind and SIDES.search(text):
+        return "crop" if "crop" in kind else "none"
+    return kind
+
+
+def augment(image: Image.Image, kind: str, seed: int) -> Image.Image:
+    """Return the image as one pass of training sees it; `kind` is one of AUGMENTATIONS."""
+    if kind == "none":
+        return image
+    rng = random.Random(seed)
+    if "crop" in kind:
+        image = image.crop(_random_box(image.size, rng))
+    if "flip" in kind and rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image
+
+
+def _random_box(size: tuple[int, int], rng: random.Random) -> tuple[int, int, int, int]:
+    width, height = size
+    area = width * height * rng.uniform(*CROP_SCALE)
+    ratio = rng.uniform(*CROP_RATIO)
+    w = min(width, max(1, round((area * ratio) ** 0.5)))
+    h = min(height, max(1, round((area / ratio) ** 0.5)))
+    left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+    return left, top, left + w, top + h
 
 
 def _with_images(
     sample: Sample, images: Callable[[StoredImage | Clip, int], list[Image.Image]]
 ) -> list[dict[str, Any]]:
-    number = -1  # of the image or clip in the sample
+    """Replace each image or clip by what `images` makes of it and its number in the sample."""
+    number = -1
 
     def parts(content: list[Part]) -> Iterator[Part]:
         nonlocal number

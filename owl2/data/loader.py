@@ -1,9 +1,9 @@
-"""From a step to its batches: draw, open, tokenise, lay end to end.
+"""From the number of a step to its micro-batches: read, open, tokenise, pack.
 
-A plain `DataLoader` runs the pure order of `order.py`, as it is or packed (`packing.py`); its only state is
+A plain `DataLoader` follows the order of `order.py`, as it is or in packs (`packing.py`); its only state is
 the step it begins at. Of W workers each makes every W-th micro-batch. A sample that cannot be used leaves a
-hole in its batch (never a substitute), is written to `bad_samples.jsonl` with its reason, and stops the run
-when too many have been seen. A micro-batch of holes alone is None.
+hole in its batch (never a substitute), is recorded in `bad_samples.jsonl` with its reason, and stops the run
+if there are too many. A micro-batch of holes alone is None.
 """
 
 import atexit
@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from owl2.data.decode import open_media, stand_in
+from owl2.data.decode import blank_media, open_media
 from owl2.data.order import Mixture
 from owl2.data.packing import NOTHING, Size
-from owl2.data.readers.sources import Source
-from owl2.data.sample import DataError
-from owl2.data.split_turns import join, set_apart
+from owl2.data.readers.base import Source
+from owl2.data.readers.storage import StorageError
+from owl2.data.sample import DataError, Sample, printable
+from owl2.data.split_turns import join, split
 from owl2.model.layout import IGNORE, Layout, Targets, packed_layout, targets_of
 from owl2.processor import Encoding, ImageError, Processor, TemplateError
 from owl2.processor.video import VideoError
@@ -39,12 +40,16 @@ MIN_BAD_SAMPLES = 10
 """A run is never stopped for so few, whatever their share."""
 
 Bad = dict[str, str]
-"""`source`, `key`, `kind` (what is counted by) and `reason` of a draw that could not be used."""
+"""A draw that could not be used: `source`, `key`, `kind` (which faults are counted by) and `reason`."""
+
+UNUSABLE = (DataError, ImageError, TemplateError, VideoError, OSError)
+"""What a sample may cause. Any other exception while it is tokenised is a defect of ours and stops the
+run."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One packed micro-batch. N tokens, I images."""
+    """A packed micro-batch of N tokens and I images."""
 
     input_ids: Tensor
     """(N,) int64: samples laid end to end."""
@@ -53,10 +58,10 @@ class Batch:
     pixel_values: Tensor
     """(I, 3, H, W) float32."""
     keys: tuple[str, ...]
-    """`source:key` of each row's sample; a sample is one row unless its turns stand apart."""
+    """`source:key` of each row's sample; a sample has one row, with `turns: apart` one a question."""
     num_samples: int
     image_of: Tensor | None = None
-    """(P,) int64: which image is in which of P places; None if each is in one, in this order."""
+    """(P,) int64: the image at each of P places in the text; None if each has one place, in this order."""
 
     def to(self, device: torch.device | str) -> "Batch":
         return dataclasses.replace(
@@ -69,12 +74,8 @@ class Batch:
         )
 
 
-UNUSABLE = (DataError, ImageError, TemplateError, VideoError, OSError)
-"""What may be wrong with a sample; anything else is a fault of ours and stops the run."""
-
-
 class SampleDataset:
-    """Draw number -> tokens and images, or the reason why not."""
+    """The samples of a run: the number of a draw -> tokens and images, or the reason why not."""
 
     def __init__(
         self,
@@ -102,40 +103,52 @@ class SampleDataset:
         source = self.sources[draw.source]
         key = f"{source.name}:#{draw.index}"
         try:
-            sample = source[draw.index]
+            sample = _read(source, draw.index)
             key = f"{source.name}:{sample.key}"
             opened = open_media(sample, self.augmentations[draw.source], draw.seed, self.num_frames)
             return key, self._encode(opened, source)
         except UNUSABLE as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = printable(f"{type(error).__name__}: {error}")
             return key, {"source": source.name, "key": key, "kind": _kind(error), "reason": reason}
         except Exception as error:
             error.add_note(f"This happened in draw {n}, sample {key}")
             raise
 
     def size(self, n: int) -> Size:
-        """What a draw costs, exactly, without opening its images; `NOTHING` if its text is unusable."""
+        """Return the exact size of a draw without opening its images; `NOTHING` if its text is unusable."""
         draw = self.mixture[n]
+        source = self.sources[draw.source]
         try:
-            source = self.sources[draw.source]
-            encoding = self._encode(stand_in(source[draw.index], self.num_frames), source)
-        except UNUSABLE:  # recorded by the rank that gets it
+            encoding = self._encode(blank_media(_read(source, draw.index), self.num_frames), source)
+        except UNUSABLE:  # recorded by the rank that reads it
             return NOTHING
         return Size(len(encoding.ids), len(encoding.images))
 
     def _encode(self, messages: list[dict[str, Any]], source: Source) -> Encoding:
-        is_apart = source.name in self.turns_apart
-        return join([self._row(row) for row in (set_apart(messages) if is_apart else [messages])])
+        if source.name in self.turns_apart:
+            return join([self._encode_row(question) for question in split(messages)])
+        return self._encode_row(messages)
 
-    def _row(self, messages: list[dict[str, Any]]) -> Encoding:
+    def _encode_row(self, messages: list[dict[str, Any]]) -> Encoding:
         encoding = self.processor.encode(messages)
         if self.targets == "all":
             encoding = target_all_text(encoding, self.processor.image_token_id)
         return truncate(encoding, self.max_tokens, self.processor.image_token_id)
 
 
+def _read(source: Source, index: int) -> Sample:
+    """Read a sample; whatever is wrong with one row costs that row, unless the storage is at fault."""
+    try:
+        return source[index]
+    except (StorageError, *UNUSABLE):
+        raise
+    except Exception as error:
+        message = f"{source.name}: sample {index} cannot be read: {type(error).__name__}: {error}"
+        raise DataError(message, "unreadable row") from error
+
+
 class Sampler(Protocol):
-    """Which draws each micro-batch of a rank has: `StepSampler` or `PackSampler`."""
+    """Says which draws each micro-batch of a rank has: `StepSampler` or `PackSampler`."""
 
     @property
     def rank(self) -> int: ...
@@ -150,16 +163,16 @@ class Sampler(Protocol):
 
 
 MicroBatch = tuple["Batch | None", list[Bad], bool]
-"""What can be used, what cannot, and whether it is the last of its step."""
+"""What can be used, what cannot, and whether this is the last of its step."""
 
 
 class MicroBatches(IterableDataset[MicroBatch]):
-    """The micro-batches of a rank; in a worker process, those that are its."""
+    """The micro-batches of a rank; in a worker process, those of this worker."""
 
-    def __init__(self, draws: SampleDataset, sampler: Sampler):
-        self.draws = draws
+    def __init__(self, dataset: SampleDataset, sampler: Sampler):
+        self.dataset = dataset
         self.sampler = sampler
-        self.collate = Collate(draws.processor)
+        self.collate = Collate(dataset.processor)
 
     def __iter__(self) -> Iterator[MicroBatch]:
         worker = get_worker_info()
@@ -169,7 +182,7 @@ class MicroBatches(IterableDataset[MicroBatch]):
             micro_batches = self.sampler.micro_batches(step)
             for place, draws in enumerate(micro_batches, start=1):
                 if number % workers == mine:
-                    batch, bad = self.collate([self.draws[n] for n in draws])
+                    batch, bad = self.collate([self.dataset[n] for n in draws])
                     yield batch, bad, place == len(micro_batches)
                 number += 1
 
@@ -177,13 +190,14 @@ class MicroBatches(IterableDataset[MicroBatch]):
 class BatchLoader:
     """The micro-batches of a run from a step on; None for one without any usable sample. Iterate once.
 
-    Raises (while iterating):
-        DataError: the share of samples that cannot be used exceeds `max_bad_fraction`.
+    Raises:
+        DataError: a source has lost, or (while iterating) the samples that cannot be used are, a larger share
+            than `max_bad_fraction`.
     """
 
     def __init__(
         self,
-        draws: SampleDataset,
+        dataset: SampleDataset,
         sampler: Sampler,
         *,
         num_workers: int,
@@ -193,13 +207,13 @@ class BatchLoader:
         num_bad: Mapping[str, int] | None = None,
     ):
         """`num_drawn` and `num_bad` (by source) are what was drawn before `sampler.start_step`."""
-        self.draws = draws
+        self.dataset = dataset
         self.is_over = RawValue(c_bool, False)
         self.loader = DataLoader(
-            MicroBatches(draws, sampler),
-            batch_size=None,  # micro-batches are made in the stream
+            MicroBatches(dataset, sampler),
+            batch_size=None,  # MicroBatches makes them
             num_workers=num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             worker_init_fn=partial(_leave_signals_to_the_loop, self.is_over),
             prefetch_factor=4 if num_workers else None,
         )
@@ -209,23 +223,24 @@ class BatchLoader:
         self.num_bad: Counter[str] = Counter(num_bad)
         """Samples that could not be used, by source."""
         self.num_bad_by_kind: Counter[tuple[str, str]] = Counter()
-        """Those and damaged shards, by source and kind."""
-        self.damaged = [
-            {"source": source.name, "key": shard, "kind": "shard is damaged", "reason": reason}
-            for source in (draws.sources if sampler.rank == sampler.start_step == 0 else ())
-            for shard, reason in source.damaged.items()
+        """Those and lost files, by source and kind."""
+        self.lost = [
+            {"source": source.name, "key": file, "kind": "shard is damaged", "reason": reason}
+            for source in (dataset.sources if sampler.rank == sampler.start_step == 0 else ())
+            for file, reason in source.lost
         ]
-        """Shards left out whole: recorded once a run."""
+        """Files left out, whole or in part: recorded once a run."""
+        self._check_lost()
 
     def __iter__(self) -> Iterator[Batch | None]:
         for batch, _ in self.micro_batches():
             yield batch
 
     def micro_batches(self) -> Iterator[tuple[Batch | None, bool]]:
-        """Each micro-batch, and whether it is the last of its step; packed steps have different numbers."""
-        atexit.register(self._end)  # where nobody closes this iterator, the interpreter ends the workers
+        """Yield each micro-batch and whether it is the last of its step."""
+        atexit.register(self._end)  # if this iterator is never closed, the interpreter ends the workers
         try:
-            self._write(self.damaged)
+            self._write(self.lost)
             for batch, bad, is_last in self.loader:
                 self.num_drawn += len(bad) + (batch.num_samples if batch else 0)
                 if bad:
@@ -244,6 +259,17 @@ class BatchLoader:
             with self.bad_samples.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in bad)
 
+    def _check_lost(self) -> None:
+        for source in self.dataset.sources:
+            total = len(source) + source.num_lost
+            if source.num_lost > max(MIN_BAD_SAMPLES, self.max_bad_fraction * total):
+                files = "; ".join(reason for _, reason in source.lost[:3])
+                raise DataError(
+                    f"{source.name}: about {source.num_lost:,} of {total:,} samples are lost, more than "
+                    f"{self.max_bad_fraction:.1%}; {len(source.lost):,} file(s) are left out whole or in "
+                    f"part: {files}. Repair them or raise data.max_bad_fraction"
+                )
+
     def _record(self, bad: Sequence[Bad]) -> None:
         self._write(bad)
         self.num_bad.update(row["source"] for row in bad)
@@ -257,7 +283,7 @@ class BatchLoader:
 
 
 class Collate:
-    """Lay encodings end to end as one packed batch; picklable for the loader's workers."""
+    """Puts encodings end to end into one packed batch; picklable for the loader's workers."""
 
     def __init__(self, processor: Processor):
         self.processor = processor
@@ -286,6 +312,7 @@ class Collate:
 
 
 def _image_of(encodings: Sequence[Encoding]) -> Tensor | None:
+    """Return `Batch.image_of`: each row of a sample shows all its images again."""
     if all(encoding.rows is None for encoding in encodings):
         return None
     places: list[int] = []
@@ -298,16 +325,16 @@ def _image_of(encodings: Sequence[Encoding]) -> Tensor | None:
 
 
 def target_all_text(encoding: Encoding, image_token_id: int) -> Encoding:
-    """Label every token but the first and the visual ones."""
+    """Make every token a target but the first and the visual ones."""
     is_target = [False, *(token != image_token_id for token in encoding.ids[1:])]
     return dataclasses.replace(encoding, is_target=is_target)
 
 
 def truncate(encoding: Encoding, max_tokens: int, image_token_id: int) -> Encoding:
-    """Cut a sample to `max_tokens`, never through an image and never to nothing to learn.
+    """Cut a sample to `max_tokens`, but never through an image and never so that no target is left.
 
     Raises:
-        DataError: no labelled token would be left.
+        DataError: no target would be left.
     """
     length = len(encoding.ids)
     if length > max_tokens:
@@ -337,7 +364,7 @@ def _kind(error: Exception) -> str:
     return "unusable conversation" if isinstance(error, TemplateError) else "image cannot be read"
 
 
-def _as_it_is(micro_batch: Any) -> Any:
+def _unchanged(micro_batch: Any) -> Any:
     return micro_batch
 
 

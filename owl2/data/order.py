@@ -1,47 +1,45 @@
 """The order of training samples, as a function of the step.
 
 Nothing is shuffled in memory and no iterator has a state: draw n of a run is (source, index, seed), computed
-from n. Each block of draws holds every source's exact quota in shuffled places; each pass over a source is a
-fresh keyed permutation of its indices (a Feistel network with cycle walking), so nothing repeats within a
-pass. A run therefore resumes anywhere at once, and the batch of a step is the same for any number of ranks
-and workers.
+from n. Each block of draws has every source's exact quota in shuffled places; each pass over a source follows
+its own keyed permutation of the indices, so nothing repeats within a pass. A run therefore resumes anywhere
+at once, and the batch of a step is the same for any number of ranks and workers.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from owl2.data.readers.base import SLICE
 from owl2.data.sample import DataError
 
 BLOCK = 10_000
-"""Samples in which the quotas are exact; of Table 14's smallest source they are then 0.24 % off its share."""
+"""Draws in which the quotas are exact; rounding makes Table 14's smallest source 0.24 % off its share."""
 
-SLICE = 100
-"""Neighbouring samples that storage is asked for in one request, where a source is drawn in slices."""
 WINDOW = 64
-"""Slices that are mixed with one another: 6,400 samples, what others hold in a buffer to shuffle."""
+"""Slices that are mixed with one another: 6,400 samples, what others hold in a shuffle buffer."""
 
 _MASK64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Where sample n of a run comes from."""
+    """Which sample comes as number n of a run."""
 
     source: int
     index: int
     seed: int
-    """For everything random about this one sample (crop, flip)."""
+    """For everything random about this one draw (crop, flip)."""
 
 
 class Mixture:
     """Sources of given sizes, mixed by weight.
 
     Raises:
-        DataError: an empty source, a negative weight, or one too small to be drawn at all (0 is off).
+        DataError: an empty source, a negative weight, or one too small for a single draw (0 is off).
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class Mixture:
         seed: int,
         in_slices: Sequence[bool] | None = None,
     ):
-        """`in_slices`: which sources are drawn as `Slices` are; none by default."""
+        """`in_slices`: which sources are visited in the order of `Slices`; none by default."""
         if len(sizes) != len(weights) or not sizes:
             raise DataError(f"{len(sizes)} sizes and {len(weights)} weights; expected one of each a source")
         if min(sizes) < 1 or min(weights) < 0 or sum(weights) <= 0:
@@ -61,19 +59,19 @@ class Mixture:
         self.in_slices = tuple(in_slices or [False] * len(sizes))
         self.seed = seed
         self.quotas: list[int] = _quotas(np.asarray(weights, dtype=float)).tolist()
-        """Samples of each source in a block."""
+        """Draws of each source in a block."""
         never = [weight for weight, quota in zip(weights, self.quotas, strict=True) if weight and not quota]
         if never:
             raise DataError(
-                f"weights {never} of {sum(weights):g} in all are less than one draw in {BLOCK}: they would "
-                f"never be drawn; raise them or leave those sources out"
+                f"weights {never} of {sum(weights):g} in all are less than one draw in {BLOCK}: their "
+                f"sources would never be read; raise the weights or leave the sources out"
             )
 
     def __getitem__(self, n: int) -> Draw:
         block, place = divmod(n, BLOCK)
         sources, before = _shuffled_block(self.seed, block, tuple(self.quotas))
         source = int(sources[place])
-        # The n-th draw of this source over the whole run: full blocks before, plus those before in this one.
+        # Draws of this source before this one: those of full blocks, and those of this block.
         nth = block * self.quotas[source] + int(before[place])
         epoch, i = divmod(nth, self.sizes[source])
         permutation = _permutation(self.sizes[source], self.seed, source, epoch, self.in_slices[source])
@@ -89,7 +87,14 @@ class Mixture:
 
 
 class Permutation:
-    """A keyed permutation of range(n) in O(1) memory."""
+    """A keyed permutation of range(n) in O(1) memory.
+
+    A Feistel network splits a number's bits into two halves and, round by round, swaps them and mixes one
+    into the other by a keyed hash. Each round can be undone, whatever the hash, so the network permutes all
+    numbers of 2 * half_bits bits, at most 4 n of them. A number that lands beyond n is sent through again
+    until it lands within (cycle walking): the cycle it is on leads back to where it came from, so it must,
+    and no two numbers meet. That takes at most 4 passes on average.
+    """
 
     ROUNDS = 4
 
@@ -100,7 +105,7 @@ class Permutation:
         self.keys = [_hash(key, i) for i in range(self.ROUNDS)]
 
     def __call__(self, i: int) -> int:
-        while True:  # cycle walking: the network permutes a power of four; skip what lies beyond n
+        while True:  # cycle walking
             left, right = i >> self.half_bits, i & self.mask
             for key in self.keys:
                 left, right = right, left ^ (_mix(right + key) & self.mask)
@@ -112,8 +117,9 @@ class Permutation:
 class Slices:
     """A keyed permutation of range(n) in O(1) memory that keeps neighbours near one another.
 
-    Slices of neighbours come in an order by lot, WINDOW of them at a time, and their samples are mixed. To
-    storage that is WINDOW requests for SLICE samples each, in place of as many requests as samples.
+    Two permutations, one inside the other: slices of SLICE neighbours come in random order, and the samples
+    of WINDOW slices at a time are mixed. Storage then sees WINDOW requests for SLICE samples each in place of
+    one request a sample.
     """
 
     def __init__(self, n: int, key: int):
@@ -123,9 +129,11 @@ class Slices:
         self.slices = Permutation(self.num_slices, key)
 
     def __call__(self, i: int) -> int:
-        while True:  # cycle walking, as in Permutation: the last slice may be short
+        # The last slice may be short, so this permutes the num_slices * SLICE >= n places of whole slices and
+        # walks on from places without a sample, as in Permutation.
+        while True:
             window, place = divmod(i, WINDOW * SLICE)
-            first = window * WINDOW
+            first = window * WINDOW  # in the random order of slices
             num_slices = min(WINDOW, self.num_slices - first)
             number, within = divmod(_window(num_slices, self.key, window)(place), SLICE)
             i = self.slices(first + number) * SLICE + within
@@ -134,7 +142,7 @@ class Slices:
 
 
 class StepSampler:
-    """The draws of each micro-batch of one rank, from `start_step` on, as a DataLoader's batch sampler."""
+    """The draws of each micro-batch of one rank, `micro_batch_size` each."""
 
     def __init__(
         self, *, micro_batch_size: int, accumulation: int, ranks: int, rank: int, start_step: int, steps: int
@@ -145,13 +153,6 @@ class StepSampler:
         self.rank = rank
         self.start_step = start_step
         self.steps = steps
-
-    def __len__(self) -> int:
-        return max(0, self.steps - self.start_step) * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start_step, self.steps):
-            yield from self.micro_batches(step)
 
     def micro_batches(self, step: int) -> list[list[int]]:
         """The draws of each micro-batch of this rank in a step."""
@@ -165,7 +166,8 @@ class StepSampler:
 
 @lru_cache(maxsize=4)
 def _shuffled_block(seed: int, block: int, quotas: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The source of each draw of a block, and how many draws of that source come before it in the block."""
+    """Return the source of each draw of a block, and the number of draws of that source before it in the
+    block."""
     rng = np.random.Generator(np.random.Philox(key=[seed, block]))
     sources = rng.permutation(np.repeat(np.arange(len(quotas)), quotas))
     before = np.empty_like(sources)

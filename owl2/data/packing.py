@@ -1,12 +1,12 @@
-"""The samples of a step as packs of at most so many tokens, spread evenly over packs and ranks.
+"""The samples of a step in packs of limited length, spread evenly over packs and ranks.
 
-A step's samples are those of the plain order (order.py), whatever packs and ranks do: packing decides only
-who computes what beside what, so it changes neither the loss, which is divided by the targets of the whole
-step, nor where a run resumes. Packs are a pure function of the step. How long a sample is, its visual
-tokens included, is known from its text and the number of its images, before any image is opened.
+A step has the samples of the plain order (order.py), whatever the packs and ranks: packing decides only which
+rank computes which samples together, so it changes neither the loss, which is divided by the targets of the
+whole step, nor where a run resumes. Packs are a pure function of the step. The length of a sample, visual
+tokens included, follows from its text and its number of images, before any image is opened.
 
-Largest first into the emptiest (Graham, 1969), in two dimensions: decoder work goes by tokens, that of the
-vision encoder by images.
+Samples are placed largest first into the emptiest pack (Graham, 1969), in two dimensions: the decoder's work
+is proportional to tokens, the vision encoder's to images.
 """
 
 import math
@@ -26,14 +26,14 @@ class Size(NamedTuple):
 
 
 NOTHING = Size(0, 0)
-"""A sample that cannot be used: it leaves a hole wherever it lies."""
+"""The size of a sample that cannot be used: it leaves a hole in its pack."""
 
 
 @dataclass(frozen=True)
 class PackSampler:
-    """The draws of each pack of one rank, from `start_step` on.
+    """The draws of each pack of one rank.
 
-    Every rank works the packs of the whole step out for itself: that costs tokenising the step's text.
+    Every rank works out the packs of the whole step by itself, which costs tokenising the step's text.
     """
 
     size_of: Callable[[int], Size]
@@ -47,7 +47,7 @@ class PackSampler:
     steps: int
 
     def micro_batches(self, step: int) -> list[list[int]]:
-        """The draws of each pack of this rank; as many packs on every rank."""
+        """Return the draws of each pack of this rank; every rank has the same number of packs."""
         first = step * self.global_batch_size
         sizes = [self.size_of(n) for n in range(first, first + self.global_batch_size)]
         packs = deal(sizes, pack(sizes, self.pack_tokens, self.ranks), self.ranks)[self.rank]
@@ -55,9 +55,10 @@ class PackSampler:
 
 
 def pack(sizes: Sequence[Size], capacity: int, multiple: int = 1) -> list[list[int]]:
-    """Put samples into the fewest packs found that hold them, a multiple of `multiple`; some may be empty.
+    """Put samples into the fewest packs that are found to hold them, a multiple of `multiple`; some may be
+    empty.
 
-    A sample of more than `capacity` tokens, one of many rows, has a pack of its own.
+    A sample of more than `capacity` tokens (questions apart have many rows) gets a pack of its own.
 
     Returns:
         The positions in `sizes` of each pack's members.
@@ -70,9 +71,9 @@ def pack(sizes: Sequence[Size], capacity: int, multiple: int = 1) -> list[list[i
 
 
 def deal(sizes: Sequence[Size], packs: Sequence[list[int]], ranks: int) -> list[list[list[int]]]:
-    """Give each rank its packs, such that packs computed at the same time hold about as many images.
+    """Give each rank its packs so that packs computed at the same time have about the same number of images.
 
-    Rows of `ranks` packs, those with most images first, are dealt back and forth.
+    Packs are ordered by images and dealt to the ranks back and forth: 0 1 2 3, then 3 2 1 0.
     """
 
     def load(members: list[int]) -> Size:
@@ -88,9 +89,10 @@ def deal(sizes: Sequence[Size], packs: Sequence[list[int]], ranks: int) -> list[
 
 
 def _spread(sizes: Sequence[Size], num_packs: int, capacity: int) -> list[list[int]] | None:
-    """Put each sample where the larger of both loads, as shares of their means, stays the least.
+    """Put each sample into the pack whose larger load stays the least; None if a sample fits into no pack.
 
-    None if one finds no place.
+    Both loads, tokens and images, are measured in shares of their means over the packs, so that neither
+    counts more than the other; a sample's own larger share decides when it is placed.
     """
     means = np.maximum(np.sum(sizes, axis=0), 1) / num_packs
     shares = np.asarray(sizes) / means  # (samples, 2)

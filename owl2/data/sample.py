@@ -1,12 +1,13 @@
-"""One training sample: a conversation whose images are still closed.
+"""A training sample: a conversation whose images and clips are still closed.
 
-Every corpus, whatever its files look like, becomes this; opening images and tokenising happen later, in
-the loader's workers, so that drawing a sample costs nothing.
+Every corpus becomes this, whatever its files look like. Images are decoded and text is tokenised later, in
+the loader's workers, so reading a sample is cheap.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -15,21 +16,15 @@ from owl2.errors import Owl2Error
 from owl2.processor.images import ImageError, load_image
 from owl2.processor.video import VideoError, sample_frames
 
-IMAGE_MARKS = ("<|image|>", "<image>")
-"""The released code's mark and LLaVA's; both stand for the next image of the sample."""
-VIDEO_MARKS = ("<|video|>", "<video>")
-"""The next clip, in a row that has any: elsewhere these are words of HTML. In a row of clips alone image
-marks mean them too, as in LLaVA-Video's files."""
-
 
 class DataError(Owl2Error, ValueError):
     """A sample or file that cannot be used; the message names it and says why.
 
-    `kind` is a short phrase without names or numbers: what bad samples are counted by.
+    `kind` is a short phrase without names or numbers, by which bad samples are counted.
     """
 
     def __init__(self, message: str, kind: str = "unusable"):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.kind = kind
 
 
@@ -41,31 +36,64 @@ class StoredImage:
     read: Callable[[], bytes]
 
     def open(self) -> Image.Image:
-        """Decode to RGB; raises `owl2.processor.images.ImageError` with the image's name."""
+        """Decode to RGB.
+
+        Raises:
+            ImageError: it cannot be read; the message has the image's name.
+            OSError, StorageError: the file or the storage behind it cannot be reached.
+        """
         try:
             return load_image(self.read())
         except ImageError as error:
             raise ImageError(f"{self.name}: {error}") from error
+        except (Owl2Error, OSError):
+            raise
+        except Exception as error:  # a path with a NUL byte, or an exception of the image library's own
+            raise ImageError(f"{self.name}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video or GIF that is read when it is needed."""
+    """A video or GIF, or a part of one, that is decoded when its frames are needed."""
 
     name: str
-    read: Callable[[], bytes]
+    source: Path | Callable[[], bytes]
+    """A local file, or what reads one."""
+    segment: tuple[float, float] | None = None
+    """Begin and end in seconds."""
 
-    def sample(self, num_frames: int) -> list[Image.Image]:
-        """Decode so many frames, evenly spaced, to RGB; raises `VideoError` with the clip's name."""
+    def frames(self, num_frames: int) -> tuple[Image.Image, ...]:
+        """Decode evenly spaced frames to RGB.
+
+        Those of the last few local files are kept, so asking for one frame after another decodes a file once.
+        Copy a frame before changing it.
+
+        Raises:
+            VideoError: it cannot be read; the message has the clip's name.
+            OSError, StorageError: the file or the storage behind it cannot be reached.
+        """
         try:
-            return sample_frames(self.read(), num_frames)
+            if isinstance(self.source, Path):
+                return _frames_of_file(self.source, num_frames, self.segment)
+            return tuple(sample_frames(self.source(), num_frames, self.segment))
         except VideoError as error:
-            raise VideoError(f"{self.name}: {error}") from error
+            raise error if isinstance(self.source, Path) else VideoError(f"{self.name}: {error}") from error
+        except (Owl2Error, OSError):
+            raise
+        except Exception as error:  # a path with a NUL byte, or an exception of the video library's own
+            raise VideoError(f"{self.name}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+@lru_cache(maxsize=4)  # eight frames of 720p are 22 MB
+def _frames_of_file(
+    path: Path, num_frames: int, segment: tuple[float, float] | None
+) -> tuple[Image.Image, ...]:
+    return tuple(sample_frames(path, num_frames, segment))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation in the processor's message form, with `StoredImage`s in place of images.
+    """A conversation in the processor's message form, with a `StoredImage` in place of each image.
 
     A part may also be `{"type": "video", "video": Clip}`, which becomes several images.
     """
@@ -76,102 +104,13 @@ class Sample:
 
     @property
     def text(self) -> str:
-        """All that is said, by both sides."""
+        """All text of both sides."""
         contents = [message["content"] for message in self.messages]
         parts = [[{"text": content}] if isinstance(content, str) else content for content in contents]
         return "\n".join(part.get("text", "") for content in parts for part in content)
 
 
-def sample_from_llava(source: str, row: dict[str, Any], stored: Callable[[Any], StoredImage]) -> Sample:
-    """Turn a row of the LLaVA format into a sample.
-
-    Args:
-        stored: the file for what stands in the row's `image` or `video`, a name in JSON.
-
-    Raises:
-        DataError: wrong roles, or marks and images or clips that do not match in number.
-    """
-    key = str(row.get("id", row.get("question_id", "?")))
-    images, videos = _names(row, "image"), _names(row, "video")
-    media = Media.of(images, videos, stored)
-    marks = [mark for turn in row["conversations"] for mark in media.pattern.findall(turn["value"])]
-    num_videos = sum(mark in VIDEO_MARKS or not images for mark in marks) if videos else 0
-    num_images = len(marks) - num_videos
-    if num_images != len(images) or num_videos != len(videos):
-        message = f"{source}: sample {key} has {num_images} image mark(s) and {len(images)} image(s)"
-        message += f", {num_videos} video mark(s) and {len(videos)} video(s)" if videos else ""
-        raise DataError(message, "image marks and images differ")
-    roles = {"human": "user", "gpt": "assistant"}
-    messages = []
-    for number, turn in enumerate(row["conversations"]):
-        expected = ("human", "gpt")[number % 2]
-        if turn.get("from") != expected:
-            raise DataError(
-                f"{source}: turn {number + 1} of sample {key} is from {turn.get('from')!r}, "
-                f"expected {expected!r}",
-                "turns do not alternate",
-            )
-        messages.append({"role": roles[expected], "content": _parts(turn["value"], media)})
-    return Sample(source, key, messages)
-
-
-def not_a_llava_row(place: str, error: Exception) -> DataError:
-    """What a row becomes in which `sample_from_llava`, or reading it, met something unforeseen."""
-    kind = "text is not UTF-8" if isinstance(error, UnicodeError) else "not a LLaVA row"
-    return DataError(f"{place} is not a LLaVA row: {error!r}", kind)
-
-
-def sample_from_caption(source: str, key: str, caption: str, image: StoredImage) -> Sample:
-    """Turn an image and its caption into a sample: the image alone as the turn, the caption as answer.
-
-    Raises:
-        DataError: the caption is blank.
-    """
-    caption = caption.strip()
-    if not caption:
-        raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
-    question = {"role": "user", "content": [{"type": "image", "image": image}]}
-    return Sample(source, key, [question, {"role": "assistant", "content": caption}])
-
-
-@dataclass(frozen=True)
-class Media:
-    """The images and clips of a row, in the order of their marks."""
-
-    images: Iterator[Any]
-    videos: Iterator[Any]
-    stored: Callable[[Any], StoredImage]
-    pattern: re.Pattern[str]
-    """What marks one of them."""
-
-    @classmethod
-    def of(
-        cls, images: Sequence[Any], videos: Sequence[Any], stored: Callable[[Any], StoredImage]
-    ) -> "Media":
-        """The media of a row's `image` and `video`."""
-        marks = IMAGE_MARKS + (VIDEO_MARKS if videos else ())
-        return cls(iter(images), iter(videos), stored, re.compile("|".join(map(re.escape, marks))))
-
-    def part(self, mark: str) -> dict[str, Any]:
-        """What stands at the next mark."""
-        image = None if mark in VIDEO_MARKS else next(self.images, None)
-        if image is not None:
-            return {"type": "image", "image": self.stored(image)}
-        file = self.stored(next(self.videos))
-        return {"type": "video", "video": Clip(file.name, file.read)}
-
-
-def _names(row: dict[str, Any], field: str) -> list[Any]:
-    names = row.get(field) or []  # null in exported corpora
-    return [names] if isinstance(names, str) else list(names)
-
-
-def _parts(text: str, media: Media) -> list[dict[str, Any]]:
-    text.encode()  # half a surrogate pair, which JSON can spell, fails here instead of in the tokenizer
-    parts: list[dict[str, Any]] = []
-    begin = 0
-    for mark in media.pattern.finditer(text):
-        parts += [{"type": "text", "text": text[begin : mark.start()]}, media.part(mark.group())]
-        begin = mark.end()
-    parts.append({"type": "text", "text": text[begin:]})
-    return [part for part in parts if part.get("text", True)]
+def printable(text: str) -> str:
+    """Return a text that can be written as UTF-8: half a surrogate pair, as in a Latin-1 file name, is
+    escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,9 +1,9 @@
-"""The questions of one conversation, each by itself: what `turns: apart` does to a sample.
+"""A conversation split into its questions: what `turns: apart` does to a sample.
 
-Asked one after another, questions about an image answer each other ("Is there a red cat?" names what "What
-is in the image?" asks for), and a model may learn to read them instead of looking. Apart, no question sees
-another, and the image, encoded once, is seen by all. Not in the paper, which joins the pairs of an image
-into one conversation (appendix B.1); off by default.
+Questions about one image can answer each other ("Is there a red cat?" names what "What is in the image?" asks
+for), so a model may learn to read them instead of looking. Apart, no question sees another and all see the
+image, which is encoded once. Off by default: the paper joins the pairs of an image into one conversation
+(appendix B.1).
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from owl2.processor import Encoding
 Messages = list[dict[str, Any]]
 
 
-def set_apart(messages: Messages) -> list[Messages]:
-    """One conversation a question, each with the images that the first turn has.
+def split(messages: Messages) -> list[Messages]:
+    """Return one conversation for each question, all with the images of the first turn.
 
     Raises:
         DataError: a later turn has an image of its own.
@@ -29,7 +29,7 @@ def set_apart(messages: Messages) -> list[Messages]:
         parts = _parts(question)
         if _images(parts):
             raise DataError(
-                f"turn {begin + 1} has an image of its own; only the first may where turns stand apart",
+                f"turn {begin + 1} has an image of its own; with `turns: apart` only the first turn may",
                 "image in a later turn",
             )
         rounds.append([{**question, "content": [*images, *parts]}, *answer])
@@ -37,7 +37,7 @@ def set_apart(messages: Messages) -> list[Messages]:
 
 
 def join(encodings: Sequence[Encoding]) -> Encoding:
-    """Encodings that show the same images as one sample of several rows.
+    """Join encodings that show the same images into one sample of several rows.
 
     Raises:
         DataError: one has lost an image to the limit of tokens.

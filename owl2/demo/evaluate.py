@@ -1,127 +1,193 @@
-"""The demo's examination: five kinds of held-out questions, against three ways to cheat.
+"""The demo's evaluation, by `owl2.eval`: held-out questions with three baselines, then the official tasks.
 
-Exact match after trimming and lower case. Beside the model's accuracy stand the same model shown a blank
-image, the constant answer that is most frequent in the test, and the language model alone before it saw any
-image. A model that looks beats all three.
+The five kinds of held-out questions are a task like any benchmark (`HeldOut`), scored by exact match after
+trimming and lower case. The model is compared with three ways to answer without looking: the same model shown
+a blank image, the most frequent answer of the test, and the language model before it saw any image. The same
+test as official files (VQAv2, POPE, MMBench) is what `owl2 eval run --data DEMO/world/test` asks.
 """
 
+import io
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
-from rich.progress import track
 
-from owl2.api import Owl2
+import owl2
+from owl2.data.sample import StoredImage
+from owl2.demo.world.test_sets import MAIN_KINDS
+from owl2.eval.answers.predictions import read_task
+from owl2.eval.engines.local import OwlEngine
+from owl2.eval.report.display import Bar, print_results
+from owl2.eval.report.rows import Run
+from owl2.eval.report.write import write_report
+from owl2.eval.runner import Shard, choose_tasks, plan_tasks, run_plans
+from owl2.eval.scoring.averages import mean, mean_by_group
+from owl2.eval.scoring.score import score_run, score_task, write_scores
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template
+from owl2.eval.tasks.prompts import turn
+from owl2.files import write_file
+from owl2.jsonl import read_jsonl, to_line
+from owl2.processor.template import Message
 
-KINDS = ("yes_no", "naming", "colour", "counting", "text")
-MAX_NEW_TOKENS = 8
-BLANK = (124, 116, 104)
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of the test."""
-
-    kind: str
-    text: str
-    answer: str
-    image: Path | None
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A question and what the model said."""
-
-    question: Question
-    said: str
-
-    @property
-    def is_right(self) -> bool:
-        return normalise(self.said) == normalise(self.question.answer)
+FOLDER = "held_out"
+BENCHMARKS = "benchmarks"
+"""Folders of answers: to the held-out questions, one for each template, and to the official tasks."""
+GREY = (124, 116, 104)
 
 
-def read_questions(path: Path, kinds: Sequence[str] = KINDS) -> list[Question]:
-    """The questions of a `questions.jsonl`; images are named relative to its folder."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        Question(
-            row["kind"],
-            row["question"],
-            row["answer"],
-            path.parent / row["image"] if row.get("image") else None,
-        )
-        for row in rows
-        if row["kind"] in kinds
-    ]
+def _blank_image() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), GREY).save(stream, "PNG")
+    return stream.getvalue()
 
 
-def ask(
-    owl: Owl2, questions: Sequence[Question], *, image: str = "shown", batch: int = 64, title: str = ""
-) -> list[Answered]:
-    """Ask all questions; `image` is `shown`, `blank` (a grey one in its place) or `none`."""
-    order = sorted(questions, key=lambda q: (q.image is None, len(q.text)))
-    answered = []
-    for begin in track(range(0, len(order), batch), description=title or f"asking ({image})"):
-        asked = order[begin : begin + batch]
-        inputs = owl.processor.chat([_messages(question, image) for question in asked])
-        said = owl.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
-        answered += [
-            Answered(q, owl.processor.decode(ids).strip()) for q, ids in zip(asked, said, strict=True)
-        ]
-    return answered
+BLANK = StoredImage("blank", _blank_image)
 
 
-def accuracy(answered: Sequence[Answered]) -> dict[str, float]:
-    """Share of right answers by kind."""
-    by_kind: dict[str, list[bool]] = {}
-    for item in answered:
-        by_kind.setdefault(item.question.kind, []).append(item.is_right)
-    return {kind: sum(right) / len(right) for kind, right in by_kind.items()}
+def as_trained(item: Item) -> list[Message]:
+    """The question as in training: image and text, without instructions."""
+    return turn(item, item.question)
 
 
-def majority(questions: Sequence[Question]) -> dict[str, float]:
-    """Accuracy of the best constant answer by kind."""
-    answers: dict[str, Counter[str]] = {}
-    for question in questions:
-        answers.setdefault(question.kind, Counter())[normalise(question.answer)] += 1
-    return {kind: max(count.values()) / count.total() for kind, count in answers.items()}
+def with_blank_image(item: Item) -> list[Message]:
+    """A blank image in place of the question's own."""
+    return turn(replace(item, images=(BLANK,)), item.question)
+
+
+def without_image(item: Item) -> list[Message]:
+    """The text alone."""
+    return turn(replace(item, images=()), item.question)
+
+
+class HeldOut(Task):
+    """The demo's test, `questions.jsonl`; a task of the demo only, so it is not registered."""
+
+    name = "held_out"
+    title = "Held-out questions"
+    files = (DataFile("questions.jsonl", "owl2 demo"),)
+    templates: ClassVar[dict[str, Template]] = {
+        "image": Template("owl2 demo", as_trained),
+        "blank_image": Template("owl2 demo", with_blank_image),
+        "text": Template("owl2 demo", without_image),
+    }
+    decoding = Decoding(max_new_tokens=8)
+    expected = (1500, 100)
+
+    def read(self, data: Path) -> Iterator[Item]:
+        for _, row in read_jsonl(self.find(data)["questions.jsonl"]):
+            image = row.get("image")
+            yield Item(
+                id=row["id"],
+                question=row["question"],
+                images=() if image is None else (StoredImage(image, (data / image).read_bytes),),
+                references=(row["answer"],),
+                category={"kind": row["kind"]},
+            )
+
+    def parse(self, item: Item, output: str) -> str | None:
+        return output.strip() or None
+
+    def score(self, answers: Sequence[Answer]) -> list[Score]:
+        values = [float(is_right(answer)) for answer in answers]
+        overall = mean("exact match", answers, values)
+        return [overall, *mean_by_group("kind", "exact match", answers, values)]
+
+
+def evaluate(out: Path, language: Path) -> dict[str, dict[str, float]]:
+    """Ask the held-out questions; write `results.json`, which is returned, and `answers.jsonl`.
+
+    Args:
+        out: folder of a demo whose checkpoint is finished.
+        language: checkpoint of the language model alone.
+    """
+    model = _engine(out / "checkpoint")
+    answers = _ask(model, "image", out)
+    blank = _ask(model, "blank_image", out)
+    alone = _ask(_engine(language), "text", out)
+    table = results(answers, blank, alone)
+    write_file(out / "answers.jsonl", b"".join(to_line(_answer_row(answer)) for answer in answers))
+    write_file(out / "results.json", json.dumps(table, indent=1).encode())
+    return table
+
+
+def evaluate_official(out: Path) -> Path:
+    """Run the official tasks whose files the world has, as `owl2 eval run` does; return their folder."""
+    folder, data = out / BENCHMARKS, out / "world/test"
+    plans, _ = plan_tasks(choose_tasks("all"), data)
+    with Bar(plans, Shard()) as bar:
+        run_plans(_engine(out / "checkpoint"), plans, data, folder, watch=bar)
+    results = score_run(folder, data, loaded={plan.task.name: plan.loaded for plan in plans})
+    write_scores(folder, results)
+    runs = [Run(out.resolve().name, folder, results, {})]
+    write_report(runs, folder)
+    print_results(runs)
+    return folder
+
+
+def _engine(checkpoint: Path) -> OwlEngine:
+    return OwlEngine(owl2.load(checkpoint, progress=False), str(checkpoint))
+
+
+def _ask(engine: OwlEngine, template: str, out: Path) -> list[Answer]:
+    """The answers to all held-out questions, in their order; those that the folder has are kept."""
+    task, folder, data = HeldOut(), out / FOLDER / template, out / "world/test"
+    plans, _ = plan_tasks([task], data, template=template)
+    with Bar(plans, Shard()) as bar:
+        run_plans(engine, plans, data, folder, watch=bar)
+    predictions = read_task(folder, task.name)
+    assert predictions is not None, "the run has just written them"
+    return score_task(folder, task, predictions, data, plans[0].loaded).answers
 
 
 def results(
-    questions: Sequence[Question],
-    shown: Sequence[Answered],
-    blank: Sequence[Answered],
-    language: Sequence[Answered],
-) -> dict[str, dict[str, Any]]:
-    """The content of `results.json`: by kind, n and the accuracies of the model and of the three cheats."""
-    counts = Counter(question.kind for question in questions)
-    constant, right, blind, alone = majority(questions), accuracy(shown), accuracy(blank), accuracy(language)
-    return {
-        kind: {
-            "n": counts[kind],
-            "accuracy": right[kind],
-            "blank_image": blind[kind],
-            "majority": constant[kind],
-            "language_model": alone[kind],
-        }
-        for kind in KINDS
-        if counts[kind]
-    }
+    answers: Sequence[Answer], blank: Sequence[Answer], alone: Sequence[Answer]
+) -> dict[str, dict[str, float]]:
+    """The content of `results.json`: by kind, n and the accuracies of the model and of the baselines."""
+    table = {}
+    for kind in MAIN_KINDS:
+        if chosen := _of_kind(answers, kind):
+            references = Counter(normalise(answer.item.references[0]) for answer in chosen)
+            table[kind] = {
+                "n": len(chosen),
+                "accuracy": accuracy(chosen),
+                "blank_image": accuracy(_of_kind(blank, kind)),
+                "majority": max(references.values()) / len(chosen),
+                "language_model": accuracy(_of_kind(alone, kind)),
+            }
+    return table
+
+
+def accuracy(answers: Sequence[Answer]) -> float:
+    """Share of right answers."""
+    return sum(map(is_right, answers)) / len(answers)
+
+
+def is_right(answer: Answer) -> bool:
+    """Whether the answer is the reference, apart from case, blanks and a full stop at the end."""
+    return normalise(answer.output) == normalise(answer.item.references[0])
 
 
 def normalise(answer: str) -> str:
-    """Lower case, without the full stop and white space around it."""
+    """Lower case, without white space around it and full stop behind it."""
     return answer.strip().rstrip(".").strip().lower()
 
 
-def _messages(question: Question, image: str) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{"type": "text", "text": question.text}]
-    if question.image is not None and image == "shown":
-        parts.insert(0, {"type": "image", "image": question.image})
-    elif image == "blank":
-        parts.insert(0, {"type": "image", "image": Image.new("RGB", (64, 64), BLANK)})
-    return [{"role": "user", "content": parts}]
+def _of_kind(answers: Sequence[Answer], kind: str) -> list[Answer]:
+    return [answer for answer in answers if answer.item.category["kind"] == kind]
+
+
+def _answer_row(answer: Answer) -> dict[str, Any]:
+    item = answer.item
+    return {
+        "id": item.id,
+        "kind": item.category["kind"],
+        "question": item.question,
+        "answer": item.references[0],
+        "said": answer.output.strip(),
+        "image": item.images[0].name if item.images else None,
+        "right": is_right(answer),
+    }

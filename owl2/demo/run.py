@@ -10,15 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-import owl2
 from owl2.demo.assets import WORLD_ASSETS, fetch_all, licences
 from owl2.demo.base import write_base
-from owl2.demo.evaluate import ask, read_questions, results
+from owl2.demo.evaluate import evaluate, evaluate_official
 from owl2.demo.presets import (
     PRESETS,
     instruct_stage,
@@ -73,30 +71,15 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
         if not (out / "checkpoint").exists():
             shutil.copytree(instructed, out / "checkpoint.partial", dirs_exist_ok=True)
             (out / "checkpoint.partial").rename(out / "checkpoint")
-    with clock("examination"):
-        examine(out, language, world / "test/questions.jsonl", console)
+    with clock("evaluation"):
+        if not (out / "results.json").exists():
+            console.print(_results_table(evaluate(out, language)))
+        benchmarks = evaluate_official(out)
     write_report(out)
-    console.print(f"report: {out / 'report.html'}\ntry:    owl2 chat {out / 'checkpoint'} --image IMAGE")
-
-
-def examine(out: Path, language: Path, questions_path: Path, console: Console) -> None:
-    """Ask the held-out questions and write `results.json` and every answer to `answers.jsonl`."""
-    if (out / "results.json").exists():
-        return
-    questions = read_questions(questions_path)
-    owl = owl2.load(out / "checkpoint", progress=False)
-    shown = ask(owl, questions, image="shown", title="with its image")
-    blank = ask(owl, questions, image="blank", title="with a blank image")
-    alone = ask(owl2.load(language, progress=False), questions, image="none", title="language model alone")
-    table = results(questions, shown, blank, alone)
-    answers: list[dict[str, Any]] = [
-        {"kind": a.question.kind, "question": a.question.text, "answer": a.question.answer, "said": a.said}
-        | {"image": str(a.question.image) if a.question.image else None, "right": a.is_right}
-        for a in shown
-    ]
-    (out / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers), encoding="utf-8")
-    write_file(out / "results.json", json.dumps(table, indent=1).encode())
-    console.print(_results_table(table))
+    console.print(
+        f"report:  {out / 'report.html'}\nofficial tasks: {benchmarks / 'report.html'}\n"
+        f"try:     owl2 chat {out / 'checkpoint'} --image IMAGE"
+    )
 
 
 def claim(out: Path, preset: str) -> None:

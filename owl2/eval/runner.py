@@ -25,7 +25,16 @@ from owl2.eval.engines.engine import Engine, EngineError, Prompt, Reply, images_
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.hashing import short_hash
 from owl2.eval.sampling import describe_sample, sample_items
-from owl2.eval.task import DataMissing, Decoding, Item, Items, Task, all_tasks, find_task
+from owl2.eval.task import (
+    RETIRED_TEMPLATES,
+    DataMissing,
+    Decoding,
+    Item,
+    Items,
+    Task,
+    all_tasks,
+    find_task,
+)
 from owl2.files import write_file
 from owl2.jsonl import read_jsonl, to_line
 
@@ -147,6 +156,8 @@ def choose_template(task: Task, template: str | None) -> str:
 
 def check_template(tasks: Sequence[Task], template: str | None) -> None:
     """Raise RunError if no task has this template."""
+    if template in RETIRED_TEMPLATES:
+        raise RunError(f"template {template!r} {RETIRED_TEMPLATES[template]}")
     known = list(dict.fromkeys(name for task in tasks for name in task.templates))
     if template is not None and template not in known:
         near = difflib.get_close_matches(template, known, n=1, cutoff=0)
@@ -351,13 +362,13 @@ def _decoding_of(plan: Plan, engine: Engine) -> Decoding:
     return plan.decoding if engine.has_beams else dataclasses.replace(plan.decoding, num_beams=1)
 
 
-def prompt_of(task: Task, template: str, decoding: Decoding, item: Item) -> Prompt:
+def prompt_of(task: Task, name: str, decoding: Decoding, item: Item) -> Prompt:
     """What is asked about an item; a clip's frames take the place of its images."""
     if item.video is not None:
         item = dataclasses.replace(item, images=frames_of(item.video, item.segment))
-    choices = item.choices if task.mode == "rank" else {}
-    asked = task.templates[template]
-    return Prompt(item.id, asked.messages(item), asked.answer_prefix, decoding, choices)
+    template = task.template(name)
+    choices = (template.choices(item) if template.choices else item.choices) if task.mode == "rank" else {}
+    return Prompt(item.id, template.messages(item), template.answer_prefix, decoding, choices)
 
 
 def prompt_hash(prompt: Prompt) -> str:

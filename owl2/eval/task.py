@@ -1,12 +1,11 @@
-"""A benchmark: where its files are, what is asked, how an answer is read, and what it is worth.
+"""A benchmark: its files, its prompts, how an answer is read, and its figures.
 
-A task is one file in `tasks/`, a class found by the decorator `@task`. It never sees a model: it turns the
-official files into items, an item into a conversation, and predictions into scores, all pure functions, so
-that scoring again takes seconds and any engine can answer. Names, splits and prompts are the paper's (Table
-16); what the authors never published is said in the task's docstring.
+A task is a class in `tasks/`, registered by the decorator `@task`. It never sees a model: it turns the
+official files into items, an item into a conversation, and answers into scores. All of these are pure
+functions, so scoring again takes seconds and any engine can answer. Names, splits and prompts are the paper's
+(Table 16); a task's docstring says what the authors never published.
 
-Readers: `Task.items` yields an `Item` for each usable record and a `Skipped` for each other one; `Task.load`
-is what the rest of the program calls, and the only place that checks ids.
+A benchmark implements `Task.read`; the rest of the program calls `Task.load`, the only place that checks ids.
 """
 
 import difflib
@@ -18,12 +17,24 @@ from typing import Any, ClassVar, Literal
 
 from owl2.data.sample import StoredImage
 from owl2.errors import Owl2Error
-from owl2.processor.template import Message
+from owl2.eval.locate import locate
+from owl2.processor.template import Message, render
 from owl2.registry import import_modules, register
+
+ANSWER_MARK = "ASSISTANT:"
+RETIRED_TEMPLATES = {
+    "owl2-paper": "mixed two versions of the authors' scripts: choose owl2-2023 (the default, the paper's) "
+    "or owl2-2024 (release 2.1)"
+}
+"""Templates that are no longer asked with; evaluation folders that have them are still scored."""
+MAX_UNUSABLE = 0.5
+"""Share of records that cannot be used above which the file is taken for another layout or split."""
+MAX_WITHOUT_FILE = 0.1
+"""Share of questions without their image or clip above which the download is taken for incomplete."""
 
 
 class DataMissing(Owl2Error, FileNotFoundError):
-    """Files of a benchmark are not there; `paths` are what was looked for, relative to the data folder."""
+    """Files of a benchmark are missing; `paths` are the ones looked for, relative to the data folder."""
 
     def __init__(self, task: str, paths: Sequence[str]):
         super().__init__(f"{task}: missing {', '.join(paths)}")
@@ -32,11 +43,37 @@ class DataMissing(Owl2Error, FileNotFoundError):
 
 
 class EvalDataError(Owl2Error, ValueError):
-    """A file of a benchmark that cannot be read as its official format; the message names file and record."""
+    """A file of a benchmark that is not in its official format; the message names file and record."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that cannot be used. It is counted and reported, and the rest of the benchmark runs."""
+
+    where: str
+    """File and record."""
+    reason: str
+    lacks_file: bool = False
+    """Whether the record is fine and its image or clip is missing."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+class RecordError(EvalDataError):
+    """One record that cannot be used; readers turn it into the `Skipped` it carries."""
+
+    def __init__(self, skipped: Skipped):
+        super().__init__(str(skipped))
+        self.skipped = skipped
 
 
 class UnknownTask(Owl2Error, ValueError):
-    """No benchmark of this name; the message has the nearest one."""
+    """No benchmark has this name; the message has the nearest one."""
+
+
+class UnknownTemplate(Owl2Error, ValueError):
+    """The benchmark has no template of this name; the message has the nearest one."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +82,16 @@ class DataFile:
 
     path: str
     source: str
-    """Where users get it: a page or an address."""
+    """Where to get it: a page or an address."""
     licence: str = "see source"
     is_required: bool = True
-    """Optional files switch something on (OCR tokens, a second split); without them the task runs."""
+    """A task runs without its optional files; they add something (OCR tokens, a second split)."""
     instead_of: str = ""
     """Path of the required file that this one replaces: the same content in another official layout."""
+
+    def locate(self, data: Path) -> Path | None:
+        """The file or folder below `data`, under the spellings that `owl2.eval.locate` accepts."""
+        return locate(data, self.path)
 
 
 @dataclass(frozen=True)
@@ -58,33 +99,24 @@ class Item:
     """One question of a benchmark."""
 
     id: str
-    """Unique within the task and the same in every run: it names the prediction."""
+    """Unique within the task and the same in every run: it identifies the prediction."""
     question: str
     """The benchmark's own words, without any template."""
     images: tuple[StoredImage, ...] = ()
     video: Path | None = None
     """A clip; the runner shows its uniformly sampled frames as images."""
     segment: tuple[float, float] | None = None
-    """Begin and end of the shown part of `video`, in seconds."""
+    """Begin and end of the part of `video` that is shown, in seconds."""
     choices: Mapping[str, str] = field(default_factory=dict)
     """Letter -> text of multiple choice, in order."""
     references: tuple[str, ...] = ()
-    """Right answers, as the metric wants them; empty where the split keeps them secret."""
+    """Right answers, as the metric needs them; empty where the split keeps them secret."""
     category: Mapping[str, str] = field(default_factory=dict)
     """Kind of grouping -> group, for scores by group."""
     cluster: str = ""
-    """Items that stand or fall together in the bootstrap (same image, video or rotation); default: the id."""
+    """Items of one cluster (same image, video or question) are resampled together; default: the id."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What only this task's own prompt and metric use."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A record of the official files that no question can be made of."""
-
-    where: str
-    """File and record, as in error messages."""
-    reason: str
+    """Fields that only this task's own prompt and metric use."""
 
 
 @dataclass(frozen=True)
@@ -94,30 +126,63 @@ class Items:
     items: list[Item]
     skipped: list[Skipped]
 
+    @property
+    def num_records(self) -> int:
+        """Records in the files, skipped ones included: what `Task.expected` counts."""
+        return len(self.items) + len(self.skipped)
+
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is generated; fields of `owl2.generate.GenerationConfig`. Never sampled."""
+    """How an answer is generated, without sampling; fields of `owl2.generate.GenerationConfig`."""
 
     max_new_tokens: int = 10
     min_new_tokens: int = 0
     num_beams: int = 1
     length_penalty: float = 1.0
+    """Matters with several beams only."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A named, versioned way to ask, kept in every result."""
+    """A named, versioned prompt, with the decoding and the reading of answers that belong to it."""
 
     source: str
     """Where the wording comes from."""
     messages: Callable[[Item], list[Message]]
     """The conversation up to the question; images are `{"type": "image", "image": Image}`."""
     answer_prefix: str = ""
-    """What stands behind `ASSISTANT:` before the model writes. The authors' evaluation scripts end prompts
-    with a space, which LLaMA's tokenizer sees."""
+    """Text behind `ASSISTANT:` that the model continues. The authors' scripts of February 2024 have a blank
+    there, which becomes a token of its own that training never shows (see `ending_note`)."""
     decoding: Decoding | None = None
-    """The decoding that belongs to this wording; None: the task's."""
+    """None: the task's."""
+    parse: Callable[[Item, str], str | None] | None = None
+    """How this version read an answer; None: `Task.parse`."""
+    choices: Callable[[Item], Mapping[str, str]] | None = None
+    """`rank` mode: letter -> text whose likelihood is compared; None: the item's choices."""
+
+
+def ending_note(name: str, template: Template, conversation: str = "mplug_owl2") -> str:
+    """One line on a prompt that ends otherwise than prompts do in training; empty if it ends alike.
+
+    In training, the blank behind `ASSISTANT:` belongs to the first token of the answer. A prompt that ends in
+    it has a token there that training never shows.
+
+    Args:
+        name: the template's name.
+        conversation: the processor's template (`owl2/processor/template.py`).
+    """
+    exchange = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"})
+    chunks = render(exchange, conversation)
+    before = next(chunks[i - 1] for i, chunk in enumerate(chunks) if chunk.is_target)
+    trained = before.text.rpartition(ANSWER_MARK)[2]
+    asked = template.answer_prefix[len(template.answer_prefix.rstrip()) :]
+    if asked == trained:
+        return ""
+    return (
+        f"template {name}: prompts end in {ANSWER_MARK + template.answer_prefix!r}, training has "
+        f"{ANSWER_MARK + trained!r}; a model that never saw this ending may answer worse"
+    )
 
 
 @dataclass(frozen=True)
@@ -138,14 +203,14 @@ class Score:
     """In the unit the paper prints."""
     n: int
     values: tuple[float, ...] = ()
-    """Each item's share, in the order of the items the score is over, so that their mean times `scale` is
-    `value`; empty where the figure is no mean and needs its own resampling."""
+    """Each item's share, in the order of the items that the score is over: their mean times `scale` is
+    `value`. Empty where the figure is no mean and needs its own resampling."""
     clusters: tuple[str, ...] = ()
     scale: float = 100.0
     is_share: bool = True
     """Whether no item is worth more than 1; not so of CIDEr or a judge's rating."""
     group: str = ""
-    """The category a partial score is over; empty for the whole."""
+    """The category that a partial score is over; empty for the whole."""
     paper_id: str = ""
     """The row of the paper's tables that this figure is compared with (`owl2/eval/report/paper.json`)."""
     interval: Interval | None = None
@@ -160,11 +225,10 @@ class Answer:
     output: str
     """What the model wrote, unchanged."""
     parsed: str | None
-    """What the task read out of it; None if it could not."""
+    """The answer that the task reads in it; None if it cannot be read."""
     grade: Mapping[str, float] | None = None
-    """What the task's judge gave, by the names in `owl2/eval/judge/grading.py`; None where none was asked.
-    `mmvet`: `score` of 0 to 1; `mmhal`: `rating` of 0 to 6; `video_chatgpt`: `is_right` 0 or 1 and `score` of
-    0 to 5."""
+    """The judge's grade, by the names in `owl2/eval/judge/grading.py`; None if there is none. `mmvet`:
+    `score` of 0 to 1; `mmhal`: `rating` of 0 to 6; `video_chatgpt`: `is_right` 0 or 1, `score` of 0 to 5."""
 
 
 class Task(ABC):
@@ -174,10 +238,15 @@ class Task(ABC):
     title: ClassVar[str]
     files: ClassVar[tuple[DataFile, ...]]
     templates: ClassVar[Mapping[str, Template]]
-    """The first is the default: the paper's prompt, or what comes nearest to it."""
+    """The first is the default: the paper's prompt, or the one nearest to it."""
+    old_names: ClassVar[Mapping[str, str]] = {"owl2-paper": "owl2-2024"}
+    """Name of a template in old evaluation folders -> the template that has that prompt today."""
     decoding: ClassVar[Decoding]
+    """Decoding of the templates that do not say it."""
     expected: ClassVar[tuple[int, ...]]
-    """Numbers of items that the official files have; a report flags any other."""
+    """Numbers of records in the official files, unusable ones included; a report flags any other number."""
+    defects: ClassVar[tuple[str, ...]] = ()
+    """Known defects of the official files, and what becomes of them."""
     mode: ClassVar[Literal["generate", "rank"]] = "generate"
     """`rank` compares the likelihoods of the choices' texts instead of generating."""
     judge: ClassVar[str | None] = None
@@ -185,54 +254,44 @@ class Task(ABC):
     `Answer.grade` and leaves out figures that need grades where there are none."""
 
     @abstractmethod
-    def items(self, data: Path) -> Iterable[Item | Skipped]:
-        """Read the official files below `data`: an item or what was skipped for each record, in their order.
-
-        A list of items is fine where a record cannot be broken by itself. Ids need no check here.
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
+        """The questions in the official files below `data`, in order; a `Skipped` for each unusable record.
 
         Raises:
-            DataMissing: with what was looked for.
-            EvalDataError: a file that is not in the official format.
+            DataMissing: with the files looked for.
+            EvalDataError: a file that cannot be read at all.
         """
 
     @abstractmethod
     def parse(self, item: Item, output: str) -> str | None:
-        """Read the model's words; None where no answer can be read. Never guesses."""
+        """The answer in the model's words; None where none can be read. Never a guess."""
 
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """All figures; the first is the one the paper prints."""
 
     def load(self, data: Path) -> Items:
-        """The questions below `data` with unique ids, and the records that make none.
+        """The questions below `data` with unique ids, and the records that cannot be used.
 
         Raises:
-            DataMissing: with what was looked for.
-            EvalDataError: a file that is not in the official format, no question, or fewer questions than
-                skipped records.
+            DataMissing: with the files looked for.
+            EvalDataError: a file that cannot be read, no questions, or too many unusable records.
         """
         items: dict[str, Item] = {}
-        skipped = []
-        for found in self.items(data):
+        skipped: list[Skipped] = []
+        for found in self.read(data):
             if isinstance(found, Skipped):
                 skipped.append(found)
             elif found.id in items:
-                skipped.append(Skipped(f"{self.name}: {found.id}", "an earlier question has the same id"))
+                skipped.append(Skipped(f"{self.name}: item {found.id}", "an earlier record has this id"))
             else:
                 items[found.id] = found
-        if len(skipped) > len(items):
-            first = f"the first, {skipped[0].where}: {skipped[0].reason}"
-            raise EvalDataError(
-                f"{self.name}: {len(skipped):,} of {len(skipped) + len(items):,} records cannot be used; "
-                f"{first}. Are these the official files?"
-            )
-        if not items:
-            raise EvalDataError(f"{self.name}: the files below {data} hold no question of this split")
+        self._check_usable(len(items), skipped)
         return Items(list(items.values()), skipped)
 
-    def decoding_of(self, template: str) -> Decoding:
-        """The decoding that belongs to a template of this task."""
-        return self.templates[template].decoding or self.decoding
+    def items(self, data: Path) -> list[Item]:
+        """The questions below `data`; see `load`."""
+        return self.load(data).items
 
     def find(self, data: Path) -> dict[str, Path]:
         """Path by `DataFile.path` for all files that are there.
@@ -240,7 +299,8 @@ class Task(ABC):
         Raises:
             DataMissing: a required one is not.
         """
-        found = {file.path: data / file.path for file in self.files if (data / file.path).exists()}
+        located = {file.path: file.locate(data) for file in self.files}
+        found = {path: place for path, place in located.items() if place is not None}
         replaced = {file.instead_of for file in self.files if file.path in found}
         missing = [
             file.path for file in self.files if file.is_required and file.path not in {*found, *replaced}
@@ -248,6 +308,44 @@ class Task(ABC):
         if missing:
             raise DataMissing(self.name, missing)
         return found
+
+    def template(self, name: str) -> Template:
+        """The template of this name, also by the name that an old evaluation folder has for it.
+
+        Raises:
+            UnknownTemplate: there is none.
+        """
+        known = self.old_names.get(name, name)
+        if known not in self.templates:
+            near = difflib.get_close_matches(name, self.templates, n=1, cutoff=0)[0]
+            raise UnknownTemplate(
+                f"{self.name} has no template {name!r}; nearest is {near!r} of {', '.join(self.templates)}"
+            )
+        return self.templates[known]
+
+    def decoding_of(self, template: str) -> Decoding:
+        """The decoding that belongs to a template."""
+        return self.template(template).decoding or self.decoding
+
+    def parse_answer(self, template: str, item: Item, output: str) -> str | None:
+        """The answer to a prompt of this template, read as its version read it."""
+        return (self.template(template).parse or self.parse)(item, output)
+
+    def _check_usable(self, num_items: int, skipped: Sequence[Skipped]) -> None:
+        total = num_items + len(skipped)
+        if not total:
+            raise EvalDataError(f"{self.name}: the files hold no question of this split")
+        closed = [record for record in skipped if record.lacks_file]
+        if len(closed) > MAX_WITHOUT_FILE * total:
+            raise EvalDataError(
+                f"{self.name}: {len(closed):,} of {total:,} questions lack their image or clip, the first is "
+                f"{closed[0]}; unpack the whole download there"
+            )
+        if len(skipped) > MAX_UNUSABLE * total:
+            raise EvalDataError(
+                f"{self.name}: {len(skipped):,} of {total:,} records cannot be used, the first is "
+                f"{skipped[0]}; is the file of another split or layout?"
+            )
 
 
 TASKS: dict[str, type[Task]] = {}
@@ -260,7 +358,7 @@ def task(cls: type[Task]) -> type[Task]:
 
 
 def all_tasks() -> dict[str, type[Task]]:
-    """Every benchmark by name, in the order of their files' names."""
+    """Every benchmark by name, in the order of the modules' names."""
     import_modules("owl2.eval.tasks")
     return dict(TASKS)
 

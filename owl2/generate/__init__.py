@@ -1,6 +1,10 @@
-"""From prompts to text: settings, the choice of a token, batches and dialogues."""
+"""Generation: from prompts to text.
 
-from owl2.generate.config import GenerationConfig, GenerationError
+Start with `generate.py`: a batch is read once, then grows token by token (`sampling.py` chooses, `beams.py`
+searches). `session.py` keeps a dialogue in the cache. A new setting is a field of `GenerationConfig`.
+"""
+
+from owl2.generate.config import GenerationConfig, GenerationError, end_tokens
 from owl2.generate.generate import decode, generate, prefill
 from owl2.generate.session import ChatSession
 
@@ -9,6 +13,7 @@ __all__ = [
     "GenerationConfig",
     "GenerationError",
     "decode",
+    "end_tokens",
     "generate",
     "prefill",
 ]

@@ -1,20 +1,22 @@
-"""How text is generated, as one frozen record: `generation_config.json` fills it, keywords override it.
+"""Generation settings, as one frozen record: `generation_config.json` fills it, keywords override it.
 
-Field names and meanings are those of `transformers`. What the file does not say is greedy decoding, as in the
-released evaluation; a setting of the file that this code does not have is named in a warning, never dropped
-in silence.
+Names and meanings of the fields are those of `transformers`. The default is greedy decoding, as in the
+released evaluation. A setting in the file that is not supported here is named in a warning, never dropped in
+silence.
 """
 
 import dataclasses
 import difflib
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from owl2.errors import Owl2Error
+from owl2.fields import check_fields, number
+from owl2.files import read_json
+from owl2.model import Owl2Model
 
 FILE_NAME = "generation_config.json"
 
@@ -29,50 +31,59 @@ BOOKKEEPING = {
 """Keys of `generation_config.json` that need no counterpart: `max_length` yields to `max_new_tokens`."""
 
 NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {})
-"""Values with which any further feature (beams, penalties, ...) is off."""
+"""Values with which any other feature (penalties, ...) is off."""
 
 
 class GenerationError(Owl2Error, ValueError):
-    """Settings that cannot be, or a prompt that leaves no room for them."""
+    """Impossible settings, or a prompt that leaves no room for the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """Length, choice and end of generated text."""
 
-    max_new_tokens: int = 512
-    """Most tokens to generate. Chat that is not told a number takes less where the context has less left."""
-    min_new_tokens: int = 0
-    """The end token has probability 0 before this many tokens."""
+    max_new_tokens: int = number(512, ge=1)
+    """Most tokens to generate. Chat that is given no number takes less where the context has less left."""
+    min_new_tokens: int = number(0, ge=0)
+    """End tokens have probability 0 before this many tokens."""
     do_sample: bool = False
-    """Draw from the distribution; otherwise take the most probable token, and the four fields below rest."""
-    temperature: float = 1.0
+    """Sample from the distribution; else take the most probable token, ignoring the next four fields."""
+    temperature: float = number(1.0, ge=0, hint="0 is greedy")
     """Divides the logits; 0 is greedy."""
-    top_k: int = 0
-    """Draw among the k most probable tokens; 0 among all."""
-    top_p: float = 1.0
-    """Draw among the fewest most probable tokens that hold this much probability together."""
-    seed: int | None = None
-    """Row i of a batch draws with seed + i, whatever the other rows do; None draws anew each time."""
-    eos_token_id: int | tuple[int, ...] | None = None
-    """Ends a row. None: the model's."""
+    top_k: int = number(0, ge=0, hint="0 samples among all tokens")
+    """Sample among the k most probable tokens; 0: among all."""
+    top_p: float = number(1.0, gt=0, le=1)
+    """Sample among the fewest most probable tokens that together have this probability."""
+    seed: int | None = number(None, ge=0)
+    """Row i of a batch samples with seed + i, whatever the other rows are; None: differently each time."""
+    num_beams: int = number(1, ge=1, le=1000, hint="1 is no beam search")
+    """Beams of a beam search; 1 is greedy decoding or sampling. Beams do not sample."""
+    length_penalty: float = 1.0
+    """A beam's score is its log-probability / length ** length_penalty: above 0 favours long answers."""
+    early_stopping: bool | Literal["never"] = False
+    """When a row with `num_beams` ended beams stops. True: at once. False: when no running beam would beat
+    these if it ended now. "never": when none can beat them by ending later either."""
+    eos_token_id: int | tuple[int, ...] | None = number(None, ge=0)
+    """Each of these ends a row. None: the model's."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise GenerationError(f"max_new_tokens = {self.max_new_tokens}: at least 1 is needed")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        check_fields(self, GenerationError)
+        if self.eos_token_id == ():
+            raise GenerationError(
+                "eos_token_id is an empty list: answers could never end; null is the model's"
+            )
+        if self.min_new_tokens > self.max_new_tokens:
             raise GenerationError(
                 f"min_new_tokens = {self.min_new_tokens} must be from 0 to max_new_tokens, here "
                 f"{self.max_new_tokens}"
             )
-        if not 0 <= self.temperature < float("inf"):
-            raise GenerationError(f"temperature = {self.temperature} must be 0 (greedy) or more")
-        if self.top_k < 0:
-            raise GenerationError(f"top_k = {self.top_k} must be 0 (all tokens) or more")
-        if not 0 < self.top_p <= 1:
-            raise GenerationError(f"top_p = {self.top_p} must be above 0 and at most 1")
-        if isinstance(self.eos_token_id, list):
-            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        if self.num_beams > 1 and not self.is_greedy:
+            raise GenerationError(
+                f"num_beams = {self.num_beams} with do_sample: beam search does not sample; set do_sample to "
+                f"false or num_beams to 1"
+            )
 
     @property
     def is_greedy(self) -> bool:
@@ -103,13 +114,11 @@ class GenerationConfig:
         path = folder / FILE_NAME
         if not path.exists():
             return cls()
+        raw = read_json(path, GenerationError)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(raw, Mapping):
-                raise ValueError(f"holds a {type(raw).__name__}, not an object of settings")
             return cls._from_dict(raw, path)
-        except (ValueError, TypeError) as error:
-            raise GenerationError(f"{path}: {error}") from error
+        except GenerationError as error:
+            raise GenerationError(f"{path}: {error}") from None
 
     @classmethod
     def _from_dict(cls, raw: Mapping[str, Any], path: Path) -> "GenerationConfig":
@@ -121,7 +130,7 @@ class GenerationConfig:
             and not any(type(value) is type(n) and value == n for n in NEUTRAL)
         }
         if ignored:
-            warnings.warn(f"{path}: no such setting here, ignored: {ignored}", stacklevel=3)
+            warnings.warn(f"{path}: these settings are not supported and ignored: {ignored}", stacklevel=3)
         return cls(**{key: value for key, value in raw.items() if key in known and value is not None})
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,3 +140,18 @@ class GenerationConfig:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default
         }
+
+
+def end_tokens(model: Owl2Model, config: GenerationConfig) -> frozenset[int]:
+    """Return the tokens that end an answer.
+
+    Raises:
+        GenerationError: one is outside the vocabulary.
+    """
+    decoder, ends = model.config.decoder, config.eos_token_id
+    found = decoder.end_tokens if ends is None else frozenset(ends if isinstance(ends, tuple) else (ends,))
+    if outside := sorted(token for token in found if token >= decoder.vocab_size):
+        raise GenerationError(
+            f"eos_token_id {outside} is outside the vocabulary of {decoder.vocab_size} tokens"
+        )
+    return found

@@ -1,43 +1,59 @@
-"""The shape of a model, as frozen dataclasses, and the presets that have a name.
+"""Configuration of the model: frozen dataclasses that check their fields, and named presets.
 
-`Owl2Config.from_dict` and `to_dict` speak the layout of the released `config.json` (decoder fields at the
-top level, `visual_config.visual_model` and `visual_config.visual_abstractor` nested), so that one file
-serves the released code and ours. What the release cannot express (grouped-query attention, tied
-embeddings, RoPE variants, MAM switches, DINOv2-style encoders) are extra fields with the released
-behaviour as their default. Defaults are mPLUG-Owl2-7B.
+`Owl2Config.from_dict` and `to_dict` read and write the released `config.json` (decoder fields at the top
+level, `visual_config.visual_model` and `visual_config.visual_abstractor` nested), so that one file serves the
+released code and ours. What the release cannot express (grouped-query attention, tied embeddings, RoPE
+variants, MAM switches, DINOv2-style encoders) are extra fields, whose defaults are the released behaviour.
+All defaults together are mPLUG-Owl2-7B.
 """
 
 import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from owl2.errors import Owl2Error
+from owl2.fields import check_fields, number
 
 
 class ConfigError(Owl2Error, ValueError):
     """A configuration that no model can have; the message names the field and the nearest valid choice."""
 
 
+def size(default: int) -> Any:
+    """A width or a number of heads, tokens or pixels."""
+    return number(default, ge=1, le=2**24)
+
+
+def layers(default: int) -> Any:
+    """A number of layers."""
+    return number(default, ge=1, le=1000)
+
+
+def epsilon(default: float) -> Any:
+    """What a norm adds to the variance."""
+    return number(default, gt=0, lt=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """The vision encoder: CLIP ViT-L/14 as released, or a DINOv2-style one."""
 
-    hidden_size: int = 1024
-    intermediate_size: int = 4096
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 16
-    num_channels: int = 3
-    image_size: int = 448
-    """Side in pixels that the position table was made for; other sizes interpolate it."""
-    patch_size: int = 14
-    hidden_act: str = "quick_gelu"
+    hidden_size: int = size(1024)
+    intermediate_size: int = size(4096)
+    num_hidden_layers: int = layers(24)
+    num_attention_heads: int = size(16)
+    num_channels: int = size(3)
+    image_size: int = number(448, ge=1, le=2**14)
+    """Side in pixels that the position table is for; other sizes interpolate it."""
+    patch_size: int = size(14)
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
     """`quick_gelu` (CLIP) or `gelu` (DINOv2)."""
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float = epsilon(1e-6)
     use_cls_token: bool = True
     use_pre_layernorm: bool = True
-    """LayerNorm after the position embedding, as CLIP has and DINOv2 has not."""
+    """LayerNorm after the position embedding; CLIP has it, DINOv2 does not."""
     use_post_layernorm: bool = True
     """LayerNorm on all tokens of the last layer."""
     use_patch_bias: bool = False
@@ -45,9 +61,9 @@ class VisionConfig:
     """DINOv2's learned gain on each residual branch."""
 
     def __post_init__(self) -> None:
+        check_fields(self, ConfigError, "vision")
         _divides("vision.num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
         _divides("vision.patch_size", self.patch_size, "image_size", self.image_size)
-        _one_of("vision.hidden_act", self.hidden_act, ("quick_gelu", "gelu"))
 
     @property
     def grid_size(self) -> int:
@@ -59,16 +75,17 @@ class VisionConfig:
 class AbstractorConfig:
     """The visual abstractor: learnable queries that read [queries; image features]. Equations 1-2."""
 
-    num_learnable_queries: int = 64
-    hidden_size: int = 1024
+    num_learnable_queries: int = size(64)
+    hidden_size: int = size(1024)
     """Equal to the vision encoder's width: queries and features share the key and value projections."""
-    num_hidden_layers: int = 6
-    num_attention_heads: int = 16
-    intermediate_size: int = 2816
-    layer_norm_eps: float = 1e-6
+    num_hidden_layers: int = layers(6)
+    num_attention_heads: int = size(16)
+    intermediate_size: int = size(2816)
+    layer_norm_eps: float = epsilon(1e-6)
     """Of the FFN's inner norm; the other norms have 1e-5 in the released model."""
 
     def __post_init__(self) -> None:
+        check_fields(self, ConfigError, "abstractor")
         _divides("abstractor.num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
 
 
@@ -76,19 +93,30 @@ class AbstractorConfig:
 class RopeScaling:
     """Llama 3's rescaling of the rotary frequencies (`rope_type: llama3`)."""
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
+    factor: float = number(gt=0)
+    low_freq_factor: float = number(gt=0)
+    high_freq_factor: float = number(gt=0)
+    original_max_position_embeddings: int = number(ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self, ConfigError, "rope_scaling")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ConfigError(
+                f"rope_scaling.high_freq_factor = {self.high_freq_factor} must be above low_freq_factor = "
+                f"{self.low_freq_factor}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MamConfig:
-    """Which parts of the modality-adaptive module have a visual way of their own. Equations 4, 6 and 7."""
+    """Which parts of the modality-adaptive module have visual weights of their own. Equations 4, 6 and 7."""
 
     norm: bool = True
     key: bool = True
     value: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, ConfigError, "mam")
 
     @property
     def enabled(self) -> bool:
@@ -99,43 +127,58 @@ class MamConfig:
 class DecoderConfig:
     """A LLaMA-family decoder. Defaults are LLaMA-2-7B with the release's rms_norm_eps of 1e-6."""
 
-    vocab_size: int = 32000
-    hidden_size: int = 4096
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int = 32
-    head_dim: int = 128
-    max_position_embeddings: int = 2048
+    vocab_size: int = size(32000)
+    hidden_size: int = size(4096)
+    intermediate_size: int = size(11008)
+    num_hidden_layers: int = layers(32)
+    num_attention_heads: int = size(32)
+    num_key_value_heads: int = size(32)
+    head_dim: int = size(128)
+    max_position_embeddings: int = size(2048)
     """Tokens, visual ones included, that the decoder was trained for; longer prompts are an error."""
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
+    rms_norm_eps: float = epsilon(1e-6)
+    rope_theta: float = number(10000.0, gt=0)
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool = False
     bos_token_id: int | None = 1
-    eos_token_id: int = 2
+    eos_token_id: int | tuple[int, ...] = number(2, ge=0)
+    """Every one of these ends an answer."""
     pad_token_id: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        check_fields(self, ConfigError)
+        if self.eos_token_id == ():
+            raise ConfigError(
+                "eos_token_id is an empty list: answers could never end; name at least one token"
+            )
         _divides(
             "num_key_value_heads", self.num_key_value_heads, "num_attention_heads", self.num_attention_heads
         )
         if self.head_dim % 2:
             raise ConfigError(f"head_dim {self.head_dim} must be even for rotary embeddings")
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ends = self.eos_token_id
+        return frozenset(ends if isinstance(ends, tuple) else (ends,))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Owl2Config:
-    """A whole mPLUG-Owl2."""
+    """A complete mPLUG-Owl2."""
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     abstractor: AbstractorConfig = field(default_factory=AbstractorConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     mam: MamConfig = field(default_factory=MamConfig)
-    image_token_id: int = -200
-    """Stands in `input_ids` at every visual position. The released IMAGE_TOKEN_INDEX; never a real token."""
+    image_token_id: int = number(-200, lt=0)
+    """Marks every visual position in `input_ids`. The released IMAGE_TOKEN_INDEX; never a real token."""
 
     def __post_init__(self) -> None:
+        check_fields(self, ConfigError)
         if self.abstractor.hidden_size != self.vision.hidden_size:
             raise ConfigError(
                 f"abstractor.hidden_size {self.abstractor.hidden_size} must equal vision.hidden_size "
@@ -152,7 +195,7 @@ class Owl2Config:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return `config.json` in the released layout, plus our extra fields."""
+        """Return `config.json` as released, with our extra fields."""
         vision = dataclasses.asdict(self.vision)
         abstractor = {
             **dataclasses.asdict(self.abstractor),
@@ -181,14 +224,15 @@ class Owl2Config:
         """Read a released or our `config.json`. Bookkeeping keys of other tools are ignored.
 
         Raises:
-            ConfigError: not an mPLUG-Owl2 configuration, or one with a feature that this model lacks.
+            ConfigError: not an mPLUG-Owl2 configuration, an impossible value, or a feature that this model
+                lacks.
         """
         if raw.get("model_type") != "mplug_owl2":
             raise ConfigError(f"model_type is {raw.get('model_type')!r}; expected 'mplug_owl2'")
-        visual = raw.get("visual_config", {})
+        visual = _object(raw, "visual_config")
         _require_fixed(raw, {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False})
-        vision = _pick(VisionConfig, visual.get("visual_model", {}))
-        abstractor_raw = visual.get("visual_abstractor", {})
+        vision = _pick(VisionConfig, _object(visual, "visual_model"))
+        abstractor_raw = _object(visual, "visual_abstractor")
         _require_fixed(
             abstractor_raw,
             {"use_cls_token": vision.use_cls_token, "grid_size": vision.grid_size, "add_v2t_pos_emb": False},
@@ -197,16 +241,20 @@ class Owl2Config:
             vision=vision,
             abstractor=_pick(AbstractorConfig, abstractor_raw),
             decoder=decoder_from_dict(raw),
-            mam=_pick(MamConfig, raw.get("mam", {})),
+            mam=_pick(MamConfig, _object(raw, "mam")),
             image_token_id=raw.get("image_token_id", -200),
         )
 
 
 def decoder_from_dict(raw: Mapping[str, Any]) -> DecoderConfig:
-    """Read the decoder's fields of a LLaMA-family `config.json` (released Owl2, LLaMA, SmolLM2, ...)."""
+    """Read the decoder's fields of a LLaMA-family `config.json` (released Owl2, LLaMA, SmolLM2, ...).
+
+    Raises:
+        ConfigError: an impossible value, or a feature that this model lacks.
+    """
     heads = raw.get("num_attention_heads", DecoderConfig.num_attention_heads)
     values = dict(raw)
-    rope = {**(raw.get("rope_parameters") or {}), **(raw.get("rope_scaling") or {})}
+    rope = {**_object(raw, "rope_parameters", nullable=True), **_object(raw, "rope_scaling", nullable=True)}
     kind = rope.get("rope_type", rope.get("type", "default"))
     _one_of("rope_scaling.rope_type", kind, ("default", "llama3"))
     values["rope_scaling"] = _pick(RopeScaling, rope) if kind == "llama3" else None
@@ -216,11 +264,13 @@ def decoder_from_dict(raw: Mapping[str, Any]) -> DecoderConfig:
         values["num_key_value_heads"] = heads
     if values.get("head_dim") is None:
         hidden = raw.get("hidden_size", DecoderConfig.hidden_size)
-        _divides("num_attention_heads", heads, "hidden_size", hidden)
-        values["head_dim"] = hidden // heads
+        values.pop("head_dim", None)
+        if isinstance(hidden, int) and isinstance(heads, int):  # else DecoderConfig says what they must be
+            _divides("num_attention_heads", heads, "hidden_size", hidden)
+            values["head_dim"] = hidden // heads
+    if isinstance(values.get("pad_token_id"), list):
+        values["pad_token_id"] = next(iter(values["pad_token_id"]), None)
     for name in ("eos_token_id", "pad_token_id"):
-        if isinstance(values.get(name), list):
-            values[name] = values[name][0]
         if values.get(name) is None:
             values.pop(name, None)
     return _pick(DecoderConfig, values)
@@ -238,8 +288,24 @@ def preset(name: str) -> Owl2Config:
     return PRESETS[name]
 
 
+def _object(raw: Mapping[str, Any], name: str, nullable: bool = False) -> Mapping[str, Any]:
+    """An object inside of another; empty if it is not there."""
+    value = raw.get(name, {})
+    if value is None and nullable:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} = {value!r:.60} must be an object")
+    return value
+
+
 def _pick(cls: type, raw: Mapping[str, Any]) -> Any:
-    return cls(**{f.name: raw[f.name] for f in dataclasses.fields(cls) if f.name in raw})
+    """The configuration whose fields are in an object; other keys are ignored."""
+    fields = dataclasses.fields(cls)
+    for f in fields:
+        if f.name not in raw and f.default is f.default_factory is dataclasses.MISSING:
+            names = ", ".join(each.name for each in fields)
+            raise ConfigError(f"{f.name} is missing: {names} are needed together")
+    return cls(**{f.name: raw[f.name] for f in fields if f.name in raw})
 
 
 def _require_fixed(raw: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:

@@ -13,8 +13,8 @@ from owl2.checkpoint.tensors import dtype_of
 from owl2.data.loader import BatchLoader, SampleDataset, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
-from owl2.data.readers.sources import Source, open_source
-from owl2.data.sample import DataError
+from owl2.data.readers.base import Source
+from owl2.data.readers.sources import open_source
 from owl2.jsonl import cut_torn_line
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, check_installed
@@ -113,7 +113,7 @@ def open_dataset(config: TrainConfig, processor: Processor) -> SampleDataset:
 
     Raises:
         TrainConfigError: samples may be longer than the decoder's context.
-        DataError: a corpus cannot be read, or too much of it is in damaged files.
+        DataError: a corpus cannot be read.
     """
     data = config.data
     if processor.max_tokens is not None and data.max_tokens > processor.max_tokens:
@@ -121,22 +121,7 @@ def open_dataset(config: TrainConfig, processor: Processor) -> SampleDataset:
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
         )
     sources, mixture = open_mixture(data.sources, data.seed)
-    for source in sources:
-        check_lost(source, data.max_bad_fraction)
     return make_dataset(data, data.sources, sources, mixture, processor)
-
-
-def check_lost(source: Source, max_bad_fraction: float) -> None:
-    """Raise DataError if more than this share of a corpus is in files that are left out."""
-    lost = getattr(source, "lost", [*source.damaged.items()])
-    share = getattr(source, "lost_share", 0.0)
-    if share > max_bad_fraction:
-        file, reason = lost[0]
-        raise DataError(
-            f"{source.name}: {len(lost)} file(s) with {share:.1%} of the corpus are left out, more than "
-            f"data.max_bad_fraction {max_bad_fraction:.1%}; the first is {file}: {reason}. Repair them, or "
-            f"raise data.max_bad_fraction to train without them"
-        )
 
 
 def make_dataset(
@@ -171,9 +156,7 @@ def order_of(config: TrainConfig, dataset: SampleDataset) -> Order:
     """What the samples of each step depend on."""
     order = {
         "samples": {source.name: len(source) for source in dataset.sources},
-        "content": {
-            source.name: source.fingerprint() for source in dataset.sources if hasattr(source, "fingerprint")
-        },
+        "content": {source.name: source.fingerprint()[:16] for source in dataset.sources},
         "quotas": list(dataset.mixture.quotas),
         "seed": config.data.seed,
         "global_batch_size": config.global_batch_size,

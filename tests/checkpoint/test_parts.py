@@ -271,7 +271,7 @@ def test_a_language_model_with_other_features_is_refused(tmp_path, changes, mess
     [
         ({"model_type": "siglip"}, "is a 'siglip'; expected a vision encoder: clip"),
         ({"use_swiglu_ffn": True}, "use_swiglu_ffn"),
-        ({"hidden_act": "relu"}, "'relu' is not one of quick_gelu, gelu"),
+        ({"hidden_act": "relu"}, "vision.hidden_act = 'relu' must be one of quick_gelu, gelu"),
         ({"num_hidden_layers": 4}, r"lacks 18 tensors: encoder\.layer\.3\."),
     ],
 )

@@ -192,7 +192,12 @@ def test_a_folder_without_weights_says_what_was_looked_for(ours):
         ('{"model_type": "llama"}', "owl2 init --language"),
         ('{"model_type": "clip"}', "owl2 init --vision"),
         ('{"model_type": "mplug_owl2", "hidden_act": "gelu"}', "hidden_act = 'gelu' is not supported"),
-        ('{"model_type": "mplug_owl2", "vocab_size": "many"}', "no model that can be built"),
+        ('{"model_type": "mplug_owl2", "vocab_size": "many"}', "vocab_size = 'many' must be a whole number"),
+        (
+            '{"model_type": "mplug_owl2", "visual_config": {"visual_model": {"num_channels": 16777216, '
+            '"image_size": 16384, "patch_size": 16384}, "visual_abstractor": {"grid_size": 1}}}',
+            "no model that can be built",
+        ),
         ('{"model_type": "mplug_owl2", "hidden_size": -4}', "must divide hidden_size = -4"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
-from owl2.data.readers.sources import Source
+from owl2.data.readers.base import Source
 from owl2.data.sample import StoredImage
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

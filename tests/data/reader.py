@@ -43,13 +43,15 @@ class Reader:
         )
         sources = [open_source(p.stem, p) for p in (self.corpora / "captions", self.corpora / "chat.jsonl")]
         mixture = Mixture([len(source) for source in sources], [1, 2], seed=6)
-        draws = SampleDataset(sources, ["crop_flip", "none"], mixture, processor, max_tokens=120)
+        dataset = SampleDataset(sources, ["crop_flip", "none"], mixture, processor, max_tokens=120)
         span = {"ranks": self.ranks, "rank": self.rank, "start_step": self.start_step, "steps": steps}
-        sampler: Sampler = PackSampler(draws.size, BATCH, 160, **span)
+        sampler: Sampler = PackSampler(dataset.size, BATCH, 160, **span)
         if not self.is_packed:
             sampler = StepSampler(micro_batch_size=1, accumulation=BATCH // self.ranks, **span)
         log = self.out / "bad.jsonl"
-        return BatchLoader(draws, sampler, num_workers=self.num_workers, bad_samples=log, max_bad_fraction=0)
+        return BatchLoader(
+            dataset, sampler, num_workers=self.num_workers, bad_samples=log, max_bad_fraction=0
+        )
 
     def run(self) -> None:
         """Read on and on."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from owl2.data.order import StepSampler
 from tests.processor.small import WORDS
 
 NUM_IMAGES = 20
@@ -42,6 +43,12 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 def turns(*values: str) -> list[dict[str, str]]:
     """LLaVA's conversation: a human's turn, an answer, and so on."""
     return [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(values)]
+
+
+def all_batches(sampler: StepSampler) -> list[list[int]]:
+    """The micro-batches of all steps, one after the other."""
+    steps = range(sampler.start_step, sampler.steps)
+    return [batch for step in steps for batch in sampler.micro_batches(step)]
 
 
 def write_corpora(folder: Path) -> Path:

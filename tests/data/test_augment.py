@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl2.data.augment import AUGMENTATIONS, CROP_SCALE, augment, augmentation_for
+from owl2.data.decode import AUGMENTATIONS, CROP_SCALE, augment, augmentation_for
 
 SIZE = (80, 60)
 

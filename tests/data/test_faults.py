@@ -87,12 +87,12 @@ def talk_lines(folder: Path) -> Iterator[tuple[bytes, str | None]]:
     yield pictured("page.jpg", b"<html>404</html>"), "image cannot be read"
     yield pictured("bomb.png", bomb()), "image cannot be read"
     yield pictured("gone.jpg", None), "image is missing"
-    yield b'{"id": "torn", "conversations": [{"from": "hum', "not a LLaVA row"
+    yield b'{"id": "torn", "conversations": [{"from": "hum', "not a JSON object"
     yield b'{"id": "latin", "conversations": [{"from": "human", "value": "caf\xe9"}]}', "text is not UTF-8"
     yield row("half", "what is it?", "half \ud800"), "text is not UTF-8"
     yield row("bot", "x", "y").replace(b'"gpt"', b'"bot"'), "turns do not alternate"
     yield row("no-image", "<image>what is it?", "an owl"), "image marks and images differ"
-    yield row("no-mark", "what is it?", "an owl", image="good-0.jpg"), "image marks and images differ"
+    yield row("two-marks", "<image><image>?", "an owl", image="good-0.jpg"), "image marks and images differ"
     yield row("drawn", "what is it?", "<image>", image="good-0.jpg"), "unusable conversation"
     yield row("monologue", "what is it?"), "no answer within the limit"
     yield row("clip", "<video>what is it?", "an owl", video="page.jpg"), "video cannot be read"
@@ -149,7 +149,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
 def open_batches(faulty: Faulty, processor: Processor, log: Path, **options: Any) -> BatchLoader:
     sources = [open_source(path.stem, path) for path in faulty.paths]
     mixture = Mixture([len(source) for source in sources], [2, 1], seed=4)
-    draws = SampleDataset(sources, ["none", "crop_flip"], mixture, processor, max_tokens=512)
+    dataset = SampleDataset(sources, ["none", "crop_flip"], mixture, processor, max_tokens=512)
     options = {"start_step": 0, "num_workers": 0, "max_bad_fraction": 1.0, **options}
     sampler = StepSampler(
         micro_batch_size=MICRO_BATCH_SIZE,
@@ -159,7 +159,7 @@ def open_batches(faulty: Faulty, processor: Processor, log: Path, **options: Any
         start_step=options.pop("start_step"),
         steps=STEPS,
     )
-    return BatchLoader(draws, sampler, bad_samples=log, **options)
+    return BatchLoader(dataset, sampler, bad_samples=log, **options)
 
 
 def keys_of(batches: BatchLoader) -> list[str]:
@@ -172,8 +172,8 @@ def test_every_fault_at_once_is_counted_exactly_and_the_rest_comes_in_order(
 ) -> None:
     batches = open_batches(faulty, processor, tmp_path / "bad.jsonl", num_workers=num_workers)
     keys = keys_of(batches)
-    good, bad = faulty.expected(batches.draws.mixture)
-    sources = batches.draws.sources
+    good, bad = faulty.expected(batches.dataset.mixture)
+    sources = batches.dataset.sources
     named = {"talk": sources[0], "web": sources[1]}
     assert keys == [f"{name}:{named[name][index].key}" for name, index in good]
     assert batches.num_bad_by_kind == bad
@@ -219,13 +219,21 @@ def test_more_than_one_shard_and_one_in_a_hundred_damaged_is_an_error(tmp_path: 
         write_tar(tmp_path / f"{number}.tar", {"a.jpg": jpeg(1), "a.txt": b"an owl"})
     (tmp_path / "1.tar").write_bytes(b"<html>404</html>" * 100)
     source = open_source("web", tmp_path)
-    assert (len(source), list(source.damaged)) == (3, ["1.tar"])
+    assert (len(source), [file for file, _ in source.lost]) == (3, ["1.tar"])
     (tmp_path / "3.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"3\.tar is not a readable tar"):
         open_source("web", tmp_path)
 
 
-def test_too_many_faults_stop_the_run(faulty: Faulty, processor: Processor, tmp_path: Path) -> None:
+def test_too_many_faults_stop_the_run(processor: Processor, tmp_path: Path) -> None:
+    (tmp_path / "faulty").mkdir()
+    faulty = Faulty(tmp_path / "faulty")
+    with pytest.raises(
+        DataError,
+        match=r"web: about 14 of 28 samples are lost, more than 1\.0%; 1 file.* left out .*00001\.tar is not",
+    ):
+        open_batches(faulty, processor, tmp_path / "bad.jsonl", max_bad_fraction=0.01)
+    (faulty.paths[1] / "00001.tar").unlink()
     with pytest.raises(DataError, match=r"samples could not be used .* more than 1\.0%"):
         keys_of(open_batches(faulty, processor, tmp_path / "bad.jsonl", max_bad_fraction=0.01))
 

@@ -52,8 +52,8 @@ def test_every_sample_is_opened_once_and_counted(corpora: Path, processor: Proce
 
 def test_figures_are_those_of_the_encodings(rows: Path, processor: Processor) -> None:
     source = open_source("rows", rows)
-    draws = SampleDataset([source], ["none"], Mixture([3], [1.0], 0), processor, 512)
-    encodings = {key: item for key, item in (draws[n] for n in range(30)) if isinstance(item, Encoding)}
+    dataset = SampleDataset([source], ["none"], Mixture([3], [1.0], 0), processor, 512)
+    encodings = {key: item for key, item in (dataset[n] for n in range(30)) if isinstance(item, Encoding)}
     assert len(encodings) == 3
     found = inspect_source(source, processor)
     assert sorted(found.lengths) == sorted(len(encoding.ids) for encoding in encodings.values())

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from owl2.data.readers.sources import JsonlSource, open_source
+from owl2.data.readers.jsonl import JsonlSource
+from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError, Sample, StoredImage
 from owl2.processor import ImageError
 from tests.data.small import jpeg, turns, write_jsonl
@@ -57,8 +58,8 @@ def test_a_row_without_an_image_is_text_alone(tmp_path: Path, image: dict[str, A
     ("row", "message"),
     [
         (
-            {"id": "x", "image": "a.jpg", "conversations": turns("What is it?", "An owl.")},
-            r"rows: sample x has 0 image mark\(s\) and 1 image\(s\)",
+            {"id": "x", "image": ["a.jpg", "b.jpg"], "conversations": turns("<image> is it?", "An owl.")},
+            r"rows: sample x has 1 image mark\(s\) and 2 image\(s\)",
         ),
         (
             {"id": "x", "image": ["a.jpg"], "conversations": turns("<image><image>", "Two owls.")},
@@ -72,12 +73,18 @@ def test_a_row_without_an_image_is_text_alone(tmp_path: Path, image: dict[str, A
             {"id": "x", "conversations": [turns("hello")[0], {"from": "bot", "value": "hi"}]},
             "turn 2 of sample x is from 'bot', expected 'gpt'",
         ),
-        ({"id": "x"}, "line 1 of .*rows.jsonl is not a LLaVA row: KeyError"),
-        ({"id": "x", "conversations": 5}, "line 1 of .* is not a LLaVA row: TypeError"),
-        ({"id": "x", "conversations": [{"from": "human"}]}, r"not a LLaVA row: KeyError\('value'\)"),
-        ({"id": "x", "conversations": [{"from": "human", "value": None}]}, "not a LLaVA row: TypeError"),
-        ({"id": "x", "image": [3], "conversations": turns("<image>", "hi")}, "not a LLaVA row: TypeError"),
-        (["a", "list"], "not a LLaVA row: AttributeError"),
+        ({"id": "x"}, r"line 1 of .*rows.jsonl has no image, no caption\. Its columns are id \(text\)"),
+        ({"id": "x", "conversations": 5}, "line 1 of .* conversations of type number, which is no conv"),
+        ({"id": "x", "conversations": [{"from": "human"}]}, "conversations of type list, which is no conv"),
+        (
+            {"id": "x", "conversations": [{"from": "human", "value": None}]},
+            "turn 1 of sample x is None, expected text",
+        ),
+        (
+            {"id": "x", "image": [3], "conversations": turns("<image>", "hi")},
+            "image of type list, which is no image",
+        ),
+        (["a", "list"], "line 1 of .*rows.jsonl: holds a list, expected an object"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -93,7 +100,7 @@ def test_blank_lines_do_not_count_as_rows_but_as_lines(tmp_path: Path) -> None:
     source = JsonlSource("rows", path)
     assert len(source) == 4
     assert source[0].key == source[3].key == "good"
-    with pytest.raises(DataError, match=r"rows: line 5 of .*rows.jsonl is not a LLaVA row: JSONDecodeError"):
+    with pytest.raises(DataError, match=r"rows: line 5 of .*rows.jsonl: not JSON"):
         source[1]
     with pytest.raises(DataError, match="line 6 of"):
         source[2]
@@ -114,7 +121,7 @@ def test_unicode_and_windows_line_ends_are_read_as_they_are(tmp_path: Path) -> N
 def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"id": "caf\xe9"}\n')
-    with pytest.raises(DataError, match=r"line 1 of .* UnicodeDecodeError"):
+    with pytest.raises(DataError, match=r"line 1 of .*rows.jsonl is not UTF-8: .* byte 0xe9"):
         JsonlSource("rows", path)[0]
 
 

@@ -38,7 +38,7 @@ def open_batches(
     """Steps of two micro-batches over corpora of equal weight."""
     sources = [open_source(path.stem, path) for path in paths]
     mixture = Mixture([len(source) for source in sources], [1] * len(sources), seed=0)
-    draws = SampleDataset(sources, ["crop_flip"] * len(sources), mixture, processor, max_tokens)
+    dataset = SampleDataset(sources, ["crop_flip"] * len(sources), mixture, processor, max_tokens)
     sampler = StepSampler(
         micro_batch_size=micro_batch_size,
         accumulation=2,
@@ -48,7 +48,7 @@ def open_batches(
         steps=steps,
     )
     return BatchLoader(
-        draws, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=max_bad_fraction
+        dataset, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=max_bad_fraction
     )
 
 
@@ -115,9 +115,9 @@ def test_an_image_is_augmented_anew_in_every_draw_and_each_of_a_sample_in_its_ow
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     row = {"id": "a", "image": ["a.jpg", "a.jpg"], "conversations": turns("<image><image>two?", "yes")}
     path = write_jsonl(tmp_path / "rows.jsonl", [row])
-    draws = open_batches(processor, [path], tmp_path / "bad.jsonl").draws
+    dataset = open_batches(processor, [path], tmp_path / "bad.jsonl").dataset
     seen = [
-        encoding.images for n in range(10) for encoding in [draws[n][1]] if isinstance(encoding, Encoding)
+        encoding.images for n in range(10) for encoding in [dataset[n][1]] if isinstance(encoding, Encoding)
     ]
     assert len({image.tobytes() for images in seen for image in images}) == 20
 
@@ -252,7 +252,7 @@ def test_every_way_to_be_bad_is_a_hole_with_a_reason(processor: Processor, tmp_p
         "drawn": "an answer cannot hold an image",
         "unanswered": "no labelled token within 60 of its",
         "long": r"no labelled token within 60 of its \d\d\d tokens",
-        "#10": "line 11 of .*rows.jsonl is not a LLaVA row",
+        "#10": "line 11 of .*rows.jsonl: holds a str, expected an object",
     }
     assert reasons.keys() == expected.keys()
     for key, pattern in expected.items():
@@ -311,10 +311,10 @@ def test_a_fault_that_nobody_foresaw_says_in_which_sample_it_happened(
     processor: Processor, tmp_path: Path
 ) -> None:
     path = write_mixed(tmp_path, 1, 0)
-    draws = open_batches(processor, [path], tmp_path / "bad.jsonl").draws
-    draws.max_tokens = "many"  # type: ignore[assignment]
+    dataset = open_batches(processor, [path], tmp_path / "bad.jsonl").dataset
+    dataset.max_tokens = "many"  # type: ignore[assignment]
     with pytest.raises(TypeError) as caught:
-        draws[3]
+        dataset[3]
     assert caught.value.__notes__ == ["This happened in draw 3, sample mixed:good-0"]
 
 

@@ -12,8 +12,9 @@ from owl2.data.decode import open_media
 from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.packing import PackSampler
+from owl2.data.readers.rows import conversation
 from owl2.data.readers.sources import open_source
-from owl2.data.sample import Clip, DataError, StoredImage, sample_from_llava
+from owl2.data.sample import Clip, DataError, StoredImage
 from owl2.processor import Encoding, Processor, SentencePieceTokenizer
 from owl2.train.config import DataConfig, SourceConfig
 from owl2.train.metrics import read_metrics
@@ -55,7 +56,7 @@ BROKEN: list[dict[str, Any]] = [
     {"id": "cut", "video": "cut.mp4", "conversations": turns("<video>what?", "x")},
     {"id": "page", "video": "page.mp4", "conversations": turns("<video>what?", "x")},
     {"id": "gone", "video": "gone.mp4", "conversations": turns("<video>what?", "x")},
-    {"id": "marks", "video": "a.mp4", "conversations": turns("what?", "x")},
+    {"id": "marks", "video": ["a.mp4", "b.gif"], "conversations": turns("<video>what?", "x")},
     {"id": "twice", "video": "a.mp4", "conversations": turns("<video><video>what?", "x")},
     {"id": "no-image", "video": "a.mp4", "image": "p.jpg", "conversations": turns("<video>what?", "x")},
 ]
@@ -69,8 +70,8 @@ def open_dataset(
     return SampleDataset([source], [kind], mixture, processor, max_tokens=512, num_frames=FRAMES)
 
 
-def by_key(draws: SampleDataset) -> dict[str, Any]:
-    return {key.partition(":")[2]: item for key, item in (draws[n] for n in range(len(draws.sources[0])))}
+def by_key(dataset: SampleDataset) -> dict[str, Any]:
+    return {key.partition(":")[2]: item for key, item in (dataset[n] for n in range(len(dataset.sources[0])))}
 
 
 def greys(images: list[Image.Image]) -> list[int]:
@@ -89,10 +90,10 @@ def test_a_clip_becomes_evenly_spaced_frames_in_its_place(folder: Path, processo
 
 
 def test_the_length_of_a_clip_is_known_before_it_is_opened(folder: Path, processor: Processor) -> None:
-    draws = open_dataset(folder, GOOD, processor)
+    dataset = open_dataset(folder, GOOD, processor)
     for n in range(len(GOOD)):
-        _, item = draws[n]
-        assert draws.size(n) == (len(item.ids), len(item.images))  # type: ignore[union-attr]
+        _, item = dataset[n]
+        assert dataset.size(n) == (len(item.ids), len(item.images))  # type: ignore[union-attr]
 
 
 def test_frames_of_a_clip_are_cut_and_mirrored_alike_and_images_of_a_sample_each_in_their_own_way() -> None:
@@ -100,15 +101,15 @@ def test_frames_of_a_clip_are_cut_and_mirrored_alike_and_images_of_a_sample_each
     frame = Image.fromarray(np.stack([columns] * 3, axis=-1))
 
     class Still(Clip):
-        def sample(self, num_frames: int) -> list[Image.Image]:
-            return [frame] * num_frames
+        def frames(self, num_frames: int) -> tuple[Image.Image, ...]:
+            return (frame,) * num_frames
 
     class Shown(StoredImage):
         def open(self) -> Image.Image:
             return frame
 
-    row = {"id": "a", "image": ["p"] * 2, "video": "v", "conversations": turns("<image><image><video>", "x")}
-    sample = sample_from_llava("s", row, lambda name: Shown(name, bytes))
+    said = turns("<image><image><video>", "x")
+    sample = conversation("s", "a", said, lambda name: Shown(name, bytes), images=["p"] * 2, videos=["v"])
     for part in sample.messages[0]["content"]:
         if part["type"] == "video":
             part["video"] = Still("v", bytes)
@@ -126,8 +127,9 @@ def test_broken_clips_are_bad_samples_with_a_kind_and_a_reason(folder: Path, pro
         ["video cannot be read"] * 2 + ["image is missing"] + ["image marks and images differ"] * 3
     )
     assert "cut.mp4: " in found["cut"]["reason"]
+    said = BROKEN[4]["conversations"]
     with pytest.raises(DataError, match=r"sample twice has 0 image mark.*, 2 video mark.s. and 1 video"):
-        sample_from_llava("s", BROKEN[4], lambda name: StoredImage(name, bytes))
+        conversation("s", "twice", said, lambda name: StoredImage(name, bytes), videos=["a.mp4"])
 
 
 def test_a_caption_that_says_left_is_not_mirrored(tmp_path: Path, processor: Processor) -> None:
@@ -138,10 +140,10 @@ def test_a_caption_that_says_left_is_not_mirrored(tmp_path: Path, processor: Pro
     members = {"0.png": ramp, "0.txt": b"an owl left of a cup", "1.png": ramp, "1.txt": b"an owl on a cup"}
     write_tar(tmp_path / "0.tar", members)
     mixture = Mixture([2], [1.0], seed=0)
-    draws = SampleDataset([open_source("web", tmp_path)], ["flip"], mixture, processor, max_tokens=512)
+    dataset = SampleDataset([open_source("web", tmp_path)], ["flip"], mixture, processor, max_tokens=512)
     mirrored: dict[str, set[bool]] = {"0": set(), "1": set()}
     for n in range(40):
-        key, item = draws[n]
+        key, item = dataset[n]
         assert isinstance(item, Encoding)
         pixels = np.asarray(item.images[0], int)[0, :, 0]
         mirrored[key[-1]].add(bool(pixels[0] > pixels[-1]))
@@ -177,9 +179,9 @@ def test_training_on_clips_images_and_text_with_broken_ones_among_them(
 def test_packs_hold_the_frames_they_were_planned_with(
     folder: Path, processor: Processor, tmp_path: Path
 ) -> None:
-    draws = open_dataset(folder, GOOD, processor)
-    sampler = PackSampler(draws.size, len(GOOD), 120, 1, 0, 0, 1)
-    batches = BatchLoader(draws, sampler, num_workers=0, bad_samples=tmp_path / "bad", max_bad_fraction=0)
+    dataset = open_dataset(folder, GOOD, processor)
+    sampler = PackSampler(dataset.size, len(GOOD), 120, 1, 0, 0, 1)
+    batches = BatchLoader(dataset, sampler, num_workers=0, bad_samples=tmp_path / "bad", max_bad_fraction=0)
     found = [batch for batch in batches if batch]
     assert sum(len(batch.pixel_values) for batch in found) == 4 * FRAMES + 1
     assert all(len(batch.input_ids) <= 120 for batch in found)

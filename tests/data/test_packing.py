@@ -81,7 +81,7 @@ def test_samples_that_fill_a_pack_or_more_have_one_each() -> None:
 
 
 @pytest.fixture(scope="module")
-def draws(processor: Processor, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
+def dataset(processor: Processor, corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleDataset:
     """Captions, conversations with and without images, and some that cannot be used."""
     broken = tmp_path_factory.mktemp("broken")
     (broken / "page.jpg").write_text("<html>404</html>")
@@ -97,10 +97,10 @@ def draws(processor: Processor, corpora: Path, tmp_path_factory: pytest.TempPath
     return SampleDataset(sources, ["crop_flip", "none", "none"], mixture, processor, LIMIT)
 
 
-def test_sizes_are_exact_before_any_image_is_opened(draws: SampleDataset) -> None:
+def test_sizes_are_exact_before_any_image_is_opened(dataset: SampleDataset) -> None:
     holes = 0
     for n in range(200):
-        item, size = draws[n][1], draws.size(n)
+        item, size = dataset[n][1], dataset.size(n)
         if isinstance(item, Encoding):
             assert size == (len(item.ids), len(item.images))
         else:
@@ -109,29 +109,29 @@ def test_sizes_are_exact_before_any_image_is_opened(draws: SampleDataset) -> Non
     assert holes > 10
 
 
-def sampler(draws: SampleDataset, ranks: int = 1, rank: int = 0, start_step: int = 0) -> PackSampler:
-    return PackSampler(draws.size, BATCH, PACK, ranks, rank, start_step, STEPS)
+def sampler(dataset: SampleDataset, ranks: int = 1, rank: int = 0, start_step: int = 0) -> PackSampler:
+    return PackSampler(dataset.size, BATCH, PACK, ranks, rank, start_step, STEPS)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_a_packed_step_has_the_draws_of_the_plain_order_on_any_number_of_ranks(
-    draws: SampleDataset, ranks: int
+    dataset: SampleDataset, ranks: int
 ) -> None:
     plain = StepSampler(micro_batch_size=BATCH, accumulation=1, ranks=1, rank=0, start_step=0, steps=STEPS)
     for step in (0, 3):
-        per_rank = [sampler(draws, ranks, rank).micro_batches(step) for rank in range(ranks)]
+        per_rank = [sampler(dataset, ranks, rank).micro_batches(step) for rank in range(ranks)]
         assert len({len(packs) for packs in per_rank}) == 1
         drawn = [n for packs in per_rank for members in packs for n in members]
         assert sorted(drawn) == plain.micro_batches(step)[0]
         for packs in per_rank:
             for members in packs:
-                assert sum(draws.size(n).tokens for n in members) <= PACK
+                assert sum(dataset.size(n).tokens for n in members) <= PACK
 
 
-def packed(draws: SampleDataset, log: Path, *, num_workers: int = 0, start_step: int = 0) -> list[Any]:
+def packed(dataset: SampleDataset, log: Path, *, num_workers: int = 0, start_step: int = 0) -> list[Any]:
     batches = BatchLoader(
-        draws,
-        sampler(draws, start_step=start_step),
+        dataset,
+        sampler(dataset, start_step=start_step),
         num_workers=num_workers,
         bad_samples=log,
         max_bad_fraction=1,
@@ -143,23 +143,23 @@ def packed(draws: SampleDataset, log: Path, *, num_workers: int = 0, start_step:
 
 
 def test_packs_are_the_same_for_any_number_of_workers_and_after_a_resume(
-    draws: SampleDataset, tmp_path: Path
+    dataset: SampleDataset, tmp_path: Path
 ) -> None:
-    whole = packed(draws, tmp_path / "bad.jsonl")
+    whole = packed(dataset, tmp_path / "bad.jsonl")
     assert sum(is_last for _, is_last in whole) == STEPS
-    assert packed(draws, tmp_path / "bad.jsonl", num_workers=3) == whole
+    assert packed(dataset, tmp_path / "bad.jsonl", num_workers=3) == whole
     ends = [number for number, (_, is_last) in enumerate(whole, start=1) if is_last]
     assert len(set(ends)) > 1
-    assert packed(draws, tmp_path / "bad.jsonl", start_step=2) == whole[ends[1] :]
+    assert packed(dataset, tmp_path / "bad.jsonl", start_step=2) == whole[ends[1] :]
 
 
-def test_an_unusable_draw_is_recorded_once_whatever_its_pack(draws: SampleDataset, tmp_path: Path) -> None:
+def test_an_unusable_draw_is_recorded_once_whatever_its_pack(dataset: SampleDataset, tmp_path: Path) -> None:
     logs = []
     for ranks in (1, 2):
         log = tmp_path / f"{ranks}.jsonl"
         for rank in range(ranks):
-            source = sampler(draws, ranks, rank)
-            list(BatchLoader(draws, source, num_workers=0, bad_samples=log, max_bad_fraction=1))
+            source = sampler(dataset, ranks, rank)
+            list(BatchLoader(dataset, source, num_workers=0, bad_samples=log, max_bad_fraction=1))
         logs.append(sorted(log.read_text().splitlines()))
     assert logs[0] == logs[1]
     assert len(logs[0]) > 10

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from owl2.data.readers.cache import MAX_SLICE_BYTES, _drop_oldest
-from owl2.data.readers.shards import Shard, index_path, open_shard
-from owl2.data.readers.sources import TarSource
+from owl2.data.readers.shards import Shard, TarSource, index_path, open_shard
 from owl2.data.readers.storage import look_at
 from owl2.data.sample import DataError
 from tests.data.small import jpeg, write_tar

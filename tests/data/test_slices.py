@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from owl2.data.order import SLICE, WINDOW, Mixture, Slices, StepSampler
+from owl2.data.order import WINDOW, Mixture, Slices, StepSampler
+from owl2.data.readers.base import SLICE
+from tests.data.small import all_batches
 
 
 @pytest.mark.parametrize("size", [1, 2, 99, 100, 101, 6_399, 6_400, 6_401, 13_037])
@@ -82,7 +84,7 @@ def test_a_run_resumed_at_any_step_on_any_number_of_ranks_draws_the_same(ranks: 
             )
             for rank in range(ranks)
         ]
-        batches = zip(*samplers, strict=True)
+        batches = zip(*map(all_batches, samplers), strict=True)
         drawn = [[order[n] for batch in together for n in batch] for together in batches]
         return [{(draw.source, draw.index, draw.seed) for draw in step} for step in drawn]
 

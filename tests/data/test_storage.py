@@ -11,7 +11,8 @@ from moto.server import ThreadedMotoServer
 from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers import storage
-from owl2.data.readers.sources import Source, open_source
+from owl2.data.readers.base import Source
+from owl2.data.readers.sources import open_source
 from owl2.data.readers.storage import Location, StorageError, look_at, read_bytes
 from owl2.data.sample import DataError, Sample, StoredImage
 from owl2.processor import Processor
@@ -99,12 +100,12 @@ def open_batches(
     places: Sequence[Location], processor: Processor, folder: Path, *, num_workers: int
 ) -> BatchLoader:
     sources = [open_source(PurePosixPath(place).stem, place) for place in places]
-    draws = SampleDataset(
+    dataset = SampleDataset(
         sources, ["none"] * 2, Mixture([len(s) for s in sources], [1, 1], 0), processor, 512
     )
     sampler = StepSampler(micro_batch_size=3, accumulation=2, ranks=1, rank=0, start_step=0, steps=4)
     log = folder / "bad.jsonl"
-    return BatchLoader(draws, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=0.0)
+    return BatchLoader(dataset, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=0.0)
 
 
 def test_what_is_not_in_a_bucket_is_named(bucket: str, processor: Processor, tmp_path: Path) -> None:
@@ -186,11 +187,11 @@ def test_storage_that_keeps_failing_stops_the_run_and_is_no_bad_sample(
     (tmp_path / "web" / "a.jpg").write_bytes(jpeg(1))
     rows = [{"id": "x", "image": "a.jpg", "conversations": turns("<image>?", "an owl")}]
     source = open_source("web", write_jsonl(tmp_path / "rows.jsonl", rows), image_root=web.url)
-    draws = SampleDataset([source], ["none"], Mixture([1], [1.0], 0), processor, 99)
-    assert not isinstance(draws[0][1], dict)
+    dataset = SampleDataset([source], ["none"], Mixture([1], [1.0], 0), processor, 99)
+    assert not isinstance(dataset[0][1], dict)
     web.failures = [503] * 9
     with pytest.raises(StorageError, match=rf"{web.url}/a.jpg could not be read: .*503.* \(attempt 5 of 5\)"):
-        draws[0]
+        dataset[0]
     assert len(web.failures) == 4
 
 
@@ -207,7 +208,9 @@ def test_what_is_refused_or_missing_is_not_asked_for_again(web: Server) -> None:
 def test_a_server_without_ranges_is_an_error_and_never_the_wrong_bytes(web: Server, tmp_path: Path) -> None:
     (tmp_path / "web" / "a.txt").write_bytes(b"0123456789")
     web.has_ranges = False
-    with pytest.raises(StorageError, match="10 bytes came where 4 from 2 on were asked for; the server must"):
+    with pytest.raises(
+        StorageError, match="10 bytes came in answer to a request for 4 from 2 on; the server must"
+    ):
         read_bytes(f"{web.url}/a.txt", 2, 4)
 
 

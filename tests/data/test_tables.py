@@ -12,7 +12,9 @@ from owl2.data.inspect.inspection import inspect_source
 from owl2.data.loader import BatchLoader, SampleDataset
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
-from owl2.data.readers.sources import Source, TarSource, open_source
+from owl2.data.readers.base import Source
+from owl2.data.readers.shards import TarSource
+from owl2.data.readers.sources import open_source
 from owl2.data.readers.tables import TableSource
 from owl2.data.sample import DataError, Sample
 from owl2.processor import Processor, SentencePieceTokenizer
@@ -112,11 +114,19 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
         "1 image mark",
         "image marks and images differ",
     ),
-    ({"image": b"", "conversations": turns("what?", "x")}, "0 image mark", "image marks and images differ"),
+    (
+        {"image": [b"", b""], "conversations": turns("<image>what?", "x")},
+        r"1 image mark\(s\) and 2 image\(s\)",
+        "image marks and images differ",
+    ),
     ({"image": [None], "conversations": turns("<image>?", "x")}, "an image of row", "image is missing"),
-    ({"conversations": None}, "row rows.parquet:0 is not a LLaVA row", "not a LLaVA row"),
+    ({"conversations": None}, "row rows.parquet:0 has no conversation", "unknown row format"),
     ({"conversations": turns("?", "x")[1:]}, "turn 1 of sample rows.parquet:0", "turns do not alternate"),
-    ({"conversations": [{"from": "human", "value": None}]}, "not a LLaVA row: TypeError", "not a LLaVA row"),
+    (
+        {"conversations": [{"from": "human", "value": None}]},
+        "turn 1 of sample rows.parquet:0 is None, expected text",
+        "unknown row format",
+    ),
     ({"messages": [{"role": "system", "content": "?"}]}, "from 'system'", "turns do not alternate"),
     ({"image": None, "caption": "an owl"}, "has a caption and 0 images", "image is missing"),
     (
@@ -167,7 +177,7 @@ def test_a_truncated_file_is_left_out_whole_and_counted_and_a_second_one_is_an_e
     first, second, *_ = sorted(folder.iterdir())
     second.write_bytes(second.read_bytes()[:-100])
     source = open_source("chat", folder)
-    assert (len(source), list(source.damaged)) == (15, [second.name])
+    assert (len(source), [file for file, _ in source.lost]) == (15, [second.name])
     assert [source[n].key for n in (4, 5)] == ["chat-4", "chat-10"]
     batches = open_batches([source], processor, tmp_path / "bad.jsonl")
     assert all(batches)
@@ -189,14 +199,14 @@ def open_batches(
     is_packed: bool = False,
 ) -> BatchLoader:
     mixture = Mixture([len(s) for s in sources], [1] * len(sources), 0)
-    draws = SampleDataset(sources, ["crop_flip"] * len(sources), mixture, processor, 512)
+    dataset = SampleDataset(sources, ["crop_flip"] * len(sources), mixture, processor, 512)
     span = {"ranks": 1, "rank": 0, "start_step": start_step, "steps": 8}
     sampler = (
-        PackSampler(draws.size, 6, 512, **span)
+        PackSampler(dataset.size, 6, 512, **span)
         if is_packed
         else StepSampler(micro_batch_size=3, accumulation=2, **span)
     )
-    return BatchLoader(draws, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=0.0)
+    return BatchLoader(dataset, sampler, num_workers=num_workers, bad_samples=log, max_bad_fraction=0.0)
 
 
 @pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from owl2.data.readers.sources import TarSource, open_source
+from owl2.data.readers.shards import TarSource
+from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError, Sample
 from tests.data.small import jpeg, write_tar
 

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def draws(
+def open_dataset(
     folder: Path, processor: Processor, rows: list[dict[str, Any]], apart: Collection[str]
 ) -> SampleDataset:
     source = open_source("chat", write_jsonl(folder / "chat.jsonl", rows))
@@ -49,8 +49,8 @@ def test_questions_apart_are_worth_as_much_as_samples_of_their_own(
         {"id": str(n), "image": "a.jpg", "conversations": turns(f"<image>{q.removeprefix('<image>')}", a)}
         for n, (q, a) in enumerate(PAIRS)
     ]
-    apart = only_batch(draws(folder, processor, whole, ["chat"]), 1)
-    alone = only_batch(draws(folder, processor, single, []), 3)
+    apart = only_batch(open_dataset(folder, processor, whole, ["chat"]), 1)
+    alone = only_batch(open_dataset(folder, processor, single, []), 3)
     assert (len(apart.pixel_values), len(alone.pixel_values)) == (1, 3)
     assert (apart.num_samples, apart.keys) == (1, ("chat:a",) * 3)
     config = preset("tiny")
@@ -73,7 +73,7 @@ def test_the_size_of_a_sample_apart_is_known_before_its_image_is_opened(
     folder: Path, processor: Processor
 ) -> None:
     rows = [{"id": "a", "image": "a.jpg", "conversations": turns(*(t for pair in PAIRS for t in pair))}]
-    drawn = draws(folder, processor, rows, ["chat"])
+    drawn = open_dataset(folder, processor, rows, ["chat"])
     item = drawn[0][1]
     assert isinstance(item, Encoding)
     assert item.rows is not None
@@ -82,7 +82,7 @@ def test_the_size_of_a_sample_apart_is_known_before_its_image_is_opened(
 
 def test_an_image_in_a_later_turn_cannot_be_set_apart(folder: Path, processor: Processor) -> None:
     rows = [{"id": "a", "image": ["a.jpg"] * 2, "conversations": turns("<image>a?", "b", "<image>c?", "d")}]
-    _, bad = draws(folder, processor, rows, ["chat"])[0]
+    _, bad = open_dataset(folder, processor, rows, ["chat"])[0]
     assert isinstance(bad, dict)
     assert bad["kind"] == "image in a later turn"
 
@@ -92,7 +92,7 @@ def test_text_alone_can_be_set_apart_beside_images(folder: Path, processor: Proc
         {"id": "a", "conversations": turns("one?", "two", "two?", "one")},
         {"id": "b", "image": "a.jpg", "conversations": turns("<image>a?", "b", "c?", "d")},
     ]
-    batch = only_batch(draws(folder, processor, rows, ["chat"]), 2)
+    batch = only_batch(open_dataset(folder, processor, rows, ["chat"]), 2)
     assert len(batch.layout.lengths) == 4
     assert len(batch.pixel_values) == 1
     assert batch.image_of is not None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,33 @@ def wait_for(path: Path, process: subprocess.Popen[str], timeout_s: float = 240)
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"no {path} after {timeout_s} s"
         time.sleep(0.2)
+
+
+def check_that_the_command_gives_the_same_answers(demo: Path, out: Path) -> None:
+    """`owl2 eval run` on the demo's own test: as at the demo's end, and as its own evaluation answered."""
+    data = demo / "world/test"
+    arguments = ("--tasks", "all", "--data", str(data), "--out", str(out))
+    run = owl2("eval", "run", str(demo / "checkpoint"), *arguments)
+    output = run.communicate(timeout=600)[0]
+    assert run.returncode == 0, output
+    for task in ("mmbench_dev", "pope", "vqav2"):
+        asked, kept = (
+            answers(folder / f"predictions/{task}.0of1.jsonl") for folder in (out, demo / "benchmarks")
+        )
+        assert asked == kept
+    assert len(asked) == 4 * 20  # all but the questions without an image
+    own = {row["image"]: row["said"] for row in jsonl(demo / "answers.jsonl") if row["image"]}
+    same = [asked[str(1000 * int(Path(image).stem))] == said for image, said in own.items()]
+    assert sum(same) > 0.9 * len(same)
+
+
+def jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def answers(path: Path) -> dict[str, str]:
+    """Question id -> answer, of a file of predictions; its first line is a head."""
+    return {row["id"]: row["output"].strip() for row in jsonl(path)[1:]}
 
 
 @pytest.mark.slow
@@ -50,6 +78,11 @@ def test_the_demo_survives_an_interruption_and_ends_with_a_model_that_answers(tm
         rows = [json.loads(line) for line in (out / stage / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), stage
     assert "<html" in (out / "report.html").read_text()
+
+    check_that_the_command_gives_the_same_answers(out, tmp_path / "eval")
+    refused = owl2("demo", "--preset", "tiny", "--out", str(out))
+    assert "holds a demo of preset smoke (world, base, language" in refused.communicate(timeout=120)[0]
+    assert refused.returncode == 1
 
     image = next((out / "world" / "test" / "images").iterdir())
     asked = owl2("chat", str(out / "checkpoint"), "--image", str(image), "-m", "What is in the picture?")

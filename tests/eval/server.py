@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any]], str | bytes]
-Trouble = int | str | bytes
+Trouble = int | str | bytes | tuple[int, bytes]
+Answer = Callable[[dict[str, Any]], Trouble]
 
 
 @dataclass
@@ -18,9 +18,10 @@ class Script:
     """What the server does with its requests, in the order in which they come."""
 
     answer: Answer
-    """Text of a good reply, or the bytes of a whole body, from the request."""
+    """Text of a good reply from the request, or any trouble."""
     troubles: list[Trouble] = field(default_factory=list)
-    """Done before good replies begin: a status, `garbage`, `silence`, a reply's text, or a whole body."""
+    """Done before good replies begin: a status, `garbage`, `silence`, a reply's text, a whole body, or a
+    status with its body."""
     retry_after: str | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -56,15 +57,18 @@ def served(answer: Answer, troubles: list[Trouble] | None = None, **settings: An
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             trouble = script.next_trouble(request, {k.title(): v for k, v in self.headers.items()})
+            if trouble is None:
+                trouble = script.answer(request)
             if isinstance(trouble, int):
                 self.send(trouble, b'{"error": {"message": "as the script says"}}')
             elif trouble == "garbage":
                 self.send(200, b"<html>not what you asked for</html>")
             elif trouble == "silence":
                 time.sleep(SILENCE_S)
+            elif isinstance(trouble, tuple):
+                self.send(*trouble)
             else:
-                found = trouble if trouble is not None else script.answer(request)
-                self.send(200, found if isinstance(found, bytes) else body_of(found, request["model"]))
+                self.send(200, trouble if isinstance(trouble, bytes) else body_of(trouble, request["model"]))
 
         def send(self, status: int, body: bytes) -> None:
             self.send_response(status)
@@ -77,7 +81,10 @@ def served(answer: Answer, troubles: list[Trouble] | None = None, **settings: An
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # with the usual 5, a batch of 32 connections waits for a second
+
+    server = Server(("127.0.0.1", 0), Handler)
     script.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

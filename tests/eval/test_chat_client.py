@@ -1,9 +1,13 @@
 """The chat client: troubles that pass are waited for, others stop at once with what the server said."""
 
+import subprocess
+import sys
 import time
+import traceback
 
 import pytest
 
+from owl2.errors import Owl2Error
 from owl2.eval.engines.chat_client import ChatClient, EndpointError, NoAnswerError
 from tests.eval.server import served
 
@@ -53,6 +57,70 @@ def test_what_another_try_cannot_mend_stops_at_once() -> None:
 def test_no_server_at_all_is_an_error_that_names_the_address() -> None:
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9.*2 tries"):
         client("http://127.0.0.1:9/v1", max_tries=2).complete(ASKED)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000/v1",
+        "api.example.org/v1",
+        "htp://localhost:8000/v1",
+        "http//localhost:8000/v1",
+        "http:/localhost:8000/v1",
+        "http://localhost:80o0/v1",
+        "http://localhost:0/v1",
+        "http://local host/v1",
+        "http://",
+        "",
+    ],
+)
+def test_an_address_that_no_server_can_have_fails_before_any_request(url: str) -> None:
+    with pytest.raises(EndpointError, match=r"no address of a server.*http://localhost:8000/v1"):
+        client(url)
+
+
+def test_a_password_in_the_address_is_not_shown() -> None:
+    asked = client("http://me:secret@127.0.0.1:9/v1", max_tries=1)
+    with pytest.raises(EndpointError, match=r"http://127\.0\.0\.1:9/v1") as caught:
+        asked.complete(ASKED)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_key_that_the_server_repeats_is_not_shown(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-verysecret")
+    trouble = (status, b'{"error": "wrong key sk-verysecret, or a full disk"}')
+    with (
+        served(lambda request: trouble) as script,
+        pytest.raises(Owl2Error, match=r"wrong key \*\*\*, or a full disk") as caught,
+    ):
+        client(script.url, max_tries=2).complete(ASKED)
+    assert "verysecret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_key_is_sent_without_the_white_space_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "  sk-verysecret\r\n")
+    with served(lambda request: "an owl") as script:
+        client(script.url).complete(ASKED)
+    assert script.headers[0]["Authorization"] == "Bearer sk-verysecret"
+    for broken in ("sk-very\nsecret", "sk-verysécret"):
+        monkeypatch.setenv("OPENAI_API_KEY", broken)
+        with pytest.raises(EndpointError, match="OPENAI_API_KEY holds a line break") as caught:
+            client(script.url)
+        assert "sk-" not in str(caught.value)
+
+
+def test_a_request_that_is_no_unicode_has_no_answer() -> None:
+    with served(lambda request: "an owl") as script, pytest.raises(NoAnswerError, match="cannot be sent"):
+        client(script.url).complete([{"role": "user", "content": "what is \ud83d"}])
+
+
+def test_the_package_is_imported_only_where_a_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, owl2.eval.engines.endpoint, owl2.eval.judge.grading; print('openai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(EndpointError, match=r"needs the package openai: pip install 'owl2\[endpoint\]'"):
+        client("http://127.0.0.1:9/v1")
 
 
 def test_the_key_is_sent_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from owl2.eval.engines.endpoint import EndpointEngine
 from owl2.eval.engines.engine import EngineError, Prompt
 from owl2.eval.task import Decoding
 from tests.eval.server import Trouble, served
-from tests.eval.small import lines, plan, read, run
+from tests.eval.small import lines, plan, read, run, write_vqa
 
 
 def engine(url: str) -> EndpointEngine:
@@ -55,6 +55,38 @@ def test_a_server_that_dies_stops_the_run_and_the_rest_is_asked_later(vqa_data: 
     assert len(lines(tmp_path)) == 4
     with served(lambda request: "no") as script:
         assert run(engine(script.url), vqa_data, tmp_path).num_asked == len(plan(vqa_data).items) - 4
+
+
+def test_of_a_batch_in_which_the_server_dies_the_replies_that_came_are_kept(
+    vqa_data: Path, tmp_path: Path
+) -> None:
+    lucky = {item.question for item in plan(vqa_data).items[::2]}
+
+    def answer(request: dict[str, Any]) -> Trouble:
+        asked = request["messages"][0]["content"][1]["text"]
+        return "yes" if any(asked.startswith(question) for question in lucky) else 503
+
+    with served(answer) as script, pytest.raises(EngineError, match=r"no answer in 3 tries.*503"):
+        run(engine(script.url), vqa_data, tmp_path)
+    assert sorted(row["id"] for row in lines(tmp_path)) == [item.id for item in plan(vqa_data).items[::2]]
+    with served(lambda request: "no") as script:
+        assert run(engine(script.url), vqa_data, tmp_path).num_kept == len(lucky)
+
+
+def test_a_server_that_speaks_no_chat_api_stops_the_run(vqa_data: Path, tmp_path: Path) -> None:
+    with (
+        served(lambda request: "garbage") as script,
+        pytest.raises(EngineError, match="none of the first 16 replies could be read"),
+    ):
+        run(engine(script.url), vqa_data, tmp_path)
+
+
+def test_a_broken_image_costs_its_questions_at_a_server_too(tmp_path: Path) -> None:
+    data = write_vqa(tmp_path / "data", num_questions=6, num_images=3)
+    (data / "coco" / "val2014" / "COCO_val2014_000000000001.jpg").write_bytes(b"no image")
+    with served(lambda request: "yes") as script:
+        outcome = run(engine(script.url), data, tmp_path / "out")
+    assert sorted(outcome.errors) == ["1001", "1004"]
 
 
 def test_a_question_that_the_server_refuses_is_recorded(vqa_data: Path, tmp_path: Path) -> None:

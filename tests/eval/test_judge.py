@@ -14,9 +14,11 @@ from owl2.eval.engines.engine import Reply
 from owl2.eval.judge.grading import Grading, JudgeError
 from owl2.eval.judge.official import import_grades
 from owl2.eval.judge.prompts import JUDGES, read_mmhal, read_mmvet, read_video
+from owl2.eval.report.rows import Run
+from owl2.eval.report.write import markdown
 from owl2.eval.scoring.score import TaskResult, score_run
-from owl2.eval.task import Item, find_task
-from tests.eval.server import Script, Trouble, served
+from owl2.eval.task import Answer, Item, find_task
+from tests.eval.server import Script, Trouble, body_of, served
 from tests.eval.small import Scripted, run, write_json
 
 GRADES = {"v1_0": 0.0, "v1_1": 0.5, "v1_2": 1.0, "v1_3": 0.3}
@@ -170,6 +172,90 @@ def test_grades_of_the_official_script_are_taken_over(answered: Path, tmp_path: 
     assert scored.judge.judge == f"imported from {file.name}"
 
 
+def official(folder: Path, scores: dict[str, Any]) -> Path:
+    """Grades as the official script writes them."""
+    file = folder / "owl_gpt-4-grade-1runs.json"
+    write_json(file, {n: {"model": ["gpt-4"], "content": [""], "score": [s]} for n, s in scores.items()})
+    return file
+
+
+def test_grades_of_another_runs_answers_are_refused(answered: Path, tmp_path: Path) -> None:
+    file = official(tmp_path, GRADES)
+    write_json(tmp_path / "owl.json", {name: f"x = {name}" for name in GRADES} | {"v1_2": "x = 7"})
+    with pytest.raises(JudgeError, match=r"answers of another run: 1 of 4 .* owl\.json differ.* is v1_2"):
+        import_grades(answered, find_task("mmvet"), result(answered).answers, file)
+    assert not grades_path(answered, "mmvet").exists()
+
+
+def test_grades_of_answers_that_nobody_knows_are_refused(answered: Path, tmp_path: Path) -> None:
+    file = official(tmp_path, GRADES)
+    write_json(tmp_path / "another.json", {})
+    with pytest.raises(JudgeError, match=r"nothing says which answers it grades.*such as mmvet\.json"):
+        import_grades(answered, find_task("mmvet"), result(answered).answers, file)
+
+
+def test_the_combined_video_grades_have_the_answers_inside(tmp_path: Path) -> None:
+    task, item = find_task("msvd_qa"), Item("1", "What?", references=("owl",))
+    answers = [Answer(item, "an owl", "an owl")]
+    file = tmp_path / "combined.json"
+    write_json(file, {"1": [{"pred": "yes", "score": 4}, {"q": "What?", "a": "owl", "pred": "a cat"}]})
+    with pytest.raises(JudgeError, match=r"answers of another run: 1 of 1"):
+        import_grades(tmp_path, task, answers, file)
+    write_json(file, {"1": [{"pred": "yes", "score": 4}, {"q": "What?", "a": "owl", "pred": "an owl"}]})
+    assert import_grades(tmp_path, task, answers, file) == 1
+
+
+def test_mmhals_grades_need_the_answers_too(tmp_path: Path) -> None:
+    task = find_task("mmhal")
+    answers = [Answer(Item(f"{n}/a", "What?", references=("owl",)), f"an owl {n}", "") for n in range(2)]
+    file = tmp_path / "mmhal_graded.json"
+    write_json(file, [{"model": "g", "choices": [{"message": {"content": "Rating: 4"}}]}] * 2)
+    write_json(tmp_path / "mmhal.json", [{"model_answer": "an owl 1"}, {"model_answer": "an owl 0"}])
+    with pytest.raises(JudgeError, match="2 of 2"):
+        import_grades(tmp_path, task, answers, file)
+    write_json(tmp_path / "mmhal.json", [{"model_answer": "an owl 0"}, {"model_answer": "an owl 1"}])
+    assert import_grades(tmp_path, task, answers, file) == 2
+
+
+@pytest.mark.parametrize("score", [1.5, -1, float("nan")])
+def test_an_impossible_official_grade_is_no_grade(score: float, answered: Path, tmp_path: Path) -> None:
+    file = official(tmp_path, GRADES | {"v1_2": score})
+    write_json(tmp_path / "owl.json", {name: f"x = {name}" for name in GRADES})
+    import_grades(answered, find_task("mmvet"), result(answered).answers, file)
+    scored = result(answered)
+    assert scored.judge is not None
+    assert scored.judge.unread == ("v1_2",)
+    assert scored.scores[0].n == 3
+
+
+def test_grades_of_an_earlier_run_are_reported_as_not_counted(answered: Path, tmp_path: Path) -> None:
+    with served(grade) as script:
+        grading(answered).ask(client(script))
+    (path,) = (answered / "predictions").iterdir()
+    path.write_text(path.read_text().replace("x = v1_2", "x = new"))
+    scored = result(answered)
+    assert scored.judge is not None
+    assert scored.judge.num_other == 1
+    text = markdown([run := Run("run", answered, [scored], {})], run.rows())
+    assert "MM-Vet: 1 are of other answers than this run's" in text
+
+
+@pytest.mark.parametrize(
+    "odd", [(400, b"too long"), body_of(None), body_of("\ud83d"), b"<html>", b'{"choices": 3}'], ids=repr
+)
+def test_an_odd_reply_costs_one_grade_and_the_others_are_paid_once(odd: Trouble, answered: Path) -> None:
+    with served(lambda request: odd if "v1_2" in str(request) else grade(request)) as script:
+        assert grading(answered).ask(client(script, max_tries=2)) == ["v1_2"]
+    scored = result(answered)
+    assert scored.judge is not None
+    assert sorted(scored.judge.by_id) == ["v1_0", "v1_1", "v1_3"]
+    rows = [json.loads(line) for line in grades_path(answered, "mmvet").read_text().splitlines()]
+    assert [bool(row.get("error")) for row in sorted(rows, key=lambda row: str(row["id"]))] == [0, 0, 1, 0]
+    with served(grade) as script:
+        assert grading(answered).ask(client(script)) == []
+    assert len(script.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -232,6 +318,8 @@ def test_mmhals_rating_must_be_named_once(reply: str, grade: dict[str, float] | 
         ("{'pred': 'maybe', 'score': 3}", None),
         ("{'pred': 'yes', 'score': 9}", None),
         ("{'pred': 'yes', 'score': inf}", None),
+        ('{"pred": "yes", "score": Infinity}', None),
+        ("{['pred']: 'yes'}", None),
         ("yes, 4", None),
         ("{" * 500 + "}", None),
     ],

@@ -28,15 +28,24 @@ def shown(template: Template, item: Item) -> str:
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (prompts.published(prompts.short_answer, "x"), f"Which one? {SHORT} ASSISTANT: "),
-        (prompts.published(prompts.short_answer_below, "x"), f"Which one?\n{SHORT} ASSISTANT: "),
+        (prompts.VQA["owl2-2023"], f"Which one?\n{SHORT} ASSISTANT:"),
+        (prompts.VQA["owl2-2024"], f"Which one? {SHORT} ASSISTANT: "),
+        (Template("x", prompts.short_answer_below, " "), f"Which one?\n{SHORT} ASSISTANT: "),
         (
-            prompts.published(prompts.caption, "x"),
+            prompts.CAPTIONS["owl2-2023"],
+            "Provide a one-sentence caption for the provided image. ASSISTANT:",
+        ),
+        (
+            prompts.CAPTIONS["owl2-2024"],
             "Provide a one-sentence caption for the provided image. ASSISTANT: ",
         ),
         (
-            Template("x", prompts.multiple_choice),
+            prompts.CHOICE["owl2-2023"],
             f"Look.\nWhich one?\nA. red\nB. None\n{LETTER} ASSISTANT:",
+        ),
+        (
+            prompts.CHOICE["owl2-2024"],
+            f"Look.\nWhich one?\nA. red\nB. None\n{LETTER} ASSISTANT: ",
         ),
         (
             Template("x", prompts.multiple_choice_vlmevalkit),

@@ -44,7 +44,7 @@ def test_markdown_has_ours_the_papers_and_what_a_reader_must_know(paths: dict[st
     assert difference == pytest.approx(ours - 79.4, abs=0.011)
     low, high = (float(end) for end in cells[5].split(" – "))
     assert low <= ours <= high
-    assert cells[6:] == ["16 (!~)", "16 of 214,354", "1 + 1 not asked", "owl2-paper", "–"]
+    assert cells[6:] == ["16 (!~)", "16 of 214,354", "1 + 1 not asked", "owl2-2023", "–"]
     assert "VQAv2 val: 16 answered of 16 in the data; official: 214,354" in text
     assert "takes them for a yes)\n\n- VQAv2 val: 1, such as 1001" in text
     assert "the first, 1002: no image" in text
@@ -69,6 +69,7 @@ def test_the_page_shows_failures_with_image_question_answer_and_reference(
     page = paths["html"].read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
+    assert re.search(r'<em title="not all questions[^"]*; fewer than[^"]*">16 \(!~\)</em>', page)
     assert "&lt;script&gt;alert(&#39;owl&#39;)" in page
     cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
     items = {item.id: item for item in plan(vqa_data).items}

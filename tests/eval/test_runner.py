@@ -66,12 +66,14 @@ def test_frames_of_one_part_of_a_clip_are_the_same_images() -> None:
     )
 
 
+@pytest.mark.parametrize(("template", "between", "ending"), [("owl2-2024", " ", " "), ("llava15", "\n", "")])
 def test_an_answer_is_what_the_model_says_to_the_published_prompt(
-    engine: OwlEngine, owl: Owl2, vqa_data: Path, tmp_path: Path
+    engine: OwlEngine, owl: Owl2, vqa_data: Path, tmp_path: Path, template: str, between: str, ending: str
 ) -> None:
-    run(engine, vqa_data, tmp_path, limit=3)
+    run(engine, vqa_data, tmp_path, limit=3, template=template)
     for item in plan(vqa_data, limit=3).items:
-        raw = f"USER: <|image|>{item.question} Answer the question using a single word or phrase. ASSISTANT: "
+        short = "Answer the question using a single word or phrase."
+        raw = f"USER: <|image|>{item.question}{between}{short} ASSISTANT:{ending}"
         batch = owl.processor(text=[raw], images=[[item.images[0].open()]])
         (ids,) = owl.generate(**batch, max_new_tokens=10, min_new_tokens=1, do_sample=False)
         answer = read(tmp_path).by_id[item.id]
@@ -131,7 +133,7 @@ def test_a_changed_question_is_asked_again_and_its_last_answer_counts(
 
 def test_answers_in_another_setting_are_not_mixed(engine: OwlEngine, vqa_data: Path, tmp_path: Path) -> None:
     run(engine, vqa_data, tmp_path, limit=2)
-    with pytest.raises(PredictionError, match=r"template 'owl2-paper' -> 'llava15'.*another --out"):
+    with pytest.raises(PredictionError, match=r"template 'owl2-2023' -> 'llava15'.*another --out"):
         run(engine, vqa_data, tmp_path, limit=2, template="llava15")
 
 

@@ -92,7 +92,7 @@ def test_items_have_unique_names_and_each_template_shows_all_their_images(name: 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_papers_prompt_comes_first_and_the_module_says_what_the_benchmark_is(name: str) -> None:
     task = find_task(name)
-    assert next(iter(task.templates)) == ("seed-bench" if name == "seed_bench_ppl" else "owl2-paper")
+    assert next(iter(task.templates)) == ("seed-bench" if name == "seed_bench_ppl" else "owl2-2023")
     assert task.title
     assert len(sys.modules[type(task).__module__].__doc__ or "") > 200
 

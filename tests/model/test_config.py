@@ -94,7 +94,10 @@ BAD_FIELDS = {
     "vision heads": (lambda: VisionConfig(num_attention_heads=7), "vision.num_attention_heads = 7"),
     "vision patch": (lambda: VisionConfig(image_size=450), "patch_size = 14 must divide image_size = 450"),
     "vision patch zero": (lambda: VisionConfig(patch_size=0), "vision.patch_size = 0"),
-    "vision act": (lambda: VisionConfig(hidden_act="relu"), "'relu' is not one of quick_gelu, gelu"),
+    "vision act": (
+        lambda: VisionConfig(hidden_act="relu"),
+        "vision.hidden_act = 'relu' must be one of quick_gelu, gelu",
+    ),
     "abstractor heads": (
         lambda: AbstractorConfig(num_attention_heads=5),
         "abstractor.num_attention_heads = 5",
@@ -159,9 +162,61 @@ def test_decoder_fields_of_other_llama_family_configs_are_read() -> None:
         "transformers_version": "4.42.3",
     }
     config = decoder_from_dict(smollm2)
-    assert (config.head_dim, config.num_key_value_heads, config.eos_token_id) == (64, 3, 2)
+    assert (config.head_dim, config.num_key_value_heads, config.eos_token_id) == (64, 3, (2, 0))
     assert config.rope_theta == 100000
     llama3 = {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **dataclasses.asdict(LLAMA3)}}
     assert decoder_from_dict(llama3).rope_scaling == LLAMA3
     newer = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **dataclasses.asdict(LLAMA3)}}
     assert decoder_from_dict(newer) == decoder_from_dict(llama3)
+
+
+WRONG_NUMBERS = {
+    "text": (changed(rms_norm_eps="1e-6"), "rms_norm_eps = '1e-6' must be a number"),
+    "null": (changed(rope_theta=None), "rope_theta = None must be a number"),
+    "null context": (changed(max_position_embeddings=None), "max_position_embeddings = None must be a whole"),
+    "fraction": (changed(num_hidden_layers=2.5), "num_hidden_layers = 2.5 must be a whole number"),
+    "truth": (changed(vocab_size=True), "vocab_size = True must be a whole number"),
+    "zero": (changed(num_hidden_layers=0), "num_hidden_layers = 0 must be 1 or more"),
+    "negative": (changed(vocab_size=-5), "vocab_size = -5 must be 1 or more"),
+    "nan": (changed(rms_norm_eps=float("nan")), "rms_norm_eps = nan must be a finite number"),
+    "infinity": (changed(rope_theta=float("inf")), "rope_theta = inf must be a finite number"),
+    "huge": (changed(hidden_size=10**12), "hidden_size = 1000000000000 must be at most 16,777,216"),
+    "very deep": (changed(num_hidden_layers=10**6), "num_hidden_layers = 1000000 must be at most 1,000"),
+    "heads as text": (changed(num_attention_heads="4", head_dim=None), "num_attention_heads = '4' must be a"),
+    "no heads": (changed(num_attention_heads=0, head_dim=None), "num_attention_heads = 0 must divide"),
+    "no ends": (changed(eos_token_id=[]), "eos_token_id is an empty list"),
+    "end as text": (changed(eos_token_id="</s>"), "eos_token_id = '</s>' must be a whole number or a list"),
+    "negative end": (changed(eos_token_id=[2, -1]), r"eos_token_id = \(2, -1\) must be 0 or more"),
+    "no queries": (
+        with_abstractor(num_learnable_queries=0),
+        "abstractor.num_learnable_queries = 0 must be 1",
+    ),
+    "no object": (changed(visual_config=None), "visual_config = None must be an object"),
+    "list": (changed(visual_config={"visual_model": []}), r"visual_model = \[\] must be an object"),
+    "switch": (changed(mam={"norm": "yes"}), "mam.norm = 'yes' must be true or false"),
+    "real token": (changed(image_token_id=5), "image_token_id = 5 must be below 0"),
+    "half a rope": (
+        changed(rope_scaling={"rope_type": "llama3", "factor": 8.0}),
+        "low_freq_factor is missing",
+    ),
+    "no band": (
+        changed(rope_scaling={"rope_type": "llama3", **dataclasses.asdict(LLAMA3), "high_freq_factor": 1.0}),
+        "rope_scaling.high_freq_factor = 1.0 must be above low_freq_factor = 1.0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("raw", "message"), WRONG_NUMBERS.values(), ids=WRONG_NUMBERS.keys())
+def test_a_wrong_number_in_a_config_json_is_one_sentence_with_its_field(
+    raw: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}") as raised:
+        Owl2Config.from_dict(raw)
+    assert "\n" not in str(raised.value)
+
+
+def test_several_end_tokens_are_kept() -> None:
+    config = Owl2Config.from_dict(changed(eos_token_id=[2, 0, 7]))
+    assert config.decoder.end_tokens == {0, 2, 7}
+    assert Owl2Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert preset("tiny").decoder.end_tokens == {2}

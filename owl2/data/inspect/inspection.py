@@ -1,8 +1,8 @@
-"""What a source holds, measured on the very path that training takes: `owl2 data inspect`.
+"""Content of a source, measured on the path that training takes: `owl2 data inspect`.
 
-Samples come from the loader's own draws (order, image opening, augmentation, template, truncation), so what
-is counted and shown is what a model would see, broken samples included. Without a checkpoint a stand-in
-counts bytes instead of tokens.
+Samples come from the loader's own dataset (order, image opening, augmentation, template, truncation), so what
+is counted and shown is what a model would see, broken samples included. Without a checkpoint, bytes are
+counted in place of tokens.
 """
 
 from collections import Counter
@@ -14,14 +14,15 @@ from PIL import Image
 
 from owl2.data.loader import Bad, SampleDataset
 from owl2.data.order import Draw, Mixture, Permutation
-from owl2.data.readers.sources import Source
+from owl2.data.readers.base import LostFile, Source
+from owl2.data.sample import DataError
 from owl2.processor import Encoding, ImageTransform, Processor
 
 NUM_BUCKETS = 24
 
 
-class Utf8Tokenizer:
-    """Bytes as tokens: the stand-in where no checkpoint is given."""
+class ByteTokenizer:
+    """Bytes as tokens, for sources that are inspected without a checkpoint."""
 
     bos_token_id: int | None = 256
     eos_token_id = 257
@@ -40,16 +41,19 @@ class Utf8Tokenizer:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
-        raise NotImplementedError(f"a stand-in has no files to write to {folder}")
+        raise NotImplementedError(f"a tokenizer of bytes has no files to write to {folder}")
 
 
-def stand_in_processor() -> Processor:
-    """Bytes, images of 224 px and 65 tokens each: what a text-and-image source is without a model."""
-    return Processor(Utf8Tokenizer(), ImageTransform(224), image_token_id=-200, tokens_per_image=65)
+def byte_processor() -> Processor:
+    """Return a processor for inspection without a model: bytes, images of 224 px and 65 tokens."""
+    return Processor(ByteTokenizer(), ImageTransform(224), image_token_id=-200, tokens_per_image=65)
 
 
 class EachOnce(Mixture):
-    """Every sample of one source once, by lot (in a mixture, passes over a small source mingle)."""
+    """Every sample of one source once, in random order.
+
+    A `Mixture` of one small source goes through many passes within a block.
+    """
 
     def __init__(self, size: int, seed: int):
         super().__init__([size], [1.0], seed)
@@ -61,13 +65,13 @@ class EachOnce(Mixture):
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of a sample's tokens as it is shown."""
+    """A token of a sample as it is shown."""
 
     text: str
-    """One token's text, or a character's where tokens are parts of it; empty for an image."""
+    """The token's text, or a whole character's if tokens are parts of it; empty for an image."""
     is_target: bool
     image: int | None = None
-    """Number of the image that stands here."""
+    """Number of the image at this place."""
     is_end: bool = False
 
 
@@ -85,13 +89,15 @@ class Shown:
 
 @dataclass
 class Inspection:
-    """What was found in a source."""
+    """Figures and examples of a source."""
 
     name: str
     unit: str
     """`tokens`, or `bytes` without a checkpoint."""
     num_samples: int
     num_incomplete: int
+    lost: list[LostFile]
+    lost_share: float
     max_tokens: int
     lengths: list[int] = field(default_factory=list)
     """Tokens of each opened sample, visual ones included."""
@@ -108,13 +114,22 @@ class Inspection:
     def num_opened(self) -> int:
         return len(self.lengths) + len(self.bad)
 
+    def check(self) -> None:
+        """Raise DataError if no sample that was opened can be used."""
+        if self.bad and not self.lengths:
+            first = self.bad[0]
+            raise DataError(
+                f"{self.name}: none of {len(self.bad):,} samples can be used; the first, {first['key']}: "
+                f"{first['reason']}"
+            )
+
     def quantile(self, share: float) -> int:
-        """Length that this share of the opened samples does not exceed."""
+        """Return the length that this share of the opened samples does not exceed."""
         ordered = sorted(self.lengths)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0
 
     def histogram(self) -> list[tuple[int, int, int]]:
-        """(first length, last length, samples) of equal steps from the shortest to the longest."""
+        """Return (first length, last length, samples) of equal steps from the shortest to the longest."""
         if not self.lengths:
             return []
         low, high = min(self.lengths), max(self.lengths)
@@ -135,21 +150,34 @@ def inspect_source(
     num_shown: int = 24,
     seed: int = 0,
 ) -> Inspection:
-    """Open `num_opened` samples, drawn by lot without repetition, and keep `num_shown` of them to look at.
+    """Open `num_opened` random samples without repetition, and keep `num_shown` of them to look at.
 
     Args:
-        processor: a checkpoint's; None for a stand-in that counts bytes.
+        source: what training would read.
+        processor: a checkpoint's; None to count bytes.
         template: None for the processor's own.
+        augmentation: as a stage's `augment`.
+        max_tokens: longer samples are cut, as in training.
         num_opened: 0 for all.
+        num_shown: of those that can be used.
+        seed: of the random order.
     """
     unit = "bytes" if processor is None else "tokens"
     # As in training: no limit of its own, the loader cuts to max_tokens.
-    processor = (processor or stand_in_processor()).replace(template=template).without_limit()
-    draws = SampleDataset([source], [augmentation], EachOnce(len(source), seed), processor, max_tokens)
+    processor = (processor or byte_processor()).replace(template=template).without_limit()
+    dataset = SampleDataset([source], [augmentation], EachOnce(len(source), seed), processor, max_tokens)
     count = min(num_opened or len(source), len(source))
-    found = Inspection(source.name, unit, len(source), source.num_incomplete, max_tokens)
+    found = Inspection(
+        name=source.name,
+        unit=unit,
+        num_samples=len(source),
+        num_incomplete=source.num_incomplete,
+        lost=[*source.lost],
+        lost_share=source.lost_share,
+        max_tokens=max_tokens,
+    )
     for n in range(count):
-        key, item = draws[n]
+        key, item = dataset[n]
         if not isinstance(item, Encoding):
             found.bad.append(item)
             continue
@@ -159,13 +187,13 @@ def inspect_source(
         found.num_visual += visual
         found.num_cut += len(item.ids) >= max_tokens
         found.shapes[_shape(len(item.images))] += 1
-        if len(found.shown) < num_shown:  # draws come by lot, so the first are as good as any
+        if len(found.shown) < num_shown:  # the order is random, so the first ones are a fair choice
             found.shown.append(show(key, item, processor))
     return found
 
 
 def show(key: str, encoding: Encoding, processor: Processor) -> Shown:
-    """Return a sample as images at the model's size and runs of text."""
+    """Return a sample as images at the model's size and pieces of text."""
     return Shown(
         key=key,
         images=[image_of(processor, image) for image in encoding.images],
@@ -183,7 +211,7 @@ def image_of(processor: Processor, image: Image.Image) -> Image.Image:
 
 
 def pieces_of(encoding: Encoding, processor: Processor) -> list[Piece]:
-    """Return the tokens of a sample as they are shown: a piece each, whole characters, one for an image."""
+    """Return the tokens of a sample as pieces: whole characters, and one piece for an image."""
     pieces: list[Piece] = []
     rest, num_visual = b"", 0
     for token_id, is_target in zip(encoding.ids, encoding.is_target, strict=True):

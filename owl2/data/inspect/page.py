@@ -38,15 +38,17 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         (f"{found.num_cut:,}", f"cut at {found.max_tokens:,}"),
     ]
     if found.num_incomplete:
-        rows.insert(1, (f"{found.num_incomplete:,}", "keys without image or caption"))
+        rows.insert(3, (f"{found.num_incomplete:,}", "keys without image or caption"))
+    if found.lost:
+        rows.insert(3, (f"{found.lost_share:.1%}", f"lost, in {len(found.lost):,} damaged file(s)"))
     return rows
 
 
 def reasons(found: Inspection) -> list[tuple[int, str, str]]:
-    """(number, kind of fault, one example) of broken samples, most frequent first."""
+    """(number, kind of fault, one example): lost files, then broken samples, the most frequent kind first."""
     kinds = Counter(bad["kind"] for bad in found.bad)
     examples = {bad["kind"]: bad for bad in reversed(found.bad)}
-    return [
+    return [(1, "file is left out, whole or in part", f"{file}: {reason}") for file, reason in found.lost] + [
         (count, kind, f"{examples[kind]['key']}: {examples[kind]['reason']}")
         for kind, count in kinds.most_common()
     ]

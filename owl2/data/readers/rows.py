@@ -1,19 +1,392 @@
-"""In which file of a source a sample is, and in which row of it: its files follow one another."""
+"""Rows of JSONL files and tables as samples: which column is what, and what becomes of a row.
 
-from bisect import bisect_right
-from collections.abc import Sequence
+A row is a conversation, with or without images and clips, or an image with its caption. Corpora are alike in
+that and differ in what they call their columns: `ROLES` has the names that are known. A row or table that has
+none of them, or two for one role, is an error that shows its columns; so is a column that looks like media or
+a system prompt and has no known name, for without it a row would be learned blind. Nothing is guessed.
+"""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from owl2.data.sample import Clip, DataError, Sample, StoredImage
+
+ROLES = {
+    "conversation": ("conversations", "conversation", "messages"),
+    "system": ("system", "system_prompt"),
+    "image": ("image", "images", "jpg", "jpeg", "png", "webp"),
+    "video": ("video", "videos"),
+    "caption": ("caption", "text", "txt"),
+    "key": ("id", "question_id", "__key__"),
+}
+"""What a column may be called, by its role; of keys the first counts."""
+
+IMAGE_MARKS = ("<|image|>", "<image>")
+"""The released code's mark and LLaVA's; both stand for the next image of the sample."""
+VIDEO_MARKS = ("<|video|>", "<video>")
+"""The next clip, in a row that has any: elsewhere these are words of HTML. In a row of clips alone image
+marks mean them too, as in LLaVA-Video's files."""
+
+UNKNOWN = "unknown row format"
+"""The kind of fault of a row in which something is missing or has another type than expected."""
+
+_SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+_BOM = "\ufeff"
+
+_MEDIA_WORDS = {
+    "image": "image images img imgs picture pictures pic pics photo photos jpg jpeg png webp gif bmp pixels "
+    "frame frames screenshot screenshots thumbnail",
+    "video": "video videos clip clips mp4 webm avi movie",
+    "audio": "audio audios sound sounds speech wav mp3 flac",
+}
+"""Words in the names of columns that hold media."""
+_ABOUT_WORDS = """alt answer answers aspect author bbox bboxes box boxes caption captions category class count
+credit dataset date description dim dims domain duration embedding embeddings end error features format fps
+has hash height id ids index info is key label labels language length licence license md5 meta metadata mode
+num number objects origin prompt prompts quality question questions ratio rating ratings resolution score
+scores sha256 shape similarity size sizes source start status tag tags text time title token tokens type
+vector width"""
+"""Words in the names of columns that tell something about media: `image_id`, `video_duration`."""
+_SUFFIXES = {
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    "video": (".mp4", ".webm", ".avi", ".mkv", ".mov"),
+    "audio": (".wav", ".mp3", ".flac", ".ogg"),
+}
 
 
-def find_row(source: str, firsts: Sequence[int], index: int) -> tuple[int, int]:
-    """Return the number of the file and the row in it.
+class Column(NamedTuple):
+    """A column of a table, or one value of a row of JSON."""
+
+    name: str
+    type: str
+    """As it is shown in errors."""
+    fits: frozenset[str]
+    """Roles that a value of this type can have."""
+    media: str = ""
+    """`image`, `video` or `audio` if its content is that, whatever its name."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a row is read."""
+
+    columns: Mapping[str, str]
+    """The column of each role that it has: `conversation`, or `image` and `caption`."""
+    unread: Mapping[str, str]
+    """Columns that look like the same media as one with a role: a row may not have these alone."""
+
+
+def form_of(columns: Sequence[Column], where: str) -> Form:
+    """Return how a table, or one row of JSON, is read.
 
     Args:
-        firsts: index of each file's first sample, and of none after the last.
+        columns: of a table all; of a row those that are not empty.
+        where: names the table or row in errors.
 
     Raises:
-        IndexError: there is no such sample.
+        DataError: it has neither a conversation nor an image with a caption, two columns for one role, or
+            media or a system prompt that would not be read.
     """
-    if not 0 <= index < firsts[-1]:
-        raise IndexError(f"{source} has {firsts[-1]} samples, none is number {index}")
-    number = bisect_right(firsts, index) - 1
-    return number, index - firsts[number]
+    form, faults, kind = _form(tuple(columns))
+    if faults:
+        raise DataError(f"{where} has {', '.join(faults)}. {_expectation(columns)}", kind)
+    return form
+
+
+@lru_cache(1024)
+def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], str]:
+    """Return the form, what is wrong with it, and the kind of that."""
+    by_name = {column.name: column for column in columns}
+    found = {role: [name for name in names if name in by_name] for role, names in ROLES.items()}
+    needed = ["conversation"] if found["conversation"] else ["image", "caption"]
+    used = ["conversation", "system", "image", "video"] if found["conversation"] else needed
+    faults = [f"no {role}" for role in needed if not found[role]]
+    faults += [f"both {' and '.join(found[role])} for its {role}" for role in used if len(found[role]) > 1]
+    roles = {role: found[role][0] for role in (*used, "key") if found[role]}
+    faults += [
+        f"{name} of type {by_name[name].type}, which is no {role}"
+        for role, name in roles.items()
+        if role not in by_name[name].fits
+    ]
+    if faults:
+        return Form({}, {}), faults, UNKNOWN
+    looks = {c.name: _looks_like(c) for c in columns if c.name not in roles.values()}
+    blind = {name: look for name, look in looks.items() if look and (look not in roles or _is_numbered(name))}
+    faults = [
+        f"{name}, which looks like {look} and is not read{_advice(look)}" for name, look in blind.items()
+    ]
+    return Form(roles, {name: look for name, look in looks.items() if look}), faults, "media is not read"
+
+
+def _looks_like(column: Column) -> str:
+    """Return `image`, `video`, `audio` or `system` if a column without a role seems to be that."""
+    words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", column.name)}
+    named = next((kind for kind, known in _MEDIA_WORDS.items() if words & {*known.split()}), "")
+    if column.media:
+        return named or column.media
+    if column.type == "null":  # all cells of it are empty
+        return ""
+    if words & {*_ABOUT_WORDS.split()}:
+        return ""
+    if named and "image" in column.fits:
+        return named
+    return "system" if "system" in words and "system" in column.fits else ""
+
+
+def _is_numbered(name: str) -> bool:
+    """Whether a column is one of several, as `image_2`."""
+    return name[-1:].isdigit() and name.rstrip("0123456789").rstrip("_-") in (
+        *ROLES["image"],
+        *ROLES["video"],
+    )
+
+
+def _advice(look: str) -> str:
+    return "" if look == "audio" else f" (rename it to {ROLES[look][0]})"
+
+
+def _expectation(columns: Sequence[Column]) -> str:
+    """Say what there is, and what to do about it."""
+    known = [name for names in ROLES.values() for name in names]
+    near = {c.name: difflib.get_close_matches(c.name, known, 1, 0.75) for c in columns}
+    meant = [
+        f"{name} may be meant as {names[0]}" for name, names in near.items() if names and name not in known
+    ]
+    shown = ", ".join(f"{column.name} ({column.type})" for column in columns) or "all empty"
+    turns, images, captions = (" or ".join(ROLES[role]) for role in ("conversation", "image", "caption"))
+    wanted = (
+        f"Expected is {turns}, a list of {{from, value}} or {{role, content}}, or one of {images}, with "
+        f"bytes or paths, and one of {captions}; rename or drop columns"
+    )
+    return "; ".join([f"Its columns are {shown}. {wanted}", *meant])
+
+
+class _Mark(NamedTuple):
+    """The place of an image or clip in a turn."""
+
+    is_video: bool
+    media: Any = None
+    """What the part itself holds; None if it is the next of the row's."""
+
+
+def conversation(
+    source: str,
+    key: str,
+    turns: Any,
+    stored: Callable[[Any], StoredImage],
+    *,
+    images: Sequence[Any] = (),
+    videos: Sequence[Any] = (),
+    system: Any = None,
+) -> Sample:
+    """Turn a conversation and its media into a sample.
+
+    Marks in the text say where images and clips are. Without any mark they all come before the text of the
+    first question, images first. A system prompt is text of its own line above the first question and its
+    images.
+
+    Args:
+        turns: dictionaries of `from` and `value`, or `role` and `content`, which is text or a list of parts.
+        stored: makes a file of an element of `images` or `videos`.
+
+    Raises:
+        DataError: wrong roles, no text, or marks and images or clips that differ in number.
+    """
+    sample = f"{source}: sample {key}"
+    prompt, said = _system_and_turns(source, key, turns, is_mark=_pattern(has_videos=bool(videos)))
+    if system is not None:
+        own = _text(system, f"{sample}: its system prompt")
+        if prompt and prompt != own:
+            raise DataError(f"{sample} has two system prompts that differ", "two system prompts")
+        prompt = own
+    marks = [piece for _, pieces in said for piece in pieces if isinstance(piece, _Mark)]
+    next_ones = [mark for mark in marks if mark.media is None]
+    num_videos = sum(mark.is_video or bool(videos and not images) for mark in next_ones)
+    num_images = len(next_ones) - num_videos
+    if marks and (num_images != len(images) or num_videos != len(videos)):
+        message = f"{sample} has {num_images} image mark(s) and {len(images)} image(s)"
+        message += f", {num_videos} video mark(s) and {len(videos)} video(s)" if videos or num_videos else ""
+        raise DataError(message, "image marks and images differ")
+    rest = iter(images), iter(videos)
+
+    def part(piece: str | _Mark) -> dict[str, Any]:
+        if isinstance(piece, str):
+            return {"type": "text", "text": piece}
+        is_video, media = piece
+        if media is None:
+            media = None if is_video else next(rest[0], None)
+            is_video = media is None
+            media = next(rest[1]) if media is None else media
+        file = stored(media)
+        return {"type": "video", "video": Clip(file.name, file.read)} if is_video else image_part(file)
+
+    opening: list[str | _Mark] = [f"{prompt}\n"] if prompt else []
+    if not marks:
+        opening += [_Mark(False)] * len(images) + [_Mark(True)] * len(videos)
+    messages = []
+    for role, pieces in said:
+        parts = [part(piece) for piece in (*opening, *pieces) if piece]
+        messages.append({"role": role, "content": parts})
+        opening = []
+    return Sample(source, key, messages)
+
+
+def sample_of(
+    source: str, key: str, cells: Mapping[str, Any], stored: Callable[[Any], StoredImage]
+) -> Sample:
+    """Turn a row into a sample.
+
+    Args:
+        cells: what the row has, by role; of `image` and `video` one, or a list of them.
+        stored: makes a file of one of these.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    images, videos = (_several(cells.get(role)) for role in ("image", "video"))
+    if "conversation" in cells:
+        turns, system = cells["conversation"], cells.get("system")
+        return conversation(source, key, turns, stored, images=images, videos=videos, system=system)
+    if len(images) != 1:
+        kind = "several images with one caption" if images else "image is missing"
+        raise DataError(f"{source}: sample {key} has a caption and {len(images)} images", kind)
+    return captioned(source, key, cells["caption"], stored(images[0]))
+
+
+def _several(media: Any) -> list[Any]:
+    return media if isinstance(media, list) else [] if media is None else [media]
+
+
+def captioned(source: str, key: str, caption: Any, image: StoredImage) -> Sample:
+    """Turn an image and its caption into a sample: the image alone is the question, the caption the answer.
+
+    Raises:
+        DataError: the caption is blank or no text.
+    """
+    text = _text(caption, f"{source}: the caption of {key}").strip()
+    if not text:
+        raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
+    return Sample(
+        source,
+        key,
+        [{"role": "user", "content": [image_part(image)]}, {"role": "assistant", "content": text}],
+    )
+
+
+def image_part(image: StoredImage) -> dict[str, Any]:
+    """Return the part of a message that is an image."""
+    return {"type": "image", "image": image}
+
+
+def checked_path(path: Any, what: str) -> str:
+    """Return the path or URL of an image or clip.
+
+    Raises:
+        DataError: it is none, or one that no file can have.
+    """
+    if not isinstance(path, str) or not path:
+        raise DataError(f"{what} is missing", "image is missing")
+    if "\0" in path or any("\ud800" <= character <= "\udfff" for character in path):
+        raise DataError(f"{what} has the path {_short(path)}, which no file can have", "path is not a path")
+    return path
+
+
+def media_of_name(path: str) -> str:
+    """Return `image`, `video` or `audio` if a text is the path of one by its suffix."""
+    end = path[-8:].lower()
+    return next((kind for kind, suffixes in _SUFFIXES.items() if end.endswith(suffixes)), "")
+
+
+def decoded(data: bytes, what: str) -> str:
+    """Return the text that UTF-8 bytes are, without a byte order mark.
+
+    Raises:
+        DataError: they are not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{what} is not UTF-8: {error}", "text is not UTF-8") from error
+
+
+def _system_and_turns(
+    source: str, key: str, turns: Any, is_mark: re.Pattern[str]
+) -> tuple[str, list[tuple[str, list[str | _Mark]]]]:
+    """Return the text of a system turn, if any, and role and pieces of the others."""
+    prompt = ""
+    said: list[tuple[str, list[str | _Mark]]] = []
+    for number, turn in enumerate(turns, start=1):
+        where = f"{source}: turn {number} of sample {key}"
+        if not isinstance(turn, Mapping):
+            raise DataError(f"{where} is {_short(turn)}, expected {{from, value}}", UNKNOWN)
+        is_llava = "from" in turn
+        role, content = (turn.get(name) for name in (("from", "value") if is_llava else ("role", "content")))
+        pieces = [*_pieces(content, where, is_mark)]
+        if number == 1 and role == "system":
+            prompt = "".join(_text(piece, where) for piece in pieces)
+            if len(turns) == 1:
+                raise DataError(
+                    f"{where} is from 'system', and no question follows", "turns do not alternate"
+                )
+            continue
+        expected = ("user", "assistant")[len(said) % 2]
+        if not isinstance(role, str) or _SPEAKERS.get(role) != expected:
+            name = {"user": "human", "assistant": "gpt"}[expected] if is_llava else expected
+            raise DataError(f"{where} is from {_short(role)}, expected {name!r}", "turns do not alternate")
+        said.append((expected, pieces))
+    return prompt, said
+
+
+def _pieces(content: Any, where: str, is_mark: re.Pattern[str]) -> Iterator[str | _Mark]:
+    """Yield text and marks of a turn's content, a text or a list of parts."""
+    if not isinstance(content, list):
+        yield from _split(_text(content, where), is_mark)
+        return
+    for part in content:
+        kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
+        if kind == "text":
+            yield from _split(_text(part.get("text"), where), is_mark)
+        elif kind in ("image", "image_url", "video", "video_url"):
+            medium = kind.removesuffix("_url")
+            own = next((part[name] for name in (kind, medium, "path", "url") if part.get(name)), None)
+            yield _Mark(medium == "video", own)
+        else:
+            raise DataError(
+                f"{where} has a part {_short(part)}; expected text, image or video as its type", UNKNOWN
+            )
+
+
+def _split(text: str, is_mark: re.Pattern[str]) -> Iterator[str | _Mark]:
+    begin = 0
+    for mark in is_mark.finditer(text):
+        yield text[begin : mark.start()]
+        yield _Mark(mark.group() in VIDEO_MARKS)
+        begin = mark.end()
+    yield text[begin:]
+
+
+@lru_cache(2)
+def _pattern(*, has_videos: bool) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, IMAGE_MARKS + (VIDEO_MARKS if has_videos else ()))))
+
+
+def _text(value: Any, what: str) -> str:
+    """Return a text that can be tokenised, without a byte order mark."""
+    if not isinstance(value, str):
+        raise DataError(f"{what} is {_short(value)}, expected text", UNKNOWN)
+    try:
+        value.encode()  # fails on half a surrogate pair, which JSON can spell
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} is not UTF-8: {error}", "text is not UTF-8") from error
+    return value.removeprefix(_BOM)
+
+
+def _short(value: Any) -> str:
+    """Return a value as errors show it: cut where it is long or deep, for `repr` fails on the deepest
+    ones."""
+    return reprlib.repr(value)

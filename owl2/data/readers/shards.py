@@ -1,50 +1,126 @@
-"""Where the pairs of a WebDataset shard lie: an index of 16 bytes a pair, made once and kept.
+"""WebDataset shards: a folder of tars in which each key has an image and a caption.
 
-A tar has no table of contents, so every header is read once, in one pass over the shard. The result is a
-file in the cache, named by the shard's place, size and stamp: a changed shard gets another index, and a
-read-only corpus stays as it is. Opening reads a line of it, drawing 16 bytes: nothing grows with the corpus.
-Headers are parsed again when a member is read, which gives its name and shows that the index still fits.
+A tar has no table of contents, so every header is read once, in one pass over the shard, for an index of 16
+bytes a pair. The index is a file in the cache, named by the shard's path, size and stamp: a changed shard
+gets another index, and a read-only corpus stays as it is. Opening reads one line of it, reading a sample 16
+bytes: memory does not grow with the corpus. Headers are parsed again when a member is read, which gives its
+name and shows that the index still fits.
 """
 
+import hashlib
 import io
 import json
 import os
+import sys
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from owl2.data.readers.cache import kept, key_of, lock_of
-from owl2.data.readers.storage import Stored, is_url, open_file
-from owl2.data.sample import DataError
+from owl2.data.readers.base import SLICE, FilesSource, LostFile
+from owl2.data.readers.cache import cache_path, key_of, lock_of, read_slice
+from owl2.data.readers.rows import captioned, decoded
+from owl2.data.readers.storage import Location, StoredFile, is_url, list_files, open_file, read_bytes
+from owl2.data.sample import DataError, Sample, StoredImage, printable
 from owl2.files import write_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-_ROW = np.dtype("<u4")
+MAX_SPARSE = 4
+"""A slice whose pairs are spread over more than this many times their size is read member by member."""
+_FORMAT = 2
+"""Of the index; another one makes indices of before unknown."""
+_CELL = np.dtype("<u4")
 """A pair is four of them: the block where the image's first header begins, the bytes from there to the end
 of its data, and the same of the caption. Tars are made of blocks of 512 bytes, so 32 bits reach 2 TB."""
-_ROW_BYTES = 4 * _ROW.itemsize
-_LARGEST = np.iinfo(_ROW).max
+_PAIR_BYTES = 4 * _CELL.itemsize
+_LARGEST = np.iinfo(_CELL).max
+_TAIL_BYTES = 64
+"""Of each image, which the fingerprint covers: the end of a compressed image depends on all of it."""
 
 Extent = tuple[int, int]
 """Offset and size in bytes of a member, its headers included."""
+Read = Callable[[int, int], bytes]
+"""Offset and size to the bytes of a shard."""
+
+
+class TarSource(FilesSource["Shard"]):
+    """A folder of WebDataset shards with one image and one `.txt` caption a key.
+
+    The fingerprint covers the names and the order of the members, all captions, and sizes and last bytes of
+    the images: another image of the same size is noticed unless it also ends like the one before.
+    """
+
+    def __init__(self, name: str, folder: Location, *, in_slices: bool = False):
+        self.name = name
+        self.in_slices = in_slices
+        stored = list_files(folder, ".tar")
+        if not stored:
+            raise DataError(f"{name}: no *.tar in {folder}")
+        unknown = sum(is_url(file.path) and not index_path(file).exists() for file in stored)
+        if unknown:
+            print(f"{name}: indexing {unknown:,} shards of {folder}, once", file=sys.stderr, flush=True)
+        self._open_files(stored, open_shard)
+        doubled = [shard for shard in self.files if shard.num_doubled]
+        self.lost = [*self.lost, *(LostFile(shard.name, f"{name}: {shard.doubled}") for shard in doubled)]
+        self.num_lost += sum(shard.num_doubled for shard in doubled)
+        self.num_incomplete = sum(shard.num_incomplete for shard in self.files)
+        if not len(self):
+            reasons = "".join(f"; {file.reason}" for file in self.lost)
+            raise DataError(
+                f"{name}: no key with an image and a .txt caption in {len(stored)} shards{reasons}"
+            )
+
+    def __getitem__(self, index: int) -> Sample:
+        number, row = self._find(index)
+        shard = self.files[number]
+        begin_image, image_size, begin_text, text_size = shard.extents(row)[0].tolist()
+        read = self._reader(number, row)
+        name, data = _read_at(shard, read, begin_text, text_size)
+        key = printable(os.path.splitext(name)[0])
+        place = f"{shard.stem}/{key}"
+        caption = decoded(data, f"{self.name}: the caption of {place}")
+        image = StoredImage(f"{shard.name}:{key}", lambda: _read_at(shard, read, begin_image, image_size)[1])
+        return captioned(self.name, place, caption, image)
+
+    def _reader(self, number: int, row: int) -> Read:
+        """Return what reads a pair: its slice in one request if neighbours come soon, else each member."""
+        shard, first = self.files[number], self.firsts[number]
+        direct = partial(read_bytes, shard.stored.path)
+        if not (self.in_slices and is_url(shard.stored.path)):
+            return direct
+        # The rows of the slice that are in this shard: a slice may begin in one shard and end in the next.
+        begin_row = max(0, (first + row) // SLICE * SLICE - first)
+        end_row = min(shard.num_rows, ((first + row) // SLICE + 1) * SLICE - first)
+        extents = shard.extents(begin_row, end_row - begin_row).reshape(-1, 2)  # of images and captions
+        begin, end = int(extents[:, 0].min()), int(extents.sum(axis=1).max())
+        is_scattered = end - begin > MAX_SPARSE * int(extents[:, 1].sum())
+        return direct if is_scattered else partial(read_slice, shard.stored, begin, end)
 
 
 @dataclass(frozen=True)
 class Shard:
     """A shard and its index."""
 
-    stored: Stored
+    stored: StoredFile
     index: Path
-    rows_at: int
-    """Where the rows begin in the file of the index."""
-    num_pairs: int
-    num_incomplete: int
+    pairs_at: int = 0
+    """Where the pairs begin in the file of the index."""
+    num_rows: int = 0
+    """Keys with an image and a caption."""
+    num_incomplete: int = 0
     """Keys with an image but no caption or the reverse."""
-    damage: str | None
+    num_doubled: int = 0
+    """Keys that are left out because they have two images or two captions."""
+    doubled: str = ""
+    """Names them."""
+    damage: str | None = None
     """Why the shard cannot be used."""
+    content: str = ""
+    """A hash of what the fingerprint covers."""
 
     @property
     def name(self) -> str:
@@ -54,20 +130,23 @@ class Shard:
     def stem(self) -> str:
         return self.name.removesuffix(".tar")
 
+    def digest(self) -> str:
+        return self.content
+
     def extents(self, first: int, count: int = 1) -> np.ndarray:
         """Return offset and size of image and caption of some pairs, (count, 4) int64, in bytes."""
-        at = self.rows_at + first * _ROW_BYTES
-        rows = np.fromfile(self.index, _ROW, 4 * count, offset=at).reshape(count, 4).astype(np.int64)
-        rows[:, ::2] *= tarfile.BLOCKSIZE
-        return rows
+        at = self.pairs_at + first * _PAIR_BYTES
+        pairs = np.fromfile(self.index, _CELL, 4 * count, offset=at).reshape(count, 4).astype(np.int64)
+        pairs[:, ::2] *= tarfile.BLOCKSIZE
+        return pairs
 
 
-def index_path(stored: Stored) -> Path:
-    """Return where the index of a shard is kept."""
-    return kept("index", key_of(stored))
+def index_path(stored: StoredFile) -> Path:
+    """Return the path of a shard's index in the cache."""
+    return cache_path("index", f"{key_of(stored)}.{_FORMAT}")
 
 
-def open_shard(stored: Stored) -> Shard:
+def open_shard(stored: StoredFile) -> Shard:
     """Open a shard by its index, which is made and kept if there is none yet.
 
     Raises:
@@ -78,11 +157,12 @@ def open_shard(stored: Stored) -> Shard:
         with lock_of(path):
             if not path.exists():
                 try:
-                    _write_index(path, stored, *_scan(stored))
+                    index = _scan(stored).to_bytes(stored)
                 except DataError as error:
-                    _write_index(path, stored, [], 0, str(error))
+                    index = _Scan(damage=str(error)).to_bytes(stored)
                 except OSError as error:  # may be gone at the next start, so it is not kept
-                    return Shard(stored, path, 0, 0, 0, f"shard {stored.path} is not a readable tar: {error}")
+                    return Shard(stored, path, damage=f"shard {stored.path} is not a readable tar: {error}")
+                write_file(path, index)
     with path.open("rb") as file:
         line = file.readline()
     return Shard(stored, path, len(line), **json.loads(line)["shard"])
@@ -104,54 +184,120 @@ def read_member(data: bytes) -> tuple[str, bytes]:
     return info.name, data[info.offset_data :]
 
 
-def _write_index(
-    path: Path, stored: Stored, rows: list[tuple[Extent, Extent]], num_incomplete: int, damage: str | None
-) -> None:
-    record = {"num_pairs": len(rows), "num_incomplete": num_incomplete, "damage": damage}
-    header: dict[str, Any] = {"of": stored.path, "size": stored.size, "stamp": stored.stamp, "shard": record}
-    table = np.asarray(rows, dtype=np.int64).reshape(-1, 4)
-    table[:, ::2] //= tarfile.BLOCKSIZE
-    if table.size and table.max() > _LARGEST:
-        raise DataError(f"shard {stored.path} has a member of more than 4 GB or beyond 2 TB")
-    write_file(path, json.dumps(header).encode() + b"\n" + table.astype(_ROW).tobytes())
+def members(file: BinaryIO, shard: str, size: int) -> Iterator[tuple[int, tarfile.TarInfo]]:
+    """Yield the regular files in a tar, each with the number of its archive.
 
-
-def _scan(stored: Stored) -> tuple[list[tuple[Extent, Extent]], int, None]:
-    """Return the extents of image and caption of the complete keys, and the number of incomplete ones.
+    `cat a.tar b.tar` makes a file of two archives; tarfile stops at the end mark of the first, and with
+    `ignore_zeros` also passes over damaged headers. Here every archive is read, and anything between two
+    files but a header or an end mark is an error.
 
     Raises:
-        DataError: not a tar, one that ends early or is damaged in the middle, or a key that occurs twice.
+        DataError: the file is no tar, is cut, or is damaged in the middle.
+    """
+    number, begin = 0, 0
+    while begin < size or not number:
+        file.seek(begin)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (info := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # they would pile up
+                    if info.isfile():
+                        yield number, info
+                end = tar.offset
+        except tarfile.TarError as error:
+            raise DataError(f"shard {shard} is not a readable tar: {error}", "shard is damaged") from error
+        file.seek(end)
+        # tarfile takes a damaged header and a cut between two files for the end of the archive.
+        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise DataError(
+                f"shard {shard} is truncated or damaged at byte {end:,} of {size:,}: neither a file nor the "
+                f"end mark of a tar is there; make or fetch the shard again",
+                "shard is damaged",
+            )
+        number, begin = number + 1, _skip_zeros(file, end + tarfile.BLOCKSIZE, size)
+
+
+def _skip_zeros(file: BinaryIO, begin: int, size: int) -> int:
+    """Return the first block from `begin` on that is not zero, or `size`."""
+    while data := file.read(tarfile.RECORDSIZE):
+        if rest := data.lstrip(b"\0"):
+            return begin + (len(data) - len(rest)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        begin += len(data)
+    return size
+
+
+@dataclass
+class _Scan:
+    """What one pass over a shard found."""
+
+    pairs: list[tuple[Extent, Extent]] = field(default_factory=list)
+    """Image and caption of the complete keys."""
+    num_incomplete: int = 0
+    num_doubled: int = 0
+    doubled: str = ""
+    damage: str | None = None
+    content: str = ""
+
+    def to_bytes(self, stored: StoredFile) -> bytes:
+        """Return the file of an index: a line of JSON, then the pairs."""
+        record = {name: value for name, value in vars(self).items() if name != "pairs"}
+        record["num_rows"] = len(self.pairs)
+        header: dict[str, Any] = {"of": printable(stored.path), "size": stored.size, "shard": record}
+        table = np.asarray(self.pairs, dtype=np.int64).reshape(-1, 4)
+        table[:, ::2] //= tarfile.BLOCKSIZE
+        if table.size and table.max() > _LARGEST:
+            raise DataError(f"shard {stored.path} has a member of more than 4 GB or beyond 2 TB")
+        return json.dumps(header).encode() + b"\n" + table.astype(_CELL).tobytes()
+
+
+def _scan(stored: StoredFile) -> _Scan:
+    """Read all headers of a shard.
+
+    Raises:
+        DataError: not a tar, one that ends early or is damaged in the middle.
         OSError: the file cannot be read.
     """
-    images: dict[str, Extent] = {}
-    texts: dict[str, Extent] = {}
+    images: dict[tuple[int, str], Extent] = {}
+    texts: dict[tuple[int, str], Extent] = {}
+    doubled: dict[tuple[int, str], str] = {}
+    digest = hashlib.sha256()
+    with open_file(stored) as file:
+        for archive, info in members(file, stored.path, stored.size):
+            stem, suffix = os.path.splitext(info.name)
+            kind = suffix.lower()
+            if kind not in (*IMAGE_SUFFIXES, ".txt"):
+                continue
+            key = (archive, stem)  # archives in one file may count their keys from 0 each
+            found = texts if kind == ".txt" else images
+            if key in found:
+                doubled[key] = info.name
+            found[key] = (info.offset, info.offset_data + info.size - info.offset)
+            digest.update(f"{info.name}\0{info.size}\0".encode("utf-8", "surrogateescape"))
+            skipped = 0 if kind == ".txt" else max(0, info.size - _TAIL_BYTES)
+            file.seek(info.offset_data + skipped)
+            digest.update(file.read(info.size - skipped))
+    pairs = [(extent, texts[key]) for key, extent in images.items() if key in texts and key not in doubled]
+    shown = ", ".join(f"{stem} twice ({name})" for (_, stem), name in [*doubled.items()][:3])
+    shown += ", ..." if len(doubled) > 3 else ""
+    return _Scan(
+        pairs,
+        num_incomplete=len((images.keys() ^ texts.keys()) - doubled.keys()),
+        num_doubled=len(doubled),
+        doubled=f"shard {stored.path} has {printable(shown)}" if doubled else "",
+        content=digest.hexdigest(),
+    )
+
+
+def _read_at(shard: Shard, read: Read, offset: int, size: int) -> tuple[str, bytes]:
+    """Return name and content of a member."""
+    data = read(offset, size)
+    path = shard.stored.path
+    if len(data) != size:
+        message = f"{path}: {len(data)} of {size} bytes at {offset}; the shard is truncated"
+        raise DataError(message, "shard is damaged")
     try:
-        with open_file(stored) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for info in iter(tar.next, None):
-                tar.members.clear()  # type: ignore[attr-defined]  # they would pile up
-                key, suffix = os.path.splitext(info.name)
-                kind = suffix.lower()
-                if not info.isfile() or kind not in (*IMAGE_SUFFIXES, ".txt"):
-                    continue
-                members = texts if kind == ".txt" else images
-                if key in members:
-                    raise DataError(f"shard {stored.path} has {key} twice ({info.name})")
-                members[key] = (info.offset, info.offset_data + info.size - info.offset)
-            end = tar.offset
-            # tarfile takes a damaged header and a cut between two files for the end of the archive.
-            file.seek(end)
-            is_whole = file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
-    except tarfile.TarError as error:
-        raise DataError(f"shard {stored.path} is not a readable tar: {error}") from error
-    if not is_whole:
+        return read_member(data)
+    except DataError as error:
         raise DataError(
-            f"shard {stored.path} is truncated or damaged at byte {end:,} of {stored.size:,}: neither a file "
-            f"nor the end mark of a tar is there; make or fetch the shard again"
-        )
-    rows = [(extent, texts[key]) for key, extent in images.items() if key in texts]
-    return rows, len(images.keys() ^ texts.keys()), None
-
-
-def num_unknown(shards: list[Stored]) -> int:
-    """Return how many shards at URLs must be read from one end to the other to be indexed."""
-    return sum(is_url(shard.path) and not index_path(shard).exists() for shard in shards)
+            f"{path} has changed since it was indexed: at {offset} is {error}", error.kind
+        ) from error

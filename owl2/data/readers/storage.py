@@ -1,9 +1,9 @@
-"""Bytes from wherever a corpus lies: a local folder, or a URL that fsspec opens (`s3://`, `https://`, ...).
+"""Bytes of a corpus in a local folder or at a URL that fsspec opens (`s3://`, `https://`, ...).
 
-Local files are opened directly: fsspec costs 88 us a read there, the operating system 12. A request to a URL
-that fails is repeated a few times, and each time is said. After the last one the run stops: to go on without
-samples because a network was down would change what is learned from. Only "there is no such file" is an
-answer; it is raised at once, as `FileNotFoundError`, and belongs to the sample.
+Local files are opened directly: that takes 12 us a read, fsspec 88. A request to a URL that fails is repeated
+a few times, with a message each time. After the last one the run stops: leaving out samples because a network
+was down would change what the model learns from. Only "there is no such file" is an answer; it is raised at
+once, as `FileNotFoundError`, and counts as a fault of the sample.
 """
 
 import io
@@ -21,11 +21,11 @@ import fsspec
 from owl2.errors import Owl2Error
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0)
-"""Before each repetition of a request."""
+"""Waits before each repetition of a request."""
 BLOCK_BYTES = 8 << 20
-"""Of a file at a URL that is read from one end to the other."""
+"""Bytes of a request where a file at a URL is read from one end to the other."""
 THREADS = 8
-"""Requests at a time where many files are looked at."""
+"""Requests at a time if many files are looked at."""
 _STAMPS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "updated")
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _FINAL_STATUS = range(400, 500)
@@ -41,13 +41,13 @@ class StorageError(Owl2Error, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A file as it was when it was looked at."""
+class StoredFile:
+    """A file as `look_at` found it."""
 
     path: str
     size: int
     stamp: str
-    """What changes with the content: an ETag or the time of the last change; empty where neither is known."""
+    """What changes with the content: an ETag or the time of the last change; empty if neither is known."""
 
 
 def is_url(location: Location) -> bool:
@@ -55,13 +55,13 @@ def is_url(location: Location) -> bool:
 
 
 def join(folder: Location, name: str) -> str:
-    """Return the place of `name` below `folder`; a URL or an absolute path stands for itself."""
+    """Return the path or URL of `name` below `folder`; a URL or an absolute path stays as it is."""
     if is_url(name):
         return name
     return f"{str(folder).rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
 
 
-def look_at(location: Location) -> Stored:
+def look_at(location: Location) -> StoredFile:
     """Return size and stamp of a file.
 
     Raises:
@@ -71,11 +71,11 @@ def look_at(location: Location) -> Stored:
     path = str(location)
     if not is_url(path):
         status = os.stat(path)
-        return Stored(path, status.st_size, str(status.st_mtime_ns))
+        return StoredFile(path, status.st_size, str(status.st_mtime_ns))
     return _stored(path, _ask(path, "asked for", lambda fs: fs.info(path)))
 
 
-def list_files(folder: Location, *suffixes: str) -> list[Stored]:
+def list_files(folder: Location, *suffixes: str) -> list[StoredFile]:
     """Return the files directly in a folder whose names end in one of `suffixes`, sorted by name.
 
     An HTTP server must show the folder as a page of links.
@@ -97,7 +97,7 @@ def list_files(folder: Location, *suffixes: str) -> list[Stored]:
 
 
 def list_names(folder: Location) -> list[str]:
-    """Return the names of what lies directly in a folder; raises as `list_files` does."""
+    """Return the names directly in a folder; raises as `list_files` does."""
     return sorted(path.rstrip("/").rpartition("/")[2] for path in _entries(folder))
 
 
@@ -119,13 +119,13 @@ def read_bytes(location: Location, offset: int = 0, size: int | None = None) -> 
     data = _ask(path, "read", lambda fs: fs.cat_file(path, start=offset, end=offset + size))
     if len(data) > size:
         raise StorageError(
-            f"{path}: {len(data):,} bytes came where {size:,} from {offset:,} on were asked for; the server "
-            f"must honour Range requests"
+            f"{path}: {len(data):,} bytes came in answer to a request for {size:,} from {offset:,} on; the "
+            f"server must honour Range requests"
         )
     return data
 
 
-def open_file(stored: Stored) -> BinaryIO:
+def open_file(stored: StoredFile) -> BinaryIO:
     """Open a file for reading with seeks; one at a URL in requests of BLOCK_BYTES."""
     if not is_url(stored.path):
         return open(stored.path, "rb")
@@ -135,7 +135,7 @@ def open_file(stored: Stored) -> BinaryIO:
 class _Ranges(io.RawIOBase):
     """A file at a URL: each `readinto` is a request."""
 
-    def __init__(self, stored: Stored):
+    def __init__(self, stored: StoredFile):
         self.stored = stored
         self.position = 0
 
@@ -159,7 +159,7 @@ class _Ranges(io.RawIOBase):
 
 
 def _entries(folder: Location) -> dict[str, dict[str, Any]]:
-    """What lies directly in a folder: the path, and what a listing at a URL says of it."""
+    """Return what is directly in a folder: its path, and what a listing at a URL says of it."""
     if not is_url(folder):
         return {os.path.join(folder, name): {} for name in os.listdir(folder)}
     url = str(folder).rstrip("/") + "/"
@@ -169,7 +169,7 @@ def _entries(folder: Location) -> dict[str, dict[str, Any]]:
 
 
 def _ask(path: str, done: str, request: Callable[[Any], T]) -> T:
-    """Return what the file system of a URL answers; `done` says in an error what could not be.
+    """Return what the file system of a URL answers; `done` is the participle for errors: could not be `read`.
 
     The instance comes from fsspec's own cache in each call: one from before a fork may not be used after it.
     """
@@ -188,6 +188,8 @@ def _ask(path: str, done: str, request: Callable[[Any], T]) -> T:
         except Exception as error:  # each storage has its own: botocore's, aiohttp's, OSError, TimeoutError
             if _is_absent(error):
                 raise
+            if isinstance(error, UnicodeError) or type(error).__name__ == "InvalidURL":
+                raise FileNotFoundError(f"{path!r}: no file can have this name ({error})") from error
             reason = f"{path} could not be {done}: {type(error).__name__}: {error}"
             if wait_s is None or _is_final(error):
                 raise StorageError(f"{reason} (attempt {attempt} of {len(WAITS_S) + 1})") from error
@@ -197,21 +199,24 @@ def _ask(path: str, done: str, request: Callable[[Any], T]) -> T:
 
 
 def _is_absent(error: Exception) -> bool:
-    """Whether there is no such file. fsspec says so, with the cause, of any file that HTTP cannot look at."""
+    """Whether there is no such file.
+
+    fsspec raises FileNotFoundError for any file that HTTP cannot look at; its cause has the status.
+    """
     cause = error.__cause__
     is_other = isinstance(cause, OSError) and not isinstance(cause, _ABSENT)
     return isinstance(error, _ABSENT) and getattr(cause, "status", 404) == 404 and not is_other
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether to ask again is of no use."""
+    """Whether asking again is useless."""
     status = getattr(error, "status", None)
     refused = status in _FINAL_STATUS and status not in _PASSING_STATUS
     return refused or isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError"
 
 
-def _stored(path: str, info: dict[str, Any]) -> Stored:
+def _stored(path: str, info: dict[str, Any]) -> StoredFile:
     if info.get("size") is None:
         raise StorageError(f"{path}: the server does not say how large the file is")
     stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
-    return Stored(path, int(info["size"]), stamp)
+    return StoredFile(path, int(info["size"]), stamp)

@@ -1,48 +1,44 @@
 """Parquet and Arrow files as the Hugging Face hub has them: a folder of them, one file, or a pattern.
 
-A row is a conversation, with or without images, or an image with its caption; which column is what stands
-in columns.py, how a single row is reached in arrow.py. Images may lie in the table, as `datasets` keeps
-them, or beside it; either way their bytes stay where they are until an image is opened.
+What a row is and which column is what is said in rows.py, how a single row is reached in arrow.py. Images may
+be in the table, as `datasets` keeps them, or in files of their own; either way their bytes stay where they
+are until an image is opened.
 """
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import partial
 from importlib.util import find_spec
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from owl2.data.readers.arrow import SUFFIXES, open_table, unprepared
-from owl2.data.readers.bad_files import open_whole
-from owl2.data.readers.columns import is_bytes, is_list, layout_of
-from owl2.data.readers.rows import find_row
-from owl2.data.readers.storage import Location, Stored, is_url, join, list_files, look_at, read_bytes
-from owl2.data.sample import (
-    DataError,
-    Sample,
-    StoredImage,
-    not_a_llava_row,
-    sample_from_caption,
-    sample_from_llava,
+from owl2.data.readers.arrow import SUFFIXES, Table, open_table, unprepared
+from owl2.data.readers.base import FilesSource
+from owl2.data.readers.rows import UNKNOWN, Column, Form, checked_path, form_of, sample_of
+from owl2.data.readers.storage import (
+    Location,
+    StoredFile,
+    is_url,
+    join,
+    list_files,
+    look_at,
+    read_bytes,
 )
+from owl2.data.sample import DataError, Sample, StoredImage
 
-SET_APART = ("cache", "dev", "eval", "test", "val", "valid", "validation")
-"""How names of files begin that lie beside those to train on: held-out splits, and `cache`, which `datasets`
+HELD_OUT = ("cache", "dev", "eval", "test", "val", "valid", "validation")
+"""How names of files begin that are not to be trained on: held-out splits, and `cache`, which `datasets`
 leaves of a `map`."""
-_FROM = {"user": "human", "assistant": "gpt"}
-_MARKS = {"image": "<image>", "video": "<video>"}
 
 
-class TableSource:
+class TableSource(FilesSource[Table]):
     """Rows of Parquet and Arrow files: conversations, or images with captions.
 
-    Paths of images are relative to `image_root` (default: the folder of the files).
+    Paths of images are relative to `image_root` (default: the folder of the files). The fingerprint covers
+    the columns that are read: all text, and sizes and last bytes of the images that are in the table.
     """
-
-    num_incomplete = 0
 
     def __init__(
         self, name: str, path: Location, image_root: Location | None = None, *, in_slices: bool = False
@@ -57,61 +53,48 @@ class TableSource:
             size = sum(file.size for file in todo) / 1e6
             what = f"{len(todo):,} of {len(stored):,} files ({size:,.1f} MB) of {path}"
             print(f"{name}: preparing {what}, once", file=sys.stderr, flush=True)
-        plan = partial(layout_of, name)
-        self.tables, self.damaged = open_whole(name, stored, partial(open_table, plan=plan))
-        self.firsts = [0, *accumulate(table.num_rows for table in self.tables)]
-        """Index of each table's first row, and of none after the last."""
+        self._open_files(stored, partial(open_table, form_of=partial(_form_of_schema, name)))
         if not len(self):
             raise DataError(f"{name}: {path} has no rows")
 
-    def __len__(self) -> int:
-        return self.firsts[-1]
-
     def __getitem__(self, index: int) -> Sample:
-        number, row = find_row(self.name, self.firsts, index)
-        table = self.tables[number]
-        by_column = table.cells(row, table.layout.values())
-        cells = {role: by_column[column] for role, column in table.layout.items()}
+        number, row = self._find(index)
+        table = self.files[number]
+        form: Form = table.form
         place = f"{table.name}:{row}"
-        return (self._talk if "conversation" in cells else self._caption)(place, cells)
-
-    def _talk(self, place: str, cells: Mapping[str, Any]) -> Sample:
+        scalars = table.cells(row, [*form.columns.values(), *form.unread])
         try:
-            row = {
-                "id": _key(place, cells),
-                "image": _media(cells.get("image")),
-                "video": _media(cells.get("video")),
-                "conversations": [_turn(turn) for turn in cells["conversation"].as_py()],
+            cells = {
+                role: _media(scalars[column]) if role in ("image", "video") else scalars[column].as_py()
+                for role, column in form.columns.items()
             }
-            return sample_from_llava(self.name, row, partial(self._image, place))
-        except DataError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise not_a_llava_row(f"{self.name}: row {place}", error) from error
-
-    def _caption(self, place: str, cells: Mapping[str, Any]) -> Sample:
-        images = _media(cells["image"])
-        if len(images) != 1:
-            kind = "several images with one caption" if images else "image is missing"
-            raise DataError(f"{self.name}: row {place} has a caption and {len(images)} images", kind)
-        try:
-            key, caption = _key(place, cells), cells["caption"].as_py() or ""
+            for column, role in form.unread.items():
+                if not cells.get(role) and _is_filled(scalars[column]):
+                    message = (
+                        f"{self.name}: row {place} has {column}, which looks like {role} and is not read"
+                    )
+                    raise DataError(message, "media is not read")
+            if "caption" in cells:
+                cells["caption"] = cells["caption"] or ""
+            cells = {role: cell for role, cell in cells.items() if cell is not None}
+            if not cells.keys() & {"conversation", "caption"}:
+                raise DataError(f"{self.name}: row {place} has no conversation", UNKNOWN)
+            return sample_of(self.name, str(cells.get("key", place)), cells, partial(self._stored, place))
         except UnicodeDecodeError as error:
-            message = f"{self.name}: the caption of row {place} is not UTF-8: {error}"
+            message = f"{self.name}: a text of row {place} is not UTF-8: {error}"
             raise DataError(message, "text is not UTF-8") from error
-        return sample_from_caption(self.name, key, caption, self._image(place, images[0]))
 
-    def _image(self, place: str, cell: Any) -> StoredImage:
-        data, path = _data_and_path(cell)
-        if data is not None:
-            return StoredImage(f"{place} ({path})" if path else place, data.as_py)
-        if not path:
-            raise DataError(f"{self.name}: an image of row {place} is missing", "image is missing")
+    def _stored(self, place: str, media: Any) -> StoredImage:
+        """Return the file that a cell is, or what a part of a message holds."""
+        read, path = _data_and_path(media)
+        if read is not None:
+            return StoredImage(f"{place} ({path})" if path else place, read)
+        path = checked_path(path, f"{self.name}: an image of row {place}")
         return StoredImage(path, partial(read_bytes, join(self.image_root, path)))
 
 
-def _files(name: str, path: Location) -> tuple[str, list[Stored]]:
-    """The folder and the files of a source.
+def _files(name: str, path: Location) -> tuple[str, list[StoredFile]]:
+    """Return the folder and the files of a source.
 
     Raises:
         DataError: there are none, or some that would be trained on by mistake.
@@ -127,7 +110,7 @@ def _files(name: str, path: Location) -> tuple[str, list[Stored]]:
     if not names:
         raise DataError(f"{name}: none of {len(found)} *.parquet and *.arrow in {folder} matches {pattern}")
     splits = {re.split("[^a-z]", name.lower())[0]: name for name in names}
-    if len(splits) > 1 and splits.keys() & set(SET_APART):
+    if len(splits) > 1 and splits.keys() & set(HELD_OUT):
         raise DataError(
             f"{name}: {path} has {' and '.join(splits.values())}, of which some may not be meant; say which "
             f"are, for instance path: {folder}/train*.parquet"
@@ -135,41 +118,119 @@ def _files(name: str, path: Location) -> tuple[str, list[Stored]]:
     return folder, [found[name] for name in names]
 
 
-def _key(place: str, cells: Mapping[str, Any]) -> str:
-    key = cells["key"].as_py() if "key" in cells else None
-    return place if key is None else str(key)
-
-
-def _turn(turn: dict[str, Any]) -> dict[str, Any]:
-    """A turn of a chat, {role, content}, as one of LLaVA's; its content is a text or a list of parts."""
-    if "role" not in turn:
-        return turn
-    content = turn["content"]
-    if not isinstance(content, str):
-        content = "".join(_MARKS.get(part["type"]) or part["text"] for part in content)
-    return {"from": _FROM.get(turn["role"], turn["role"]), "value": content}
-
-
 def _media(cell: Any) -> list[Any]:
-    """The images or clips in a cell, none opened: those of a list, or one if it has bytes or a path."""
-    if cell is None or not cell.is_valid:
+    """Return the images or clips in a cell, none opened: those of a list, or one if it has bytes or a
+    path."""
+    if not cell.is_valid:
         return []
     if is_list(cell.type):
         return list(cell.values)
     return [cell] if _data_and_path(cell) != (None, "") else []
 
 
-def _data_and_path(cell: Any) -> tuple[Any, str]:
-    """The cell of an image's bytes, which are not copied yet, or None; and its path or nothing."""
-    from pyarrow import types
+def _is_filled(cell: Any) -> bool:
+    """Whether a cell holds anything; those that look like media are texts, bytes, structs and lists of
+    them."""
+    return bool(_media(cell)) if cell.is_valid and not is_list(cell.type) else bool(cell.as_py())
 
-    parts = [cell]
-    if types.is_struct(cell.type):
-        parts = [cell[field.name] for field in cell.type if field.name in ("bytes", "path")]
-    data, path = None, ""
+
+def _data_and_path(media: Any) -> tuple[Callable[[], bytes] | None, str]:
+    """Return what reads an image's bytes, or None, and its path or nothing; `media` is a cell or Python's
+    value.
+
+    Bytes in a cell are not copied before they are read.
+    """
+    import pyarrow
+
+    if not isinstance(media, pyarrow.Scalar):
+        own = media if isinstance(media, dict) else {"bytes" if isinstance(media, bytes) else "path": media}
+        data, path = own.get("bytes"), own.get("path") or own.get("url") or ""
+        return (partial(bytes, data) if isinstance(data, bytes) else None), path
+    parts = [media]
+    if pyarrow.types.is_struct(media.type):
+        parts = [media[field.name] for field in media.type if field.name in ("bytes", "path")]
+    read, path = None, ""
     for part in parts:
         if part.is_valid and is_bytes(part.type):
-            data = part
+            read = part.as_py
         elif part.is_valid:
             path = part.as_py()
-    return data, path
+    return read, path
+
+
+def _form_of_schema(source: str, path: str, schema: Any) -> Form:
+    """Return how a table is read, from its `pyarrow.Schema`; raises as `form_of`."""
+    return form_of([_column(field) for field in schema], f"{source}: {path}")
+
+
+def _column(field: Any) -> Column:
+    """Return what a column of a table is by its `pyarrow.Field`."""
+    from pyarrow import types
+
+    kind = field.type
+    fits = {role for role, fit in _FITS.items() if fit(kind)}
+    inner = kind.value_type if is_list(kind) else kind
+    is_media = not types.is_null(inner) and (is_bytes(inner) or _fields(inner).keys() >= {"bytes", "path"})
+    return Column(field.name, str(kind), frozenset(fits), "image" if is_media else "")
+
+
+def is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind)
+
+
+def is_bytes(kind: Any) -> bool:
+    """Also of no type at all, as a column or field in which every cell is null."""
+    from pyarrow import types
+
+    checks = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_null)
+    return any(check(kind) for check in checks)
+
+
+def _is_text(kind: Any) -> bool:
+    """As `is_bytes`, also of no type at all."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    checks = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    return any(check(kind) for check in checks)
+
+
+def _is_media(kind: Any) -> bool:
+    """Bytes, a path, a struct with either or both as `bytes` and `path`, or a list of these."""
+    kind = kind.value_type if is_list(kind) else kind
+    fields = _fields(kind)
+    if {"bytes", "path"} & fields.keys():
+        is_path = "path" not in fields or _is_text(fields["path"])
+        return is_path and ("bytes" not in fields or is_bytes(fields["bytes"]))
+    return is_bytes(kind) or _is_text(kind)
+
+
+def _is_conversation(kind: Any) -> bool:
+    turn = _fields(kind.value_type).keys() if is_list(kind) else set()
+    return turn >= {"from", "value"} or turn >= {"role", "content"}
+
+
+def _is_key(kind: Any) -> bool:
+    from pyarrow import types
+
+    return _is_text(kind) or types.is_integer(kind)
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Types of a struct's fields, none of anything else."""
+    from pyarrow import types
+
+    return {field.name: field.type for field in kind} if types.is_struct(kind) else {}
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "conversation": _is_conversation,
+    "system": _is_text,
+    "image": _is_media,
+    "caption": _is_text,
+    "video": _is_media,
+    "key": _is_key,
+}
+"""Whether a column of this type can have a role."""

@@ -1,11 +1,11 @@
 """From official files to samples: `owl2 data convert`.
 
-    recipe ─► jobs (some thousand rows, or a shard) ─► processes check images and turns ─► parts ─► one file
+    recipe ─► jobs (some thousand rows, or a shard) ─► processes check images and turns ─► files ─► one file
 
-A part is written whole with its result beside it, so a conversion that was stopped goes on where it was.
-Parts are joined in order: the output is the same for any number of processes. What cannot be used is counted
-by reason and listed in `NAME.bad.jsonl`; `pretrain.yaml` and `instruct.yaml` have a stage's converted corpora
-with their shares of the draws, ready for training.
+A job writes its file whole, with its result next to it, so a conversion that was stopped goes on where it
+was. Files are joined in order: the output is the same for any number of processes. What cannot be used is
+counted by reason and listed in `NAME.bad.jsonl`; `pretrain.yaml` and `instruct.yaml` have a stage's converted
+corpora with their shares of the draws, ready for training.
 """
 
 import hashlib
@@ -23,21 +23,22 @@ from typing import Protocol, cast
 
 import yaml
 
+from owl2.data.readers.rows import IMAGE_MARKS
 from owl2.data.recipes.img2dataset import ShardDamaged, ShardRecipe, check_image, convert_shard
 from owl2.data.recipes.recipe import ConversationRecipe, Recipe, Rejected, Row, all_recipes
-from owl2.data.sample import IMAGE_MARKS, DataError
+from owl2.data.sample import DataError
 from owl2.files import write_file
 
-ROWS_PER_PART = 2000
+ROWS_PER_JOB = 2000
 DAMAGED = "shard is damaged"
 
 
 @dataclass(frozen=True)
-class PartResult:
+class JobResult:
     """What a job wrote and left out."""
 
     fingerprint: str
-    """Of what the job read; a part whose fingerprint is still the same is not made again."""
+    """Of what the job read; a job whose fingerprint is still the same is not run again."""
     num_samples: int
     rejected: list[Rejected] = field(default_factory=list)
     num_not_fetched: int = 0
@@ -63,7 +64,7 @@ class Report:
 
 
 class Job(Protocol):
-    """A part of a corpus; picklable."""
+    """The conversion of a part of a corpus; picklable."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -74,7 +75,7 @@ class Job(Protocol):
     @property
     def result(self) -> Path: ...
 
-    def run(self) -> PartResult: ...
+    def run(self) -> JobResult: ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class RowsJob:
     def result(self) -> Path:
         return self.folder / f"{self.number:06d}.result.json"
 
-    def run(self) -> PartResult:
+    def run(self) -> JobResult:
         lines, rejected = [], []
         for row in self.rows:
             problem = row if isinstance(row, Rejected) else check_row(row, self.image_root)
@@ -108,7 +109,7 @@ class RowsJob:
             else:
                 rejected.append(problem)
         write_file(self.out, "".join(lines).encode())
-        return PartResult(self.fingerprint, len(lines), rejected)
+        return JobResult(self.fingerprint, len(lines), rejected)
 
 
 @dataclass(frozen=True)
@@ -125,15 +126,15 @@ class ShardJob:
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         return hashlib.sha256(repr(stats).encode()).hexdigest()
 
-    def run(self) -> PartResult:
+    def run(self) -> JobResult:
         fingerprint = self.fingerprint
         try:
             num_samples, rejected, num_not_fetched = convert_shard(self.shard, self.out)
         except ShardDamaged as error:
             self.out.unlink(missing_ok=True)
-            return PartResult(fingerprint, 0, [Rejected(self.shard.name, DAMAGED, str(error))])
+            return JobResult(fingerprint, 0, [Rejected(self.shard.name, DAMAGED, str(error))])
         rejected = [Rejected(f"{self.shard.stem}/{r.key}", r.reason, r.detail) for r in rejected]
-        return PartResult(fingerprint, num_samples, rejected, num_not_fetched)
+        return JobResult(fingerprint, num_samples, rejected, num_not_fetched)
 
 
 def convert(
@@ -142,25 +143,25 @@ def convert(
     out: Path,
     *,
     workers: int = 1,
-    on_part: Callable[[PartResult, int | None], None] = lambda part, num_parts: None,
+    on_part: Callable[[JobResult, int | None], None] = lambda result, num_jobs: None,
 ) -> Report:
     """Convert a corpus to `out/NAME.jsonl` or a folder `out/NAME` of shards.
 
     Args:
-        on_part: called after each part with its result and the number of all parts, if that is known.
+        on_part: called after each job with its result and the number of all jobs, if that is known.
 
     Raises:
-        FilesMissing: official files are not there.
+        FilesMissing: official files are missing.
         DataError: a file cannot be read as its official format, or no sample could be used.
     """
     recipe = recipe.at(source)
     folder = out / f".{recipe.name}.parts"
     folder.mkdir(parents=True, exist_ok=True)
     results, is_shards = [], isinstance(recipe, ShardRecipe)
-    num_parts = len(recipe.shards(source)) if isinstance(recipe, ShardRecipe) else None
+    num_jobs = len(recipe.shards(source)) if isinstance(recipe, ShardRecipe) else None
     for result in run_jobs(make_jobs(recipe, source, out, folder), workers):
         results.append(result)
-        on_part(result, num_parts)
+        on_part(result, num_jobs)
     num_samples = sum(result.num_samples for result in results)
     rejected = [problem for result in results for problem in result.rejected]
     bad = [json.dumps({"source": recipe.name, **asdict(problem)}) + "\n" for problem in rejected]
@@ -192,39 +193,39 @@ def convert(
 
 
 def make_jobs(recipe: Recipe, source: Path, out: Path, folder: Path) -> Iterator[Job]:
-    """Cut a corpus into parts, reading its official files."""
+    """Cut a corpus into jobs, reading its official files."""
     if isinstance(recipe, ShardRecipe):
         shards = recipe.shards(source)
         (out / recipe.name).mkdir(exist_ok=True)
-        strange = {path.name for path in (out / recipe.name).glob("*.tar")} - {path.name for path in shards}
-        if strange:
+        others = {path.name for path in (out / recipe.name).glob("*.tar")} - {path.name for path in shards}
+        if others:
             raise DataError(
-                f"{recipe.name}: {out / recipe.name} has {len(strange)} shard(s) that {source} has not "
-                f"({min(strange)}); remove them or convert into another folder"
+                f"{recipe.name}: {out / recipe.name} has {len(others)} shard(s) that {source} has not "
+                f"({min(others)}); remove them or convert into another folder"
             )
         for shard in shards:
             yield ShardJob(shard, out / recipe.name / shard.name, folder / f"{shard.stem}.result.json")
         return
     rows = cast(ConversationRecipe, recipe).rows(recipe.find(source))
     number = 0
-    while part := list(islice(rows, ROWS_PER_PART)):
-        yield RowsJob(number, part, source, folder)
+    while some := list(islice(rows, ROWS_PER_JOB)):
+        yield RowsJob(number, some, source, folder)
         number += 1
 
 
-def run_jobs(jobs: Iterable[Job], workers: int) -> Iterator[PartResult]:
-    """Run jobs in `workers` processes and return their results in order; few are in memory at once."""
+def run_jobs(jobs: Iterable[Job], workers: int) -> Iterator[JobResult]:
+    """Run jobs in `workers` processes and yield their results in order; few are in memory at once."""
     jobs = iter(jobs)
     first = list(islice(jobs, 2))
     if workers == 1 or len(first) < 2:
         yield from map(run_job, chain(first, jobs))
         return
-    # Forked from a server that has imported everything once, not from here: the progress display has a
-    # thread, and a fork would copy locks that nobody releases.
+    # Forked from a server that has imported everything once, not from this process: the progress display has
+    # a thread, and a fork would copy its locks in whatever state they are.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        running: deque[Future[PartResult]] = deque()
+        running: deque[Future[JobResult]] = deque()
         try:
             for job in chain(first, jobs):
                 running.append(pool.submit(run_job, job))
@@ -236,11 +237,11 @@ def run_jobs(jobs: Iterable[Job], workers: int) -> Iterator[PartResult]:
             pool.shutdown(cancel_futures=True)
 
 
-def run_job(job: Job) -> PartResult:
-    """Run a job, or return the result of a run before; a damaged shard is tried again."""
+def run_job(job: Job) -> JobResult:
+    """Run a job, or return the result of an earlier run; a damaged shard is tried again."""
     if job.result.exists():
         raw = json.loads(job.result.read_text(encoding="utf-8"))
-        done = PartResult(**{**raw, "rejected": [Rejected(**problem) for problem in raw["rejected"]]})
+        done = JobResult(**{**raw, "rejected": [Rejected(**problem) for problem in raw["rejected"]]})
         is_whole = job.out.exists() or not done.num_samples
         if done.fingerprint == job.fingerprint and is_whole and not _is_damaged(done):
             return done
@@ -250,7 +251,7 @@ def run_job(job: Job) -> PartResult:
 
 
 def check_row(row: Row, image_root: Path) -> Rejected | None:
-    """Say why a row cannot be trained on: turns, marks, text or image; None if it can."""
+    """Return why a row cannot be trained on: turns, marks, text or image; None if it can."""
     key, turns = row["id"], row["conversations"]
     marks = 0
     for number, turn in enumerate(turns):
@@ -274,7 +275,7 @@ def check_row(row: Row, image_root: Path) -> Rejected | None:
 def write_mixture(out: Path, stage: str) -> None:
     """Write `STAGE.yaml`: the corpora of a stage that were converted into `out`, with their weights.
 
-    It overrides `data.sources` of a stage's configuration.
+    As a second configuration it replaces `data.sources` of the stage's own.
     """
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*.report.json")]
     order = list(all_recipes())
@@ -291,15 +292,15 @@ def write_mixture(out: Path, stage: str) -> None:
     write_file(out / f"{stage}.yaml", text.encode())
 
 
-def join_files(parts: Iterable[Path], out: Path) -> None:
-    """Write the bytes of all parts to one file, whole or not at all."""
+def join_files(paths: Iterable[Path], out: Path) -> None:
+    """Write the bytes of several files to one, whole or not at all."""
     temporary = out.with_name(out.name + ".tmp")
     with temporary.open("wb") as file:
-        for part in parts:
-            with part.open("rb") as data:
+        for path in paths:
+            with path.open("rb") as data:
                 shutil.copyfileobj(data, file)
     temporary.replace(out)
 
 
-def _is_damaged(result: PartResult) -> bool:
+def _is_damaged(result: JobResult) -> bool:
     return any(problem.reason == DAMAGED for problem in result.rejected)

@@ -1,11 +1,11 @@
-"""Web corpora as img2dataset leaves them: tar shards of jpg, txt and json, and a parquet file beside each.
+"""Web corpora as img2dataset leaves them: tar shards of jpg, txt and json, each with a parquet file.
 
     00000.tar: 000000000.jpg 000000000.txt 000000000.json 000000001.jpg ...    00000.parquet
 
-That is already what training reads, so a shard without a fault is linked, not copied. In one with faults
-every usable pair is written again and the others are counted by reason; one that is cut or damaged gives
-nothing until it is fetched again. The parquet file has a row for each address, with `key` and `status`: what
-it calls a success must be in the shard.
+That is already what training reads, so a shard without a fault is linked, not copied. Of a shard with faults
+every usable pair is written again and the others are counted by reason; a shard that is cut or damaged gives
+nothing until it is fetched again. The parquet file has a row for each address, with `key` and `status`: every
+success must be in the shard.
 """
 
 import io
@@ -15,10 +15,12 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
-from owl2.data.readers.shards import IMAGE_SUFFIXES
+from owl2.data.readers.rows import decoded
+from owl2.data.readers.shards import IMAGE_SUFFIXES, members
 from owl2.data.recipes.recipe import CorpusFile, Recipe, Rejected
 from owl2.data.sample import DataError
 from owl2.processor.images import MAX_PIXELS
@@ -38,7 +40,7 @@ class ShardRecipe(Recipe):
 
 
 def shard_files(origin: str, folder: str = "") -> tuple[CorpusFile, ...]:
-    """What a corpus of shards consists of; `origin` has the list of addresses."""
+    """Return the files of a corpus of shards; `origin` has the list of addresses."""
     return (CorpusFile(SHARDS, f"{origin}; fetched by img2dataset --output_format webdataset", folder),)
 
 
@@ -53,7 +55,7 @@ class Pair:
 
 
 class ShardDamaged(Exception):
-    """A shard that ends early or is no tar."""
+    """A shard ends early or is no tar."""
 
 
 def convert_shard(shard: Path, out: Path) -> tuple[int, list[Rejected], int]:
@@ -92,31 +94,33 @@ def read_pairs(shard: Path) -> Iterator[Pair | Rejected]:
         ShardDamaged: the shard is cut or no tar.
     """
     try:
-        with tarfile.open(shard, "r:") as tar:
-            members: dict[str, dict[str, tarfile.TarInfo]] = {}
-            for info in tar:
+        with shard.open("rb") as file:
+            found: dict[str, list[tuple[str, tarfile.TarInfo]]] = {}
+            for archive, info in members(file, str(shard), shard.stat().st_size):
                 key, suffix = os.path.splitext(info.name)
-                if info.isfile():
-                    members.setdefault(key, {})[suffix.lower()] = info
-            _check_end(shard, tar.offset)
-            for key, parts in members.items():
-                suffixes = [suffix for suffix in IMAGE_SUFFIXES if suffix in parts]
-                if not suffixes:
+                key += f"-{archive}" if archive else ""  # archives in one file may share keys
+                found.setdefault(key, []).append((suffix.lower(), info))
+            for key, parts in found.items():
+                images = [info for suffix, info in parts if suffix in IMAGE_SUFFIXES]
+                texts = [info for suffix, info in parts if suffix == ".txt"]
+                if not images:
                     yield Rejected(key, "no image")
-                elif ".txt" not in parts:
+                elif not texts:
                     yield Rejected(key, "no caption")
+                elif len(images) + len(texts) > 2:
+                    yield Rejected(key, "key occurs twice")
                 else:
-                    image, text = parts[suffixes[0]], parts[".txt"]
-                    yield Pair(key, image.name, _read(tar, image), _read(tar, text))
-    except (tarfile.TarError, EOFError, OSError) as error:
+                    image_name = key + os.path.splitext(images[0].name)[1]
+                    yield Pair(key, image_name, _content(file, images[0]), _content(file, texts[0]))
+    except (DataError, OSError) as error:
         raise ShardDamaged(f"{type(error).__name__}: {error}") from error
 
 
 def check_pair(pair: Pair) -> Rejected | None:
-    """Say why a pair cannot be used; images are judged by their headers."""
+    """Return why a pair cannot be used; images are judged by their headers."""
     try:
-        caption = pair.caption.decode("utf-8")
-    except UnicodeDecodeError as error:
+        caption = decoded(pair.caption, "the caption")
+    except DataError as error:
         return Rejected(pair.key, "caption is not UTF-8", str(error))
     if not caption.strip():
         return Rejected(pair.key, "caption is blank")
@@ -125,10 +129,10 @@ def check_pair(pair: Pair) -> Rejected | None:
 
 
 def check_image(file: io.BytesIO | Path) -> tuple[str, str] | None:
-    """Say (reason, detail) why an image cannot be used, from its header alone; None if it can.
+    """Return (reason, detail) why an image cannot be used, from its header alone; None if it can.
 
-    Cut images are not found here: to decode everything once before decoding it again in training would
-    double the cost, and training skips and counts them.
+    Images that end early are not found here: decoding everything once before training decodes it again would
+    double the cost, and training leaves them out and counts them.
     """
     try:
         with Image.open(file) as image:
@@ -145,7 +149,7 @@ def check_image(file: io.BytesIO | Path) -> tuple[str, str] | None:
 
 
 def read_metadata(path: Path) -> tuple[list[str], int]:
-    """Return the keys that were fetched, and how many were not, of a shard's parquet file, if there is one.
+    """Return the keys that were fetched, and how many were not, from a shard's parquet file if there is one.
 
     Raises:
         DataError: pyarrow is not installed, or the file is not img2dataset's.
@@ -166,20 +170,9 @@ def read_metadata(path: Path) -> tuple[list[str], int]:
     return fetched, len(rows) - len(fetched)
 
 
-def _check_end(shard: Path, end: int) -> None:
-    """tarfile takes a damaged header, and a cut between two files, for the end of the archive."""
-    with shard.open("rb") as file:
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise ShardDamaged(f"no end mark at byte {end:,} of {shard.stat().st_size:,}")
-
-
-def _read(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(info)
-    data = b"" if file is None else file.read()
-    if len(data) != info.size:
-        raise ShardDamaged(f"{len(data):,} of {info.size:,} bytes of {info.name}")
-    return data
+def _content(file: BinaryIO, info: tarfile.TarInfo) -> bytes:
+    file.seek(info.offset_data)
+    return file.read(info.size)
 
 
 def _link(shard: Path, out: Path) -> None:

@@ -1,10 +1,10 @@
 """What a corpus is: which official files it has, and how they become samples.
 
-A recipe is one file in `recipes/`, a class found by the decorator `@recipe`. It only reads: it turns
-official records into rows of the LLaVA format, or names the shards that hold them, in an order and with
-choices that depend on nothing but the files. Checking images, working in parallel, restarting and counting
-what cannot be used is the same for all and stands in `convert.py`. Which corpora there are, and how many
-samples of each, is the paper's (sections 3.4 and 4.1, Table 14, appendix B.1).
+A recipe is a file in `corpora/`, a class found by the decorator `@recipe`. It only reads: it turns official
+records into rows of the LLaVA format, or names the shards that have them, in an order and with choices that
+depend on nothing but the files. What is the same for all corpora is in `convert.py`: checking images, working
+in parallel, restarting, and counting what cannot be used. The corpora and their sizes are those of the paper
+(sections 3.4 and 4.1, Table 14, appendix B.1).
 """
 
 import difflib
@@ -28,30 +28,31 @@ class Rejected:
 
     key: str
     reason: str
-    """One of a few short phrases: what is counted by."""
+    """One of a few short phrases, by which rejected records are counted."""
     detail: str = ""
-    """What is particular to this record."""
+    """What is wrong with this record in particular."""
 
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """A file or folder as it lies after downloading and unpacking."""
+    """A file or folder as it is after downloading and unpacking."""
 
     path: str
-    """Name as unpacked; `*` for a number of files."""
+    """Name as unpacked; `*` stands for several files."""
     origin: str
     """Where to get it."""
     folder: str = ""
-    """Another folder it may lie in: one that corpora share (`coco`), or one that its own script makes."""
+    """Another folder it may be in: one that corpora share (`coco`), or one that its own script makes."""
 
     def candidates(self, source: Path, recipe_name: str) -> list[Path]:
-        """Where it is looked for: the recipe's folder first, then `source` itself and a shared folder."""
+        """Return where to look for it: the recipe's folder first, then `source` itself and a shared
+        folder."""
         own = source / recipe_name
         return [folder / self.path for folder in (own, own / self.folder, source, source / self.folder)]
 
 
 class FilesMissing(DataError):
-    """Official files of a corpus that are not there."""
+    """Official files of a corpus are missing."""
 
     def __init__(self, recipe_name: str, source: Path, missing: Sequence[CorpusFile]):
         wanted = "\n".join(f"  {file.path}  from {file.origin}" for file in missing)
@@ -74,14 +75,14 @@ class Files:
         return self.found[path]
 
     def name_of(self, path: str, *parts: str) -> str:
-        """Path of a file in a declared folder, relative to the source: what a row's `image` is."""
+        """Return the path of a file in a declared folder, relative to the source: a row's `image`."""
         return self.found[path].joinpath(*parts).relative_to(self.source).as_posix()
 
     def read_json(self, path: str, slim: Callable[[dict[str, Any]], Any] | None = None) -> Any:
         """Read a declared JSON file.
 
         Args:
-            slim: what to keep of each object, called while reading, so that large files fit into memory.
+            slim: returns what to keep of each object, while reading, so that large files fit into memory.
 
         Raises:
             DataError: not UTF-8 or not JSON; names the file and the place.
@@ -103,22 +104,21 @@ class Recipe(ABC):
     size: ClassVar[str]
     """What the official files hold, in words."""
     weight: ClassVar[float]
-    """Share of the draws: thousands of samples in Table 14; in millions, by size, for pre-training."""
+    """Share of the draws: thousands of samples in Table 14; for pre-training the size in millions."""
     files: ClassVar[tuple[CorpusFile, ...]]
     augment: ClassVar[str] = "none"
-    """What the mixture file says of this source; stage 1 of the paper crops and flips."""
+    """The source's `augment` in the mixture file; stage 1 of the paper crops and flips."""
 
     def at(self, source: Path) -> "Recipe":
-        """Return the recipe for the layout that lies in `source`; most corpora have one."""
+        """Return the recipe for the files that are in `source`; most corpora come in one layout."""
         return self
 
     def locate(self, source: Path) -> tuple[dict[str, Path], list[CorpusFile]]:
-        """Return the files that are there, by declared path, and those that are not."""
+        """Return the files that exist, by declared path, and those that are missing."""
         found: dict[str, Path] = {}
         for file in self.files:
             for path in file.candidates(source, self.name):
-                is_there = any(path.parent.glob(path.name)) if "*" in path.name else path.exists()
-                if is_there:
+                if any(path.parent.glob(path.name)) if "*" in path.name else path.exists():
                     found[file.path] = path
                     break
         return found, [file for file in self.files if file.path not in found]
@@ -127,7 +127,7 @@ class Recipe(ABC):
         """Return all files.
 
         Raises:
-            FilesMissing: with every file that is not there and where to get it.
+            FilesMissing: the message has every missing file and where to get it.
         """
         found, missing = self.locate(source)
         if missing:
@@ -154,7 +154,7 @@ def read_records(
 
     Args:
         records: a list, whose keys are then positions, or a dictionary.
-        read: key and record to a row; None for records that belong to another split.
+        read: turns key and record into a row; None for records of another split.
     """
     pairs = records.items() if isinstance(records, Mapping) else ((str(n), r) for n, r in enumerate(records))
     for key, record in pairs:
@@ -177,16 +177,16 @@ def recipe(cls: type[Recipe]) -> type[Recipe]:
 
 
 def all_recipes() -> dict[str, type[Recipe]]:
-    """Every corpus by name, pre-training first, each stage in the order of its files' names."""
-    import_modules("owl2.data.recipes")
+    """Return every corpus by name: pre-training first, each stage in alphabetical order."""
+    import_modules("owl2.data.recipes.corpora")
     return dict(sorted(RECIPES.items(), key=lambda item: (item[1].stage != "pretrain", item[0])))
 
 
 def find_recipes(names: str) -> list[Recipe]:
-    """Recipes by `name`, `name,name`, or a whole stage: `pretrain` or `instruct`.
+    """Return recipes by `name`, `name,name`, or a whole stage: `pretrain` or `instruct`.
 
     Raises:
-        DataError: there is none; the message has the nearest one.
+        DataError: no such recipe; the message has the nearest one.
     """
     recipes = all_recipes()
     chosen: dict[str, Recipe] = {}

@@ -1,8 +1,8 @@
-"""How instruction corpora are worded, and the few operations of appendix B.1 that several of them share.
+"""The wording of instruction corpora, and the few operations of appendix B.1 that several of them share.
 
-The sentences are those of the authors' evaluation scripts where these exist, typographic apostrophe included,
-and LLaVA-1.5's (its paper, Table 7) for regions, which mPLUG-Owl2's authors never published. They end every
-question, not only the first of a conversation: the form of an answer then follows from its own question.
+The sentences are those of the authors' evaluation scripts, typographic apostrophe included, and for regions,
+which the authors never published, those of LLaVA-1.5 (its paper, Table 7). They end every question, not only
+the first of a conversation: the form of an answer then follows from its own question.
 """
 
 import random
@@ -26,7 +26,7 @@ Exchange = tuple[str, str]
 
 
 def conversation(key: str, image: str | None, exchanges: Sequence[Exchange]) -> Row:
-    """Return a row: the image, if any, right before the first question, as the release asks."""
+    """Return a row: the image, if any, directly before the first question, as the release asks."""
     values = [value.strip() for exchange in exchanges for value in exchange]
     if image is not None:
         values[0] = IMAGE + values[0]
@@ -35,7 +35,7 @@ def conversation(key: str, image: str | None, exchanges: Sequence[Exchange]) -> 
 
 
 def seeded(name: str, key: str) -> random.Random:
-    """Return a generator for the choices of one record: the same whenever and wherever it is converted."""
+    """Return a random generator for one record: the same whenever and wherever it is converted."""
     return random.Random(f"{name}:{key}")
 
 
@@ -45,7 +45,7 @@ def short_question(question: str) -> str:
 
 
 def choice_question(question: str, choices: Sequence[str]) -> str:
-    """Question, options with letters, the letter sentence, a line each."""
+    """Return question, options with letters, and the letter sentence, a line each."""
     options = [f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False)]
     return "\n".join([question.strip(), *options, LETTER])
 
@@ -56,9 +56,9 @@ _CONFIDENCE = {"yes": 1.0, "maybe": 0.5, "no": 0.0}
 def most_confident(answers: Sequence[dict[str, Any]]) -> str:
     """Return the answer that annotators gave with the highest confidence, summed over them.
 
-    The paper says "the answer with the highest confidence" and no more. VQAv2 has ten answers a question,
-    each with `answer_confidence` yes, maybe or no: they count 1, 1/2 and 0; then the number of annotators
-    decides, then who answered first.
+    The paper only says "the answer with the highest confidence". VQAv2 has ten answers a question, each with
+    `answer_confidence` yes, maybe or no: they count 1, 1/2 and 0; ties go to the answer of more annotators,
+    then to the first one.
     """
     scores: dict[str, tuple[float, int]] = {}
     for answer in answers:
@@ -72,25 +72,22 @@ Box = tuple[float, float, float, float]
 
 
 def region_text(box: Box, width: int, height: int) -> str:
-    """Return `[x1, y1, x2, y2]` as shares of the image's sides, cut to two digits' precision.
+    """Return `[x1, y1, x2, y2]` as shares of the image's sides with two decimals.
 
     Raises:
-        ValueError: an empty box, or one that lies outside the image.
+        ValueError: an empty box, or one outside the image.
     """
     left, top, w, h = box
     right, bottom = min(left + w, width), min(top + h, height)
     left, top = max(left, 0), max(top, 0)
     if right <= left or bottom <= top:
         raise ValueError(f"the region {box} is empty in an image of {width} x {height}")
-    return (
-        "["
-        + ", ".join(f"{v:.2f}" for v in (left / width, top / height, right / width, bottom / height))
-        + "]"
-    )
+    shares = (left / width, top / height, right / width, bottom / height)
+    return f"[{', '.join(f'{share:.2f}' for share in shares)}]"
 
 
 def region_exchanges(regions: Sequence[tuple[str, str]], rng: random.Random) -> list[Exchange]:
-    """Ask of each (region, phrase) for the phrase or for the region, by lot."""
+    """Ask for the phrase or for the region of each (region, phrase), at random."""
     return [
         (f"{DESCRIBE_REGION} {region}", phrase) if rng.random() < 0.5 else (f"{FIND_REGION} {phrase}", region)
         for region, phrase in regions

@@ -62,9 +62,11 @@ class ChatClient:
     longest_wait_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Raise EndpointError if the address or the key cannot be right, before anything is sent."""
+        """Raise EndpointError if address or key cannot be right or `openai` is missing, before any
+        request."""
         check_address(self.url)
         api_key()
+        _import_openai()
 
     @property
     def address(self) -> str:

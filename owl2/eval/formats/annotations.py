@@ -1,347 +1,204 @@
-"""The layouts in which the same benchmark is found: the makers' files, LAVIS's, Qwen's, Video-ChatGPT's.
+"""Annotation formats that several benchmarks share: questions with answers, captions, questions on clips.
 
-Papers are evaluated on conversions as often as on the official files, so readers take either and tell them
-apart by content. All become the same few records. Whatever is joined (answers to questions, clips to names)
-is joined by id, never by position, and what has no partner is counted and said before a model runs.
+Papers are evaluated on conversions as often as on the official files (LAVIS's, Qwen's, Video-ChatGPT's), so
+readers take either and tell them apart by content. Records are joined (answers to questions, clips to names)
+by id, never by position; a question without its partner is skipped and counted.
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from owl2.eval.formats.records import Record, as_records, folder_images, read_json, read_jsonl, read_text
-from owl2.eval.task import DataMissing, EvalDataError, Item
-
-CLIP_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question on an image or clip, before its answers are known."""
-
-    id: str
-    text: str
-    file: str
-    """Name of the image, without folders; of a clip, without suffix."""
-    source: Record
+from owl2.eval.formats.media import CLIP_SUFFIXES, MediaFolder
+from owl2.eval.formats.records import (
+    Record,
+    Records,
+    as_records,
+    by_id,
+    read_any,
+    read_object,
+    read_records,
+    usable,
+)
+from owl2.eval.task import EvalDataError, Item, Skipped
 
 
-@dataclass(frozen=True)
-class CaptionedImage:
-    """An image and what people wrote below it."""
-
-    file: str
-    image_id: int
-    """What result files call it."""
-    captions: tuple[str, ...]
-
-
-def read_rows(file: Path) -> list[Record] | dict[str, Any]:
-    """Records of a JSON array or of JSON lines; the object, of a file that is one.
-
-    Raises:
-        EvalDataError: none of these.
-    """
-    opening, _, rest = read_text(file).lstrip().partition("\n")
-    if opening.startswith("{") and opening.rstrip().endswith("}") and rest.strip():
-        return read_jsonl(file)
-    value = read_json(file)
-    return value if isinstance(value, dict) else as_records(value, file)
-
-
-def vqa_items(task: str, data: Path, questions: Path, annotations: Path) -> list[Item]:
+def vqa_items(task: str, data: Path, questions: Path, annotations: Path) -> Iterator[Item | Skipped]:
     """Questions on COCO's val2014 with their answers.
 
     Raises:
-        EvalDataError: another format or split, questions without answers or images.
+        EvalDataError: another format or split.
     """
-    asked = read_vqa_questions(questions, "COCO_val2014_{:012d}.jpg", "val2014")
-    right = read_vqa_answers(annotations)
-    must_have(asked, right, annotations)
-    images = folder_images(task, data, "coco/val2014", [question.file for question in asked])
-    items = [
-        Item(
-            id=question.id,
-            question=question.text,
-            images=(images[question.file],),
-            references=answers_of(right[question.id]),
-            category={"answer type": right[question.id].text("answer_type")},
-            cluster=question.file,
+    right, skipped = read_vqa_answers(annotations)
+    yield from skipped
+    images = MediaFolder(task, data, "coco/val2014")
+
+    def make(row: Record) -> Item:
+        name, answers = vqa_image(row, "val2014"), partner(row, right, annotations)
+        return Item(
+            id=row.id("question_id"),
+            question=row.text("question"),
+            images=(images.image(row, name),),
+            references=answers_of(answers),
+            category={"answer type": answers.text("answer_type")},
+            cluster=name,
         )
-        for question in asked
-    ]
-    return checked(task, items)
+
+    yield from usable(read_vqa_questions(questions, "val2014"), make)
 
 
-def caption_items(task: str, data: Path, captions: Path, folder: str) -> list[Item]:
-    """Images with people's captions; an item is called as its image, whatever the layout.
-
-    Raises:
-        EvalDataError: another format, no captions, or images that are not there.
-    """
-    captioned = read_captions(captions)
-    images = folder_images(task, data, folder, [image.file for image in captioned])
-    items = [
-        Item(
-            id=PurePosixPath(image.file).stem,
-            question="",
-            images=(images[image.file],),
-            references=image.captions,
-            extra={"image_id": image.image_id},
-        )
-        for image in captioned
-    ]
-    return checked(task, items)
-
-
-def read_vqa_questions(file: Path, image_name: str, subtype: str) -> list[Question]:
+def read_vqa_questions(file: Path, subtype: str) -> Records:
     """Questions of VQA's format, or Qwen's, where each has the path of its image.
 
     Args:
-        image_name: file name of an image by its number, as `COCO_val2014_{:012d}.jpg`.
         subtype: `data_subtype` that the file must have, if it has any.
 
     Raises:
         EvalDataError: another format or split.
     """
-    content = read_rows(file)
-    if isinstance(content, dict) and "questions" in content:
-        if content.get("data_subtype", subtype) != subtype:
-            raise EvalDataError(f"{file}: questions of {content['data_subtype']!r}, expected {subtype!r}")
-        return [
-            Question(text_of(row, "question_id"), row.text("question"), _numbered(image_name, row), row)
-            for row in as_records(content["questions"], file)
-        ]
-    if isinstance(content, dict):
-        content = as_records([content], file)
-    return [
-        Question(
-            text_of(row, "question_id"), row.text("question"), PurePosixPath(row.text("image")).name, row
-        )
-        for row in content
-    ]
+    content = read_any(file)
+    if not isinstance(content, dict):
+        return content
+    if "questions" not in content:
+        return as_records([content], file)
+    if content.get("data_subtype", subtype) != subtype:
+        raise EvalDataError(f"{file}: questions of {content['data_subtype']!r}, expected {subtype!r}")
+    return as_records(content["questions"], file)
 
 
-def read_vqa_answers(file: Path) -> dict[str, Record]:
-    """Annotations of VQA's format by question.
+def vqa_image(row: Record, split: str) -> str:
+    """File name of the COCO image that a question is about."""
+    if "image" in row.fields:
+        return PurePosixPath(row.text("image")).name
+    return f"COCO_{split.replace('test-dev', 'test')}_{row.whole('image_id'):012d}.jpg"
 
-    Raises:
-        EvalDataError: another format, or two for one question.
-    """
-    content = read_json(file)
-    if not isinstance(content, dict) or "annotations" not in content:
-        raise EvalDataError(f"{file}: expected an object with annotations, as VQA's official files")
-    return by_id(as_records(content["annotations"], file), "question_id")
+
+def read_vqa_answers(file: Path) -> tuple[dict[str, Record], list[Skipped]]:
+    """Annotations of VQA's format by question, and those that cannot be used."""
+    return by_id(as_records(read_object(file, "annotations")["annotations"], file), "question_id")
+
+
+def partner(row: Record, partners: Mapping[str, Record], file: Path, name: str = "question_id") -> Record:
+    """The record of `file` that has the same id; RecordError if there is none."""
+    if row.id(name) not in partners:
+        row.fail(f"{name} {row.id(name)} is not in {file}")
+    return partners[row.id(name)]
 
 
 def answers_of(annotation: Record) -> tuple[str, ...]:
     """The people's answers of an annotation, in order; equal ones stay."""
     rows = annotation["answers"]
     if not isinstance(rows, list) or not rows:
-        raise annotation.error(f"answers is {rows!r:.60}, expected a list of at least one")
-    return tuple(text if isinstance(text, str) else _answer(annotation, text) for text in rows)
+        annotation.fail(f"answers is {rows!r:.60}, expected a list of at least one")
+    return tuple(
+        text if isinstance(text, str) else annotation.inner("answers", text).text("answer") for text in rows
+    )
 
 
-def read_captions(file: Path) -> list[CaptionedImage]:
-    """Captions of the test split: Karpathy's file (all splits in one), LAVIS's, or Qwen's and COCO's.
+def caption_items(task: str, data: Path, captions: Path, folder: str) -> Iterator[Item | Skipped]:
+    """Images of the test split with people's captions; an item has its image's name, whatever the layout.
+
+    The layouts: Karpathy's file (all splits in one), LAVIS's, or Qwen's and COCO's.
 
     Raises:
-        EvalDataError: another format, or no captions.
+        EvalDataError: another format.
     """
-    content = read_rows(file)
-    if isinstance(content, dict) and "annotations" in content and "images" in content:
-        return _coco_captions(content, file)
-    if isinstance(content, dict) and "images" in content:
-        rows = as_records(content["images"], file)
-        return [_karpathy_captions(row) for row in rows if row["split"] == "test"]
-    if isinstance(content, dict):
-        raise EvalDataError(f"{file}: expected images in it, there are {', '.join(content)}")
-    return [
-        CaptionedImage(*_named(row, row.text("image"), None), captions=texts_of(row, "caption"))
-        for row in content
-    ]
+    content = read_any(captions)
+    images = MediaFolder(task, data, folder)
+
+    def item(row: Record, path: str, number: Any, captions: tuple[str, ...]) -> Item:
+        """LAVIS has no number; it is in the name then, `..._000000391895.jpg`."""
+        file = PurePosixPath(path)
+        digits = file.stem.rpartition("_")[2] if number is None else str(number)
+        if not digits.isdecimal():
+            row.fail(f"neither an id nor the file name {file.name} has a number")
+        image = images.image(row, file.name)
+        return Item(
+            id=file.stem, question="", images=(image,), references=captions, extra={"image_id": int(digits)}
+        )
+
+    def karpathy(row: Record) -> Item:
+        row.one_of("split", ("test",))
+        sentences = row["sentences"]
+        if not isinstance(sentences, list) or not sentences:
+            row.fail(f"sentences is {sentences!r:.60}, expected a list of at least one")
+        texts = tuple(row.inner("sentences", sentence).text("raw") for sentence in sentences)
+        return item(row, row.text("filename"), row.get("cocoid"), texts)
+
+    def coco(row: Record) -> Item:
+        if row.id("id") not in texts:
+            row.fail(f"no annotation has the image_id {row.id('id')}")
+        name = row.text("image" if "image" in row.fields else "file_name")
+        return item(row, name, row["id"], tuple(texts[row.id("id")]))
+
+    if not isinstance(content, dict):
+        yield from usable(content, lambda row: item(row, row.text("image"), None, row.texts("caption")))
+    elif "images" not in content:
+        raise EvalDataError(f"{captions}: expected images in it, there are {', '.join(content)}")
+    elif "annotations" not in content:
+        rows = as_records(content["images"], captions)
+        yield from usable((row for row in rows if _may_be_test(row)), karpathy)
+    else:
+        texts: dict[str, list[str]] = {}
+        rows = as_records(content["annotations"], captions)
+        for pair in usable(rows, lambda row: (row.id("image_id"), row.text("caption"))):
+            if isinstance(pair, Skipped):
+                yield pair
+            else:
+                texts.setdefault(pair[0], []).append(pair[1])
+        yield from usable(as_records(content["images"], captions), coco)
 
 
-def read_video_questions(questions: Path, answers: Path | None, prefix: str) -> list[tuple[Question, str]]:
-    """Questions on clips with their answers: Xu et al.'s file, or Video-ChatGPT's two.
+def _may_be_test(row: Record | Skipped) -> bool:
+    """Whether a record of Karpathy's file is of the test split, or unusable."""
+    return isinstance(row, Skipped) or row.get("split", "test") == "test"
+
+
+def video_items(
+    questions: Path,
+    answers: Path | None,
+    prefix: str,
+    clip: Callable[[Record, str], Path],
+) -> Iterator[Item | Skipped]:
+    """Questions on clips with one right word: Xu et al.'s file, or Video-ChatGPT's two.
 
     Args:
-        prefix: what stands before `video_id` in the clips' names, as `video` of `video7010`.
+        prefix: what comes before `video_id` in the clips' names, as `video` of `video7010`.
+        clip: finds the clip of a record by its name without suffix.
 
     Raises:
-        EvalDataError: another format, or questions without answer.
+        EvalDataError: another format, or no file of answers.
     """
-    rows = read_rows(questions)
-    if isinstance(rows, dict):
-        raise EvalDataError(f"{questions}: expected a list of questions, found an object")
-    if rows and "video_id" in rows[0].fields:
-        return [
-            (
-                Question(
-                    text_of(row, "id"), row.text("question"), f"{prefix}{text_of(row, 'video_id')}", row
-                ),
-                row.text("answer"),
-            )
-            for row in rows
-        ]
-    if answers is None:
-        raise EvalDataError(f"{questions}: holds no answers; put Video-ChatGPT's test_a.json beside it")
-    content = read_rows(answers)
-    if isinstance(content, dict):
-        raise EvalDataError(f"{answers}: expected a list of answers, found an object")
-    right = by_id(content, "question_id")
-    asked = [
-        Question(
-            text_of(row, "question_id"),
-            row.text("question"),
-            _without_suffix(row.text("video_name")),
-            row,
-        )
-        for row in rows
-    ]
-    must_have(asked, right, answers)
-    return [(question, right[question.id].text("answer")) for question in asked]
+    records = read_records(questions)
+    fields = next((record.fields for record in records if isinstance(record, Record)), {})
+    right: dict[str, Record] = {}
+    if "video_id" not in fields:
+        if answers is None:
+            raise EvalDataError(f"{questions}: holds no answers; put Video-ChatGPT's test_a.json next to it")
+        right, skipped = by_id(read_records(answers), "question_id")
+        yield from skipped
 
-
-def folder_clips(
-    task: str, data: Path, folder: str, wanted: Iterable[tuple[str, ...]]
-) -> dict[tuple[str, ...], Path]:
-    """Clips or GIFs by their possible names without suffix, all of which must be there.
-
-    Raises:
-        DataMissing: there is no such folder.
-        EvalDataError: some of the clips are not there; says how many.
-    """
-    if not (data / folder).is_dir():
-        raise DataMissing(task, [folder])
-    there = {}
-    for name in sorted(os.listdir(data / folder)):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in CLIP_SUFFIXES:
-            there[stem] = data / folder / name
-    wanted = list(dict.fromkeys(wanted))
-    found = {}
-    for names in wanted:
-        present = [there[name] for name in names if name in there]
-        if present:
-            found[names] = present[0]
-    missing = [names for names in wanted if names not in found]
-    if missing:
-        raise EvalDataError(
-            f"{task}: {len(missing):,} of {len(wanted):,} clips are not in {data / folder}, the first is "
-            f"{' or '.join(missing[0])} (.mp4, .avi, .webm, .gif, ...); unpack the whole download there"
-        )
-    return found
-
-
-def by_id(rows: Iterable[Record], name: str) -> dict[str, Record]:
-    """Records by the field that identifies them.
-
-    Raises:
-        EvalDataError: two of the same.
-    """
-    found: dict[str, Record] = {}
-    for row in rows:
-        key = text_of(row, name)
-        if key in found:
-            raise row.error(f"{name} {key} again; it is that of {found[key].where}, too")
-        found[key] = row
-    return found
-
-
-def must_have(questions: Iterable[Question], partners: Mapping[str, Record], file: Path) -> None:
-    """Every question must have its partner.
-
-    Raises:
-        EvalDataError: with how many have none.
-    """
-    questions = list(questions)
-    alone = [question.id for question in questions if question.id not in partners]
-    if alone:
-        raise EvalDataError(
-            f"{file}: {len(alone):,} of {len(questions):,} questions are not in it, the first is {alone[0]}; "
-            f"is it of another split?"
+    def make(row: Record) -> Item:
+        if answers is None or "video_id" in row.fields:
+            name, key = f"{prefix}{row.id('video_id')}", "id"
+            answer = row
+        else:
+            name, key = _without_suffix(row.text("video_name")), "question_id"
+            answer = partner(row, right, answers)
+        question = row.text("question")
+        return Item(
+            id=row.id(key),
+            question=question,
+            video=clip(row, name),
+            references=(answer.text("answer"),),
+            category={"asks": question.split(" ")[0].lower()},
+            cluster=name,
         )
 
-
-def checked(task: str, items: list[Item]) -> list[Item]:
-    """The items, if there are any and their names are unique.
-
-    Raises:
-        EvalDataError: otherwise.
-    """
-    if not items:
-        raise EvalDataError(f"{task}: the files hold no question of this split")
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise EvalDataError(f"{task}: two items are called {item.id}; are two splits in one file?")
-        seen.add(item.id)
-    return items
-
-
-def text_of(row: Record, name: str) -> str:
-    """A name that some files write as text and others as a number."""
-    value = row[name]
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise row.error(f"{name} is {value!r:.60}, expected text or a whole number")
-    return str(value)
-
-
-def texts_of(row: Record, name: str) -> tuple[str, ...]:
-    """A list of text, of at least one."""
-    value = row[name]
-    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise row.error(f"{name} is {value!r:.60}, expected a list of text of at least one")
-    return tuple(value)
+    yield from usable(records, make)
 
 
 def _without_suffix(name: str) -> str:
     stem, suffix = os.path.splitext(PurePosixPath(name).name)
     return stem if suffix.lower() in CLIP_SUFFIXES else stem + suffix
-
-
-def _numbered(image_name: str, row: Record) -> str:
-    number = row["image_id"]
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise row.error(f"image_id is {number!r:.60}, expected a whole number")
-    return image_name.format(number)
-
-
-def _answer(annotation: Record, row: Any) -> str:
-    if not isinstance(row, dict):
-        raise annotation.error(f"answers has {row!r:.60}, expected an object with answer")
-    return Record(f"{annotation.where}: answers", row).text("answer")
-
-
-def _karpathy_captions(row: Record) -> CaptionedImage:
-    sentences = row["sentences"]
-    if not isinstance(sentences, list) or not sentences:
-        raise row.error(f"sentences is {sentences!r:.60}, expected a list of at least one")
-    captions = tuple(Record(f"{row.where}: sentences", sentence).text("raw") for sentence in sentences)
-    return CaptionedImage(*_named(row, row.text("filename"), row.get("cocoid")), captions=captions)
-
-
-def _coco_captions(content: Mapping[str, Any], file: Path) -> list[CaptionedImage]:
-    captions: dict[str, list[str]] = {}
-    for row in as_records(content["annotations"], file):
-        captions.setdefault(text_of(row, "image_id"), []).append(row.text("caption"))
-    found = []
-    for row in as_records(content["images"], file):
-        number = text_of(row, "id")
-        if number not in captions:
-            raise row.error(f"no annotation has the image_id {number}")
-        name = row.text("image" if "image" in row.fields else "file_name")
-        found.append(CaptionedImage(*_named(row, name, row["id"]), captions=tuple(captions[number])))
-    return found
-
-
-def _named(row: Record, path: str, number: Any) -> tuple[str, int]:
-    """File name and number of an image; LAVIS takes the number from the name, `..._000000391895.jpg`."""
-    file = PurePosixPath(path)
-    digits = file.stem.rpartition("_")[2] if number is None else str(number)
-    if not digits.isdecimal():
-        raise row.error(f"neither an id nor the file name {file.name} has a number")
-    return file.name, int(digits)

@@ -1,35 +1,18 @@
-"""The frames of a clip as images that are decoded when the first of them is needed.
+"""Frames of a clip, as images that are decoded when the first of them is needed.
 
-mPLUG-Owl2 never saw a video in training: a clip is shown as uniformly sampled frames, as a sequence of images
-(paper, section 4.3 and Table 4). How many the authors took is not published; Video-ChatGPT and SEED-Bench's
-own files have eight.
+mPLUG-Owl2 was never trained on video: a clip is shown as uniformly sampled frames, a sequence of images
+(paper, section 4.3 and Table 4). The authors did not publish how many; Video-ChatGPT and SEED-Bench's own
+files have eight.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from owl2.data.sample import StoredImage
+from owl2.data.sample import Clip, StoredImage
 
 NUM_FRAMES = 8
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A part of a video, decoded when its first frame is asked for; frames are handed out, not kept."""
-
-    path: Path
-    segment: tuple[float, float] | None
-    _frames: dict[int, Image.Image] = field(default_factory=dict, init=False, compare=False, repr=False)
-
-    def frame(self, number: int) -> Image.Image:
-        """Decode the clip unless this frame is still at hand, and give it away."""
-        from owl2.processor.video import sample_frames
-
-        if number not in self._frames:
-            self._frames.update(enumerate(sample_frames(self.path, NUM_FRAMES, segment=self.segment)))
-        return self._frames.pop(number)
 
 
 @dataclass(frozen=True)
@@ -41,13 +24,11 @@ class Frame(StoredImage):
 
     def open(self) -> Image.Image:
         """Return the frame in RGB; raises `VideoError` with the video's name."""
-        return self.clip.frame(self.number)
+        return self.clip.frames(NUM_FRAMES)[self.number].copy()
 
 
 def frames_of(path: Path, segment: tuple[float, float] | None) -> tuple[Frame, ...]:
     """The sampled frames of a clip, still closed."""
-    clip = Clip(path, segment)
-    shown = "" if segment is None else f"@{segment[0]:g}-{segment[1]:g}"
-    return tuple(
-        Frame(f"{path.name}{shown}#{number}", path.read_bytes, clip, number) for number in range(NUM_FRAMES)
-    )
+    name = path.name if segment is None else f"{path.name}@{segment[0]:g}-{segment[1]:g}"
+    clip = Clip(name, path, segment)
+    return tuple(Frame(f"{name}#{number}", path.read_bytes, clip, number) for number in range(NUM_FRAMES))

@@ -1,40 +1,45 @@
-"""Reading the official files: JSON, lines of JSON, tables, and the images they name.
+"""Official files as records: JSON, JSON lines, tables, parquet.
 
-What all readers share is how they fail: a file or record that is not in its format is an `EvalDataError` with
-the file and the record's number, and images are counted before the model runs, so that a download cut short
-is found in the first second and not in the third hour. Cells of tables stay text: "None", "nan" and "1" are
-options of real questions, and only the task knows which.
+Whatever is wrong with one record costs that record: it becomes a `Skipped` with file, place and reason. A
+file that cannot be read at all is an `EvalDataError`. Cells of tables stay text: "None", "nan" and "1" are
+options of real questions, and only the task knows which. Compressed files, a byte order mark, Windows line
+ends and a last line without one are read like any other.
 """
 
-import base64
-import binascii
 import csv
+import gzip
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
-from owl2.data.sample import StoredImage
-from owl2.eval.task import DataFile, DataMissing, EvalDataError
-from owl2.processor.images import ImageError
+from owl2.eval.task import DataFile, EvalDataError, RecordError, Skipped
+from owl2.jsonl import JsonlError, parse_object
 
 MAX_CELL_CHARACTERS = 1 << 28
 """A cell may hold an image in base64."""
+GZIP_MAGIC = b"\x1f\x8b"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file; asking for a field that it lacks is an error that names file and record."""
+    """One record of a file; a field that is missing or wrong raises `RecordError`."""
 
     where: str
+    """File and record, for messages."""
     fields: Mapping[str, Any]
+    number: int = 0
+    """Place in the file, counted from 0; skipped records count."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.fields:
-            raise self.error(f"no field {name!r}, only {', '.join(map(str, self.fields))}")
+            self.fail(f"no field {name!r}, only {', '.join(map(str, self.fields))}")
         return self.fields[name]
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -44,30 +49,102 @@ class Record:
         """A field that must be text."""
         value = self[name]
         if not isinstance(value, str):
-            raise self.error(f"{name} is {value!r:.60}, not text")
+            self.fail(f"{name} is {value!r:.60}, not text")
+        if not value.isascii() and not _is_unicode(value):
+            self.fail(f"{name} has half a surrogate pair: {value!r:.60}")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A field that must be a list of text, of at least one."""
+        value = self[name]
+        if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+            self.fail(f"{name} is {value!r:.60}, expected a list of text of at least one")
+        return tuple(value)
+
+    def id(self, name: str) -> str:
+        """A field that some files write as text and others as a whole number, as text."""
+        value = self[name]
+        if isinstance(value, bool) or not isinstance(value, int):
+            return self.text(name)
+        return str(value)
+
+    def whole(self, name: str) -> int:
+        """A field that must be a whole number."""
+        value = self[name]
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.fail(f"{name} is {value!r:.60}, expected a whole number")
         return value
 
     def one_of(self, name: str, allowed: Iterable[str]) -> str:
         """A field that must be one of these."""
         value = str(self[name])
         if value not in allowed:
-            raise self.error(f"{name} is {value!r:.60}, not one of {', '.join(allowed)}")
+            self.fail(f"{name} is {value!r:.60}, not one of {', '.join(allowed)}")
         return value
 
-    def error(self, reason: str) -> EvalDataError:
-        return EvalDataError(f"{self.where}: {reason}")
+    def inner(self, name: str, value: Any) -> "Record":
+        """An object within this record."""
+        if not isinstance(value, dict):
+            self.fail(f"{name} has {value!r:.60}, expected an object")
+        return Record(f"{self.where}: {name}", value, self.number)
+
+    def fail(self, reason: str, *, lacks_file: bool = False) -> NoReturn:
+        """Give this record up.
+
+        Raises:
+            RecordError: always.
+        """
+        raise RecordError(Skipped(self.where, reason, lacks_file))
+
+
+Records = list[Record | Skipped]
+"""What a file holds, in order."""
+
+
+def usable(records: Iterable[Record | Skipped], make: Callable[[Record], T]) -> Iterator[T | Skipped]:
+    """What `make` returns for each record, or why the record cannot be used."""
+    for record in records:
+        if isinstance(record, Skipped):
+            yield record
+            continue
+        try:
+            made = make(record)
+        except RecordError as error:
+            yield error.skipped
+        else:
+            yield made
+
+
+def by_id(records: Iterable[Record | Skipped], name: str) -> tuple[dict[str, Record], list[Skipped]]:
+    """Records by the field that identifies them; and those without one, or whose id came before."""
+    found: dict[str, Record] = {}
+    skipped = []
+    for pair in usable(records, lambda record: (record.id(name), record)):
+        if isinstance(pair, Skipped):
+            skipped.append(pair)
+        elif pair[0] in found:
+            again = f"{name} {pair[0]} again, after {found[pair[0]].where}"
+            skipped.append(Skipped(pair[1].where, again))
+        else:
+            found[pair[0]] = pair[1]
+    return found, skipped
 
 
 def read_text(file: Path) -> str:
-    """A text file.
+    """A text file, compressed or not.
 
     Raises:
-        EvalDataError: not UTF-8.
+        EvalDataError: it cannot be read, or is not UTF-8.
     """
     try:
-        return file.read_text(encoding="utf-8-sig")
+        content = file.read_bytes()
+        if content.startswith(GZIP_MAGIC):
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EvalDataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise EvalDataError(f"{file}: cannot be read ({error})") from error
 
 
 def read_json(file: Path) -> Any:
@@ -76,41 +153,61 @@ def read_json(file: Path) -> Any:
     Raises:
         EvalDataError: not JSON.
     """
-    return _parse_json(read_text(file), str(file))
+    return _parse(read_text(file), file)
 
 
-def as_records(rows: Any, file: Path, first: int = 1) -> list[Record]:
-    """Rows of a JSON file as records, counted from `first`.
+def read_object(file: Path, *fields: str) -> dict[str, Any]:
+    """A JSON file that is one object with at least these fields.
 
     Raises:
-        EvalDataError: not a list of objects.
+        EvalDataError: another format.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise EvalDataError(f"{file}: expected an object, found {type(content).__name__}")
+    missing = [name for name in fields if name not in content]
+    if missing:
+        raise EvalDataError(f"{file}: no {', '.join(missing)} in it, only {', '.join(content) or 'nothing'}")
+    return content
+
+
+def as_records(rows: Any, file: Path) -> Records:
+    """Rows of a JSON file as records.
+
+    Raises:
+        EvalDataError: not a list.
     """
     if not isinstance(rows, list):
         raise EvalDataError(f"{file}: expected a list of records, found {type(rows).__name__}")
-    records = []
-    for number, row in enumerate(rows, start=first):
-        if not isinstance(row, dict):
-            raise EvalDataError(f"{file}: record {number} is {type(row).__name__}, expected an object")
-        records.append(Record(f"{file}: record {number}", row))
-    return records
+    return [_record(f"{file}: record {number + 1}", row, number) for number, row in enumerate(rows)]
 
 
-def read_jsonl(file: Path) -> list[Record]:
-    """A file of one JSON object a line; blank lines are skipped.
+def read_records(file: Path) -> Records:
+    """Records of a JSON array or of JSON lines, told apart by content; blank lines are skipped.
 
     Raises:
-        EvalDataError: a line that is no JSON object.
+        EvalDataError: neither of them.
     """
-    records = []
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}: line {number}"
-        row = _parse_json(line, where)
-        if not isinstance(row, dict):
-            raise EvalDataError(f"{where} is {type(row).__name__}, expected an object")
-        records.append(Record(where, row))
-    return records
+    text = read_text(file)
+    if text.lstrip().startswith("["):
+        return as_records(_parse(text, file), file)
+    return _read_lines(text, file)
+
+
+def read_any(file: Path) -> Records | dict[str, Any]:
+    """The same, or the object of a JSON file that is one.
+
+    Raises:
+        EvalDataError: none of these.
+    """
+    text = read_text(file)
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        if getattr(error, "msg", "") == "Extra data":  # behind the first object
+            return _read_lines(text, file)
+        raise EvalDataError(f"{file}: not JSON ({error}); download it again") from error
+    return content if isinstance(content, dict) else as_records(content, file)
 
 
 def read_rows(file: Path, delimiter: str = ",") -> list[list[str]]:
@@ -128,91 +225,93 @@ def read_rows(file: Path, delimiter: str = ",") -> list[list[str]]:
         raise EvalDataError(f"{file}: line {reader.line_num}: {error}") from error
 
 
-def read_tsv(file: Path) -> list[Record]:
+def read_table(file: Path, *, quoted: bool = True) -> Records:
     """A table with a header and tabs between cells, as text; an empty cell is "".
 
-    Raises:
-        EvalDataError: a row with more or fewer cells than the header.
+    Args:
+        quoted: whether quotes enclose cells; else they are characters, and a line is a row.
     """
-    header, *rows = read_rows(file, delimiter="\t") or [[]]
-    records = []
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            raise EvalDataError(f"{file}: row {number} has {len(row)} cells, the header {len(header)}")
-        records.append(Record(f"{file}: row {number}", dict(zip(header, row, strict=True))))
+    if quoted:
+        header, *rows = read_rows(file, delimiter="\t") or [[]]
+    else:
+        lines = read_text(file).replace("\r\n", "\n").rstrip("\n").split("\n")
+        header, *rows = [line.split("\t") for line in lines]
+    records: Records = []
+    for number, row in enumerate(rows):
+        where = f"{file}: {f'row {number + 1}' if quoted else f'line {number + 2}'}"
+        if len(row) == len(header):
+            records.append(Record(where, dict(zip(header, row, strict=True)), number))
+        else:
+            records.append(Skipped(where, f"{len(row)} cells, the header has {len(header)}"))
     return records
 
 
-def read_parquet(files: Sequence[Path]) -> list[Record]:
-    """The rows of parquet files of a dataset, in the order of the files.
+def read_parquet(files: Sequence[Path]) -> Records:
+    """The rows of a dataset's parquet files, in the order of the files.
 
     Raises:
+        EvalDataError: a file that is not parquet, or none.
         ModuleNotFoundError: pyarrow is not installed.
     """
+    if not files:
+        raise EvalDataError("no parquet files in the folder")
     try:
+        import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{files[0]} needs pyarrow: pip install 'owl2[eval]'") from error
-    records = []
+    records: Records = []
     for file in files:
-        rows = parquet.read_table(file).to_pylist()
-        records += [Record(f"{file}: row {number}", row) for number, row in enumerate(rows, start=1)]
+        try:
+            rows = parquet.read_table(file).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise EvalDataError(f"{file}: not a parquet file ({error}); download it again") from error
+        for number, row in enumerate(rows, start=1):
+            records.append(Record(f"{file}: row {number}", row, len(records)))
     return records
 
 
-def official(found: Mapping[str, Path], files: Sequence[DataFile], path: str) -> list[Path]:
-    """Of what `Task.find` found: the file called `path`, then those that may stand instead of it."""
+def official(found: Mapping[str, Path], files: Sequence[DataFile], path: str) -> Path:
+    """Of the files that `Task.find` found, the one called `path`, or the first that replaces it."""
     names = [file.path for file in files if path in (file.path, file.instead_of)]
-    return [found[name] for name in names if name in found]
-
-
-def folder_images(task: str, data: Path, folder: str, names: Iterable[str]) -> dict[str, StoredImage]:
-    """Images of a folder by name, all of which must be there.
-
-    Raises:
-        DataMissing: there is no such folder.
-        EvalDataError: some of the files are not there; says how many.
-    """
-    if not (data / folder).is_dir():
-        raise DataMissing(task, [folder])
-    wanted = list(dict.fromkeys(names))
-    missing = [name for name in wanted if not (data / folder / name).is_file()]
-    if missing:
-        raise EvalDataError(
-            f"{task}: {len(missing)} of {len(wanted)} images are not in {data / folder}, the first is "
-            f"{missing[0]}; unpack the whole download there"
-        )
-    return {name: StoredImage(f"{folder}/{name}", (data / folder / name).read_bytes) for name in wanted}
-
-
-def base64_image(name: str, text: str) -> StoredImage:
-    """An image that is in the table itself."""
-
-    def read() -> bytes:
-        try:
-            return base64.b64decode(text, validate=True)
-        except binascii.Error as error:
-            raise ImageError(f"not base64: {error}") from error
-
-    return StoredImage(name, read)
-
-
-def parquet_image(record: Record, column: str) -> StoredImage:
-    """An image in a parquet file, in the layout of `datasets`: `{"bytes": ..., "path": ...}`."""
-    cell = record[column]
-    content = cell.get("bytes") if isinstance(cell, dict) else None
-    if not isinstance(content, bytes):
-        raise record.error(f"{column} has no bytes")
-    return StoredImage(f"{record.where} {cell.get('path') or column}", lambda: content)
+    return next(found[name] for name in names if name in found)
 
 
 def fingerprint(text: str) -> str:
-    """A short name for a long text, as for the cluster of the questions on one passage."""
-    return hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
+    """A short name for a long text, such as the passage that several questions share."""
+    return hashlib.blake2s(text.encode(errors="replace"), digest_size=6).hexdigest()
 
 
-def _parse_json(text: str, where: str) -> Any:
+def _parse(text: str, file: Path) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise EvalDataError(f"{where}: not JSON ({error})") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise EvalDataError(f"{file}: not JSON ({error}); download it again") from error
+
+
+def _read_lines(text: str, file: Path) -> Records:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    records: Records = []
+    for count, (number, line) in enumerate(lines):
+        where = f"{file}: line {number}"
+        try:
+            records.append(Record(where, parse_object(line, where), count))
+        except JsonlError as error:
+            records.append(Skipped(where, str(error).removeprefix(f"{where}: ")))
+    if records and all(isinstance(record, Skipped) for record in records):
+        raise EvalDataError(f"{file}: neither a JSON array nor JSON lines; the first: {records[0]}")
+    return records
+
+
+def _record(where: str, row: Any, number: int) -> Record | Skipped:
+    if isinstance(row, dict):
+        return Record(where, row, number)
+    return Skipped(where, f"{type(row).__name__}, expected an object")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -15,7 +15,13 @@ from typing import Any
 
 from owl2.errors import Owl2Error
 from owl2.eval.answers.grades import checked_row, grades_path
-from owl2.eval.engines.chat_client import ChatClient, Completion, EndpointError, NoAnswerError
+from owl2.eval.engines.chat_client import (
+    ChatClient,
+    Completion,
+    EndpointError,
+    NoAnswerError,
+    UnreadableError,
+)
 from owl2.eval.hashing import short_hash
 from owl2.eval.judge.prompts import JUDGES
 from owl2.eval.task import Answer, Task
@@ -135,6 +141,8 @@ class Grading:
                 completion = client.complete(messages, **settings)
             except NoAnswerError as error:  # refused, or a reply without text: this grade only
                 reason = str(error)
+                if isinstance(error, UnreadableError):
+                    break
                 continue
             grade = self.judge.read(completion.text)
             if grade is not None:

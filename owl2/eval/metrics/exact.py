@@ -54,17 +54,17 @@ def plain_phrase(text: str) -> str:
 
 def bbh_choice(output: str) -> str | None:
     """BBH with options: after "answer is ", the first letter in parentheses, else the first capital."""
-    said = _after_answer_is(output)
+    said = after_answer_is(output)
     found = re.search(r"\(([A-Z])", said) or re.search(r"([A-Z])", said)
     return found[1] if found else None
 
 
 def bbh_free_form(output: str) -> str:
     """BBH without options: the line after "answer is " without its period; to be compared with the target."""
-    return _after_answer_is(output).split("\n")[0].removesuffix(".")
+    return after_answer_is(output).split("\n")[0].removesuffix(".")
 
 
-def _after_answer_is(output: str) -> str:
-    """What stands behind the first "answer is ", up to the next; everything if there is none."""
+def after_answer_is(output: str) -> str:
+    """The text between the first "answer is " and the next; everything if there is none."""
     parts = output.split("answer is ")
     return parts[1].strip() if len(parts) > 1 else output

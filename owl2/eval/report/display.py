@@ -142,9 +142,9 @@ def print_files(tasks: Sequence[Task], data: Path) -> None:
 
 def _presence(task: Task, file: DataFile, data: Path) -> str:
     """Whether a file is there, or another one in its place."""
-    if (data / file.path).exists():
+    if file.locate(data):
         return "present"
-    if any(other.instead_of == file.path and (data / other.path).exists() for other in task.files):
+    if any(other.instead_of == file.path and other.locate(data) for other in task.files):
         return "replaced"
     return "missing" if file.is_required else "optional"
 

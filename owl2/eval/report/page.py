@@ -20,15 +20,11 @@ MAX_IMAGES = 4
 MAX_CHARACTERS = 1200
 
 
-def report_page(
-    runs: Sequence[Run],
-    rows: Sequence[Row],
-    num_failures: int,
-) -> str:
+def report_page(runs: Sequence[Run], rows: Sequence[Row], num_failures: int) -> str:
     """The whole document.
 
     Args:
-        num_failures: wrong answers shown per task, the worst first.
+        num_failures: wrong answers shown for each task, the worst first.
     """
     results = [(run, result) for run in runs for result in run.results]
     has_several = len(runs) > 1
@@ -67,25 +63,25 @@ def report_page(
 def _radar(rows: Sequence[Row]) -> dict[str, Any] | None:
     """The drawing and its legend; None if too few figures are in every run."""
     by_run: dict[str, dict[str, float]] = {}
-    names: dict[str, str] = {}
+    titles: dict[str, str] = {}
     marks: dict[str, str] = {}
     for row in rows:
         if row.is_main and row.paper and row.paper.value:
             # If two tasks have the same figure of the paper, the chart shows the first.
-            values = by_run.setdefault(row.run, {})
-            values.setdefault(row.score.paper_id, 100 * row.score.value / row.paper.value)
-            names.setdefault(row.score.paper_id, row.title)
-            marks[row.score.paper_id] = marks.get(row.score.paper_id, "") + row.marks
+            key = row.score.paper_id
+            by_run.setdefault(row.run, {}).setdefault(key, 100 * row.score.value / row.paper.value)
+            titles.setdefault(key, row.title)
+            marks[key] = marks.get(key, "") + row.marks
     shared = [key for key in next(iter(by_run.values()), {}) if all(key in v for v in by_run.values())]
     if len(shared) < FEWEST_AXES:
         return None
-    titles = [
-        title + "".join(f" ({mark})" for mark in MARKS if mark in marks[key])
-        for key, title in zip(shared, _short([names[key] for key in shared]), strict=True)
+    names = [
+        name + "".join(f" ({mark})" for mark in MARKS if mark in marks[key])
+        for key, name in zip(shared, _short([titles[key] for key in shared]), strict=True)
     ]
     percents = {run: [values[key] for key in shared] for run, values in by_run.items()}
     try:
-        drawing, narrow = radar(titles, percents), radar(titles, percents, width=4.4)
+        drawing, narrow = radar(names, percents), radar(names, percents, width=4.4)
     except DrawingError as error:
         return {"error": str(error)}
     return {
@@ -145,7 +141,7 @@ def _images(item: Item) -> tuple[list[tuple[str, str]], str]:
             small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
             shown.append((image.name, jpeg(small, quality=80)))
     except Exception as error:  # libraries for images and videos raise what they like
-        return [], str(error)
+        return [], str(error) or type(error).__name__
     return shown, ""
 
 

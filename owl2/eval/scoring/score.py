@@ -153,7 +153,12 @@ def join_answers(
     answered = ((item, predictions.by_id[item.id]) for item in items if item.id in predictions.by_id)
     graded = grades.by_id if grades else {}
     return [
-        Answer(item, row.output, None if row.error else task.parse(item, row.output), graded.get(item.id))
+        Answer(
+            item,
+            row.output,
+            None if row.error else task.parse_answer(predictions.config.template, item, row.output),
+            graded.get(item.id),
+        )
         for item, row in answered
     ]
 

@@ -1,24 +1,24 @@
 """AGIEval: 21 sets of questions from admission and qualification exams, Chinese and English (Table 3).
 
-Version 1 of the data, prompts and readings of OpenCompass's agieval_gen_397d81 (late 2023): one option is the
-first capital letter, several (`jec-qa`, and `gaokao-physics` as later versions have it) the first run of
-letters, a gap is compared as mathematics. The figure is the mean over sets. `agieval_ppl` ranks "The answer
-is A" and so on where one option is right (agieval_mixed_2f14ad) and generates the rest like `agieval`; the
-LLaMA-2-7B of Table 3 (21.8) is probably that. Not verified: that all labels of several options are in order.
+Version 1 of the data; prompts and readings of OpenCompass, which the paper names. On the paper's date these
+are agieval_gen_64afd3: one option is read by `first_option` over A to E, several (`gaokao-physics`, `jec-qa`)
+as the first run of letters, and a gap is compared as mathematics. The figure is the mean over sets.
+`agieval_ppl` ranks "The answer is A" and so on where one option is right (agieval_mixed_2f14ad) and generates
+the rest; the LLaMA-2-7B of Table 3 (21.8) is probably that.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import Record, fingerprint, read_jsonl
-from owl2.eval.metrics.choice import first_capital
+from owl2.eval.formats.records import Record, fingerprint, read_records, usable
+from owl2.eval.metrics.choice import first_capital, first_option
 from owl2.eval.metrics.math_answer import find_math_answer, math_equal
 from owl2.eval.scoring.averages import is_right, mean, mean_by_group, mean_of_groups
-from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
-from owl2.eval.tasks.prompts import turn
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import opencompass, turn
 from owl2.eval.tasks.ranked import Ranked
 from owl2.processor.template import Message
 
@@ -47,12 +47,12 @@ INSTRUCTIONS = {
     "gaokao-mathcloze": "以下是一道中国高考数学填空题，请填入正确的答案。",
     "math": _LETTER.format("Math"),
 }
-"""The 21 sets; "select" for `math`, which has no options, is OpenCompass's."""
+"""The 21 sets. OpenCompass says "select" also for `math`, which has no options."""
 SEVERAL = ("gaokao-physics", "jec-qa-kd", "jec-qa-ca")
 GAPS = ("gaokao-mathcloze", "math")
 FIVE_OPTIONS = ("lsat-ar", "lsat-lr", "lsat-rc", "aqua-rat")
-ENGLISH_OPENING = ("jec-qa-kd", "jec-qa-ca")
-"""Chinese sets whose answer OpenCompass opens in English."""
+JEC = ("jec-qa-kd", "jec-qa-ca")
+"""Chinese sets whose answer OpenCompass began in English until May 2024."""
 FOLDER = "AGIEval/data/v1"
 SOURCE = "https://github.com/ruixiangcui/AGIEval, data/v1"
 
@@ -61,16 +61,46 @@ def is_chinese(exam: str) -> bool:
     return exam.startswith(("gaokao", "jec")) or exam == "logiqa-zh"
 
 
-def opened(item: Item) -> list[Message]:
-    """agieval_gen_397d81: instruction, passage and question, options, the opening of the answer."""
+def begun(item: Item, english: Sequence[str] = JEC) -> list[Message]:
+    """agieval_gen_64afd3: instruction, passage and question, options, the beginning of the answer."""
     exam = item.category["exam"]
-    opening = "答案是： " if is_chinese(exam) and exam not in ENGLISH_OPENING else "The answer is "
-    return turn(item, f"{_asked(item)}\n{opening}")
+    beginning = "答案是： " if is_chinese(exam) and exam not in english else "The answer is "
+    return turn(item, f"{_asked(item)}\n{beginning}")
 
 
-def ranked_or_opened(item: Item) -> list[Message]:
-    """agieval_mixed_2f14ad: where options are ranked, their texts have the opening."""
-    return turn(item, _asked(item)) if item.choices else opened(item)
+def begun_in_chinese(item: Item) -> list[Message]:
+    """agieval_gen_617738: all Chinese sets begin in Chinese."""
+    return begun(item, english=())
+
+
+def ranked_or_begun(item: Item) -> list[Message]:
+    """agieval_mixed_2f14ad: ranked texts have the beginning of the answer; no line break before gaps."""
+    exam = item.category["exam"]
+    if exam in GAPS:
+        return turn(item, f"{_asked(item)}{_beginning(exam)}")
+    return turn(item, _asked(item)) if item.choices else begun(item)
+
+
+def by_first_capital(item: Item, output: str) -> str | None:
+    """agieval_gen_397d81 (until August 2023), except that `gaokao-physics` had one option there."""
+    return _several_or_gap(item, output) if _is_free(item) else first_capital(output)
+
+
+def _is_free(item: Item) -> bool:
+    """Whether the answer is no single letter."""
+    return item.category["exam"] in (*SEVERAL, *GAPS)
+
+
+def _several_or_gap(item: Item, output: str) -> str | None:
+    if item.category["exam"] in GAPS:
+        return find_math_answer(output)
+    letters = re.search("[A-D]+", output)
+    return letters[0] if letters else None
+
+
+def _beginning(exam: str) -> str:
+    """What comes before the answer in agieval_mixed_2f14ad."""
+    return "答案是：" if is_chinese(exam) else "The answer is "
 
 
 def _asked(item: Item) -> str:
@@ -84,28 +114,28 @@ class AgiEval(Task):
     title = "AGIEval"
     files = (DataFile(FOLDER, SOURCE, "MIT"),)
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("OpenCompass, agieval_gen_397d81.py; named by the paper", opened)
+        **opencompass("agieval_gen_64afd3", begun),
+        "opencompass-2023-07-05": Template("OpenCompass, agieval_gen_397d81", begun, parse=by_first_capital),
+        "opencompass-2024-05-06": Template("OpenCompass, agieval_gen_617738", begun_in_chinese),
     }
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "opencompass-2023-07-05"}
     decoding = Decoding(max_new_tokens=1024)
-    expected = (8267,)
+    expected = (8269,)
+    defects = (
+        "jec-qa-kd: line 212 has neither label nor answer and is skipped; OpenCompass counts it as wrong",
+        "gaokao-mathqa: 7 labels have several letters, where only one can be read: always wrong, as in "
+        "OpenCompass",
+    )
 
-    def items(self, data: Path) -> list[Item]:
-        self.find(data)
-        items = []
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
+        folder = self.find(data)[FOLDER]
         for exam in INSTRUCTIONS:
-            file = data / FOLDER / f"{exam}.jsonl"
+            file = folder / f"{exam}.jsonl"
             if file.is_file():
-                items += [_item(exam, number, record) for number, record in enumerate(read_jsonl(file))]
-        return checked(self.name, items)
+                yield from usable(read_records(file), partial(_item, exam))
 
     def parse(self, item: Item, output: str) -> str | None:
-        exam = item.category["exam"]
-        if exam in GAPS:
-            return find_math_answer(output)
-        if exam in SEVERAL:
-            letters = re.search("[A-D]+", output)
-            return letters[0] if letters else None
-        return first_capital(output)
+        return _several_or_gap(item, output) if _is_free(item) else first_option(output, "ABCDE")
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         right = [float(_is_right(answer)) for answer in answers]
@@ -120,13 +150,12 @@ class AgiEval(Task):
 class AgiEvalPpl(Ranked, AgiEval):
     name = "agieval_ppl"
     title = "AGIEval (likeliest option)"
-    templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("OpenCompass, agieval_mixed_2f14ad.py; named by the paper", ranked_or_opened)
-    }
+    templates: ClassVar[dict[str, Template]] = opencompass("agieval_mixed_2f14ad", ranked_or_begun)
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
     decoding = AgiEval.decoding
 
     def parse(self, item: Item, output: str) -> str | None:
-        return super().parse(item, output) if item.choices else AgiEval.parse(self, item, output)
+        return _several_or_gap(item, output) if _is_free(item) else super().parse(item, output)
 
 
 def _is_right(answer: Answer) -> bool:
@@ -135,22 +164,24 @@ def _is_right(answer: Answer) -> bool:
     return is_right(answer)
 
 
-def _item(exam: str, number: int, record: Record) -> Item:
+def _item(exam: str, record: Record) -> Item:
     options: Any = record["options"] or []
     label: Any = record["label"] or record.get("answer")
-    if not isinstance(options, list) or not label:
-        raise record.error(f"options {options!r:.60} and label {label!r:.20}; expected a list and a label")
+    if not isinstance(options, list):
+        record.fail(f"options is {options!r:.60}, expected a list")
+    if not label:
+        record.fail("neither label nor answer")
     letters = "".join(sorted(map(str, label))) if exam in SEVERAL else str(label)
     count = 5 if exam in FIVE_OPTIONS else 4
-    opening = "答案是：" if is_chinese(exam) else "The answer is "
     is_single = exam not in (*SEVERAL, *GAPS)
+    passage = record.text("passage") if record["passage"] else ""
     return Item(
-        id=f"{exam}/{number}",
-        question=(record["passage"] or "") + record.text("question"),
-        choices={letter: f"{opening}{letter}" for letter in "ABCDE"[:count]} if is_single else {},
+        id=f"{exam}/{record.number}",
+        question=passage + record.text("question"),
+        choices={letter: f"{_beginning(exam)}{letter}" for letter in "ABCDE"[:count]} if is_single else {},
         references=(letters,),
         category={"exam": exam},
-        # Questions on one passage stand or fall together.
-        cluster=fingerprint(record["passage"]) if record["passage"] else "",
-        extra={"options": "\n".join(options)},
+        # Questions on one passage are resampled together.
+        cluster=fingerprint(passage) if passage else "",
+        extra={"options": "\n".join(map(str, options))},
     )

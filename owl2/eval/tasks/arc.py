@@ -1,30 +1,30 @@
 """ARC, challenge and easy: science questions of grades 3 to 9 (Table 3).
 
-Table 16 says test; OpenCompass, which the paper names, has the dev split by default, so both are asked if
-both are there, and each figure says which it is. OpenCompass leaves out the few questions with three or five
-options; here they are asked, and counted only in "all questions". Official labels may be 1 to 4, shown are
-letters. `arc_c_ppl` and `arc_e_ppl` compare the likelihoods of the options' texts. The paper's row could be
-of either mode and split.
+Table 16 says test; OpenCompass, which the paper names, has the dev split by default. Both are asked if both
+are there, and each figure says which it is. OpenCompass leaves out the few questions with three or five
+options; here they are asked, and counted only in "all questions". Official labels may be 1 to 4; letters are
+shown instead. `arc_c_ppl` and `arc_e_ppl` compare the likelihoods of the options' texts. The paper's row
+could be of either mode and split.
 """
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import Record, official, read_jsonl
+from owl2.eval.formats.records import Record, official, read_records, usable
 from owl2.eval.metrics.choice import first_option
 from owl2.eval.scoring.averages import is_right, mean
-from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
-from owl2.eval.tasks.prompts import options, turn
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import opencompass, options, turn
 from owl2.eval.tasks.ranked import Ranked
 from owl2.processor.template import Message
 
 SOURCE = "https://s3-us-west-2.amazonaws.com/ai2-website/data/ARC-V1-Feb2018.zip"
 LICENCE = "CC BY-SA 4.0"
 NUM_OPTIONS = 4
-"""Of the questions OpenCompass counts."""
+"""Options of the questions that OpenCompass counts."""
 
 
 def letters(item: Item) -> list[Message]:
@@ -57,18 +57,16 @@ def arc_files(official_name: str, opencompass_name: str) -> tuple[DataFile, ...]
 
 class _Arc(Task):
     paper_id: ClassVar[str]
-    templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("OpenCompass, ARC_*_gen_1e0de5.py; named by the paper", letters)
-    }
+    templates: ClassVar[dict[str, Template]] = opencompass("ARC_c_gen_1e0de5 and ARC_e_gen_1e0de5", letters)
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
     decoding = Decoding(max_new_tokens=32)
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
-        items = []
-        for split, file in (("test", self.files[0]), ("dev", self.files[2])):
-            for place in official(found, self.files, file.path)[:1]:
-                items += [_item(split, record) for record in read_jsonl(place)]
-        return checked(self.name, items)
+        for split, (first, second) in (("test", self.files[:2]), ("dev", self.files[2:])):
+            if first.path in found or second.path in found:
+                records = read_records(official(found, self.files, first.path))
+                yield from usable(records, partial(_item, split))
 
     def parse(self, item: Item, output: str) -> str | None:
         return first_option(output, "".join(item.choices))
@@ -87,9 +85,7 @@ class _Arc(Task):
 
 
 class _ArcPpl(Ranked, _Arc):
-    templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("OpenCompass, ARC_*_ppl_a450bd.py; named by the paper", texts)
-    }
+    templates: ClassVar[dict[str, Template]] = opencompass("ARC_c_ppl_a450bd and ARC_e_ppl_a450bd", texts)
 
 
 @task
@@ -123,16 +119,16 @@ class ArcEasyPpl(_ArcPpl, ArcEasy):
 
 
 def _item(split: str, record: Record) -> Item:
-    question = record["question"]
-    rows = question.get("choices") if isinstance(question, dict) else None
+    question = record.inner("question", record["question"])
+    rows = question["choices"]
     if not isinstance(rows, list) or not 2 <= len(rows) <= len(string.ascii_uppercase):
-        raise record.error(f"question is {question!r:.60}, expected a stem and choices")
-    choices = [Record(record.where, row) for row in rows]
+        record.fail(f"choices is {rows!r:.60}, expected a list of at least two")
+    choices = [question.inner("choices", row) for row in rows]
     labels = [choice.text("label") for choice in choices]
     right = labels.index(record.one_of("answerKey", labels))
     return Item(
-        id=f"{split}/{record['id']}",
-        question=Record(record.where, question).text("stem"),
+        id=f"{split}/{record.id('id')}",
+        question=question.text("stem"),
         choices={
             letter: choice.text("text")
             for letter, choice in zip(string.ascii_uppercase, choices, strict=False)

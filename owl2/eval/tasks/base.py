@@ -1,10 +1,11 @@
-"""Benchmarks that are asked and scored alike: open questions on images, captions, questions on clips.
+"""Base tasks: open questions on images, captions, open questions on clips.
 
-A task of a family has its files and its reader; the family has the authors' decoding, the reading of the
-answer (the words as they are, as all three of the authors' scripts do) and the figures.
+A benchmark of one of these kinds adds its files and its reader. The base has the prompts and decoding of the
+authors' scripts, the reading of the answer (the words as they are, as in all of the authors' scripts) and the
+figures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from owl2.eval.metrics.cider import cider_d
@@ -12,26 +13,20 @@ from owl2.eval.metrics.exact import ExactVariant, exact_match
 from owl2.eval.metrics.vqa import Variant, vqa_accuracy
 from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.task import Answer, Decoding, Item, Score, Task, Template
-from owl2.eval.tasks.prompts import by_analogy, caption, published, short_answer, short_answer_below
+from owl2.eval.tasks.prompts import (
+    CAPTIONS,
+    SHORT_ANSWER,
+    VQA,
+    by_analogy,
+    caption,
+    short_answer_below,
+)
 
-SHORT_ANSWER = Decoding(max_new_tokens=10, min_new_tokens=1)
-SHORT_ANSWER_TEMPLATES = {
-    "owl2-paper": published(short_answer, "evaluate_vqa.py"),
+LLAVA_SHORT_ANSWER = {
     "llava15": Template("LLaVA-1.5, also MMMU-Benchmark/MMMU issue 1 by the authors", short_answer_below),
     "lmms-eval": Template("lmms-eval 0.7.2", short_answer_below),
 }
-UNPUBLISHED_SHORT_ANSWER_TEMPLATES = {
-    **SHORT_ANSWER_TEMPLATES,
-    "owl2-paper": by_analogy(short_answer, "evaluate_vqa.py"),
-}
-VIDEO_TEMPLATES = {
-    "owl2-paper": by_analogy(short_answer, "evaluate_vqa.py"),
-    "owl2-newline": Template("the authors' advice for short answers (MMMU issue 1)", short_answer_below),
-}
-CAPTION_TEMPLATES = {
-    "owl2-paper": published(caption, "evaluate_caption.py"),
-    "lmms-eval": Template("lmms-eval 0.7.2", caption),
-}
+UNPUBLISHED_VQA = {**by_analogy(VQA, "by analogy with evaluate_vqa.py"), **LLAVA_SHORT_ANSWER}
 
 
 class WordsTask(Task):
@@ -44,10 +39,10 @@ class WordsTask(Task):
 class VqaTask(WordsTask):
     """Open questions with ten people's answers."""
 
-    templates = SHORT_ANSWER_TEMPLATES
+    templates: ClassVar[Mapping[str, Template]] = {**VQA, **LLAVA_SHORT_ANSWER}
     decoding = SHORT_ANSWER
     variants: ClassVar[tuple[Variant, ...]] = ("lavis", "official", "evalai")
-    """The first is the one that stands beside the paper's figure; the authors' script is LAVIS's variant."""
+    """The first is compared with the paper's figure; the authors' script has LAVIS's variant."""
     paper_id: ClassVar[str]
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
@@ -72,7 +67,10 @@ class VqaTask(WordsTask):
 class CaptionTask(WordsTask):
     """One sentence an image, compared with several by people."""
 
-    # The authors generate with length_penalty 0, which changes nothing without beams.
+    templates: ClassVar[Mapping[str, Template]] = {
+        **CAPTIONS,
+        "lmms-eval": Template("lmms-eval 0.7.2", caption),
+    }
     decoding = Decoding(max_new_tokens=60, min_new_tokens=8)
     paper_id: ClassVar[str]
 
@@ -86,15 +84,18 @@ class CaptionTask(WordsTask):
 class VideoQaTask(WordsTask):
     """Open questions on clips with one right word.
 
-    The prompt was never published, nor how many frames the authors showed, nor how a match is decided. Theirs
-    before was mPLUG-2's: the right word, in lower case. `GPT` figures need a judge's grades.
+    The authors published neither the prompt nor the number of frames nor how a match is decided. Their
+    mPLUG-2 compared with the right word, in lower case. `GPT` figures need a judge's grades.
     """
 
-    templates = VIDEO_TEMPLATES
+    templates: ClassVar[Mapping[str, Template]] = {
+        **by_analogy(VQA, "by analogy with evaluate_vqa.py"),
+        "owl2-newline": Template("the authors' advice for short answers (MMMU issue 1)", short_answer_below),
+    }
     decoding = SHORT_ANSWER
     judge = "video_chatgpt"
     paper_ids: ClassVar[tuple[str, str, str]]
-    """Of exact match, the judge's accuracy and its score."""
+    """Rows of exact match, the judge's accuracy and the judge's score."""
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """Exact match by variant, then the judge's figures over the graded answers, then by category."""

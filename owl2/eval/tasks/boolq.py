@@ -1,20 +1,19 @@
 """BoolQ: yes-or-no questions about a passage (Figure 3).
 
 As OpenCompass: two options, read as the first capital letter. The layouts of SuperGLUE (`label`), of the
-first release (`answer`) and of OpenCompass (`label` as text) are read. `boolq_ppl` compares "Answer: Yes"
-with "Answer: No"; there OpenCompass cuts the title off the passage. The paper states neither split nor mode.
+first release (`answer`) and of OpenCompass (`label` as text) are read. `boolq_ppl` compares the likelihoods
+of "Yes" and "No". The paper states neither split nor mode.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import Record, fingerprint, official, read_jsonl
+from owl2.eval.formats.records import Record, fingerprint, official, read_records, usable
 from owl2.eval.metrics.choice import first_capital
 from owl2.eval.scoring.averages import is_right, mean
-from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
-from owl2.eval.tasks.prompts import turn
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import opencompass, turn
 from owl2.eval.tasks.ranked import Ranked
 from owl2.processor.template import Message
 
@@ -29,11 +28,21 @@ def letters(item: Item) -> list[Message]:
     return turn(item, f"{item.extra['passage']}\nQuestion: {item.question}\nA. Yes\nB. No\nAnswer:")
 
 
+def with_title(item: Item) -> list[Message]:
+    """SuperGLUE_BoolQ_ppl_314b96: passage as it is, a question mark."""
+    return turn(item, f"{item.extra['passage']}\nQuestion: {item.question}?")
+
+
 def without_title(item: Item) -> list[Message]:
     """SuperGLUE_BoolQ_ppl_314797: no title, a capital letter, a question mark."""
     passage: str = item.extra["passage"]
     body = passage.partition(TITLE_END)[2] if TITLE_END in passage else passage
     return turn(item, f"Passage: {body}\nQuestion: {item.question[:1].upper()}{item.question[1:]}?")
+
+
+def answer_yes_or_no(item: Item) -> Mapping[str, str]:
+    """The texts that SuperGLUE_BoolQ_ppl_314797 compares."""
+    return {letter: f"Answer: {text}" for letter, text in item.choices.items()}
 
 
 @task
@@ -50,15 +59,13 @@ class BoolQ(Task):
             instead_of=FILE,
         ),
     )
-    templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("OpenCompass, SuperGLUE_BoolQ_gen_883d50.py; the paper names it", letters)
-    }
+    templates: ClassVar[dict[str, Template]] = opencompass("SuperGLUE_BoolQ_gen_883d50", letters)
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
     decoding = Decoding(max_new_tokens=32)
     expected = (3270,)
 
-    def items(self, data: Path) -> list[Item]:
-        file = official(self.find(data), self.files, FILE)[0]
-        return checked(self.name, [_item(n, record) for n, record in enumerate(read_jsonl(file))])
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
+        yield from usable(read_records(official(self.find(data), self.files, FILE)), _item)
 
     def parse(self, item: Item, output: str) -> str | None:
         return first_capital(output)
@@ -73,20 +80,24 @@ class BoolQPpl(Ranked, BoolQ):
     name = "boolq_ppl"
     title = "BoolQ (likeliest answer)"
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template(
-            "OpenCompass, SuperGLUE_BoolQ_ppl_314797.py; the paper names it", without_title
-        )
+        **opencompass("SuperGLUE_BoolQ_ppl_314b96", with_title),
+        "opencompass-llama": Template(
+            "OpenCompass, SuperGLUE_BoolQ_ppl_314797, in its collection for LLaMA since 11 August 2023",
+            without_title,
+            choices=answer_yes_or_no,
+        ),
     }
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "opencompass-llama"}
 
 
-def _item(number: int, record: Record) -> Item:
+def _item(record: Record) -> Item:
     value = record["label"] if "label" in record.fields else record["answer"]
     if str(value).lower() not in LETTERS:
-        raise record.error(f"the label is {value!r:.40}, not true or false")
+        record.fail(f"the label is {value!r:.40}, not true or false")
     return Item(
-        id=str(number),
+        id=str(record.number),
         question=record.text("question"),
-        choices={"A": "Answer: Yes", "B": "Answer: No"},
+        choices={"A": "Yes", "B": "No"},
         references=(LETTERS[str(value).lower()],),
         cluster=fingerprint(record.text("passage")),
         extra={"passage": record["passage"]},

@@ -1,20 +1,21 @@
 """GQA: compositional questions on scenes, made from scene graphs, with one right word (Hudson, Manning 2019).
 
 Table 16 says test-balanced; its answers are secret, and public practice, which the paper's figure fits, is
-testdev_balanced (12,578 questions). Official layout is an object of questions by id; Qwen's lines are taken,
-too. The authors published neither prompt nor matching: the prompt is that of their VQA script, matching is
-LLaVA's (lower case, no period at the end); the very string and Qwen's reading stand below it.
+testdev_balanced (12,578 questions). The official layout is an object of questions by id; Qwen's lines are
+read, too. The authors published neither prompt nor matching: the prompt is that of their VQA script, matching
+is LLaVA's (lower case, no period at the end); figures by the exact string and by Qwen's reading follow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from owl2.eval.formats.annotations import Question, checked, read_rows, text_of
-from owl2.eval.formats.records import Record, folder_images, official
+from owl2.eval.formats.media import MediaFolder
+from owl2.eval.formats.records import Record, Records, official, read_any, usable
 from owl2.eval.metrics.gqa import GqaVariant, gqa_match
 from owl2.eval.scoring.averages import mean, mean_by_group
-from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, task
-from owl2.eval.tasks.base import SHORT_ANSWER, UNPUBLISHED_SHORT_ANSWER_TEMPLATES, WordsTask
+from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, task
+from owl2.eval.tasks.base import UNPUBLISHED_VQA, WordsTask
+from owl2.eval.tasks.prompts import SHORT_ANSWER
 
 SOURCE = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
 LICENCE = "CC BY 4.0"
@@ -37,26 +38,30 @@ class Gqa(WordsTask):
         ),
         DataFile("gqa/images", SOURCE, LICENCE),
     )
-    templates = UNPUBLISHED_SHORT_ANSWER_TEMPLATES
+    templates = UNPUBLISHED_VQA
     decoding = SHORT_ANSWER
     expected = (12_578,)
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
-        questions = _read(official(found, self.files, "gqa/testdev_balanced_questions.json")[0])
-        images = folder_images(self.name, data, "gqa/images", [question.file for question in questions])
-        items = [
-            Item(
-                id=question.id,
-                question=question.text,
-                images=(images[question.file],),
-                references=(question.source.text("answer"),),
-                category=_types(question.source),
-                cluster=question.file,
+        images = MediaFolder(self.name, data, "gqa/images")
+
+        def make(row: Record) -> Item:
+            name = (
+                PurePosixPath(row.text("image")).name
+                if "image" in row.fields
+                else f"{row.text('imageId')}.jpg"
             )
-            for question in questions
-        ]
-        return checked(self.name, items)
+            return Item(
+                id=row.id("question_id"),
+                question=row.text("question"),
+                images=(images.image(row, name),),
+                references=(row.text("answer"),),
+                category=_types(row),
+                cluster=name,
+            )
+
+        yield from usable(_read(official(found, self.files, "gqa/testdev_balanced_questions.json")), make)
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """Exact match as LLaVA decides it, then as others do, then by structural and semantic type."""
@@ -71,26 +76,23 @@ class Gqa(WordsTask):
         return scores
 
 
-def _read(file: Path) -> list[Question]:
-    content = read_rows(file)
-    if isinstance(content, list):
-        return [
-            Question(
-                text_of(row, "question_id"), row.text("question"), PurePosixPath(row.text("image")).name, row
-            )
-            for row in content
-        ]
-    questions = []
-    for key, fields in content.items():
-        if not isinstance(fields, dict):
-            raise EvalDataError(f"{file}: {key} is {fields!r:.60}, expected a question by its id")
-        row = Record(f"{file}: question {key}", fields)
-        questions.append(Question(key, row.text("question"), f"{row.text('imageId')}.jpg", row))
-    return questions
+def _read(file: Path) -> Records:
+    """Qwen's lines, or the official questions with their key as `question_id`."""
+    content = read_any(file)
+    if not isinstance(content, dict):
+        return content
+    if "question_id" in content:  # one line of Qwen's
+        return [Record(f"{file}: line 1", content)]
+    return [
+        Record(f"{file}: question {key}", {**fields, "question_id": key}, number)
+        if isinstance(fields, dict)
+        else Skipped(f"{file}: question {key}", f"{type(fields).__name__}, expected an object")
+        for number, (key, fields) in enumerate(content.items())
+    ]
 
 
 def _types(row: Record) -> dict[str, str]:
-    types = row.get("types", {})
+    types = row.inner("types", row.get("types", {})).fields
     return {kind: str(types[kind]) for kind in ("structural", "semantic") if kind in types}
 
 

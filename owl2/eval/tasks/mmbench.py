@@ -1,28 +1,29 @@
-"""MMBench: multiple choice with CircularEval: right is what is right under every rotation of the options.
+"""MMBench: multiple choice with CircularEval: a question must be right under every rotation of its options.
 
 Table 2 has the test split (64.5), Table 10 the dev split by ability (65.4; its text calls it test). Two
 official tables are read: the first release's (20230712, which the authors used; its test has no answers) and
 VLMEvalKit's, where an image may be the index of the row that has it, and test has answers. Rows from index
 1,000,000 on are rotations of index modulo that. An empty cell or "nan" (what pandas writes for one) is no
-option and no hint, "None" is: some options are that word. Letters are read by `parse_choice`; the official
-fallback to a language model is not used. Not verified: the abilities' names in the table, numbers of rows.
+option and no hint; "None" is an option, as some are that word. Letters are read by `parse_choice`; the
+official fallback to a language model is not used. Not verified: abilities' names in the table, rows of test.
 """
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from owl2.data.sample import StoredImage
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import Record, base64_image, official, read_tsv
+from owl2.eval.formats.media import base64_image
+from owl2.eval.formats.records import Record, by_id, official, read_table, usable
 from owl2.eval.metrics.choice import circular_right, parse_choice
 from owl2.eval.scoring.averages import is_right, mean, mean_by_group
-from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
+from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import (
+    CHOICE,
+    CHOICE_VLMEVALKIT,
     LETTER_LLAVA,
-    VLMEVALKIT_CHOICE,
-    multiple_choice,
+    SHORT_ANSWER,
     multiple_choice_llava,
     options,
     turn,
@@ -56,28 +57,31 @@ class _MMBench(Task):
     split: ClassVar[str]
     paper_id: ClassVar[str]
     templates: ClassVar[dict[str, Template]] = {
-        # No blank behind ASSISTANT: here, other than in the authors' other scripts.
-        "owl2-paper": Template("X-PLUG/mPLUG-Owl, evaluate_mmbench.py", multiple_choice),
-        "owl2-vlmevalkit": VLMEVALKIT_CHOICE,
+        **CHOICE,
+        "owl2-vlmevalkit": CHOICE_VLMEVALKIT,
         "llava15": Template("LLaVA, model_vqa_mmbench.py", multiple_choice_llava),
         "lmms-eval": Template("lmms-eval 0.7.3, mmbench_en_dev.yaml", several_options),
     }
-    decoding = Decoding(max_new_tokens=10, min_new_tokens=1)
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
+    decoding = SHORT_ANSWER
 
-    def items(self, data: Path) -> list[Item]:
-        table = official(self.find(data), self.files, self.files[0].path)[0]
-        records = _by_index(read_tsv(table))
-        if not any(index >= ROTATION for index in records):
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
+        table = official(self.find(data), self.files, self.files[0].path)
+        records, skipped = by_id(read_table(table), "index")
+        yield from skipped
+        if not any(int(index) >= ROTATION for index in records if index.isdecimal()):
             raise EvalDataError(
                 f"{table}: no row from index {ROTATION:,} on, so no rotations for CircularEval"
             )
-        wrong = [record for record in records.values() if record.get("split", "") not in ("", self.split)]
-        if wrong:
-            raise wrong[0].error(f"split is {wrong[0]['split']}; {self.name} needs {self.split}")
-        # A question's rotations come together, so that the first so many rows are whole questions.
-        order = sorted(records, key=lambda index: (index % ROTATION, index))
-        items = [_item(records[index], _image(table.stem, records[index], records)) for index in order]
-        return checked(self.name, items)
+
+        def make(record: Record) -> Item:
+            if record.get("split", "") not in ("", self.split):
+                record.fail(f"split is {record['split']}; {self.name} needs {self.split}")
+            return _item(record, _image(table.stem, record, records))
+
+        # A question's rotations come together, so that a part of the rows is whole questions.
+        ordered = sorted(records.values(), key=_rotation)
+        yield from usable(ordered, make)
 
     def parse(self, item: Item, output: str) -> str | None:
         return parse_choice(output, item.choices)
@@ -133,24 +137,19 @@ class MMBenchDev(_MMBench):
         return dict(ABILITIES.values())
 
 
-def _by_index(records: Sequence[Record]) -> dict[int, Record]:
-    by_index: dict[int, Record] = {}
-    for record in records:
-        if not record.text("index").isdigit():
-            raise record.error(f"index is {record['index']!r:.40}, not a number")
-        index = int(record["index"])
-        if index in by_index:
-            raise record.error(f"index {index} is also that of {by_index[index].where}")
-        by_index[index] = record
-    return by_index
+def _rotation(record: Record) -> tuple[int, int]:
+    index = int(record["index"]) if record["index"].isdecimal() else 0
+    return index % ROTATION, index
 
 
 def _item(record: Record, image: StoredImage) -> Item:
+    if not record["index"].isdecimal():
+        record.fail(f"index is {record['index']!r:.40}, not a number")
     choices = {
         letter: record[letter] for letter in string.ascii_uppercase if _is_there(record.get(letter, ""))
     }
     if len(choices) < 2:
-        raise record.error(f"{len(choices)} options; a question has at least two")
+        record.fail(f"{len(choices)} options; a question has at least two")
     answer = record.get("answer", "")
     if _is_there(answer):
         record.one_of("answer", choices)
@@ -173,13 +172,11 @@ def _is_there(cell: str) -> bool:
     return cell not in ("", "nan")
 
 
-def _image(table: str, record: Record, records: Mapping[int, Record]) -> StoredImage:
+def _image(table: str, record: Record, records: Mapping[str, Record]) -> StoredImage:
     cell = record.text("image")
     if len(cell) <= LONGEST_REFERENCE:
-        owner = records.get(int(cell)) if cell.isdigit() else None
+        owner = records.get(cell)
         if owner is None or len(owner["image"]) <= LONGEST_REFERENCE:
-            raise record.error(
-                f"image is {cell!r}, which is neither base64 nor the index of a row that has one"
-            )
+            record.fail(f"image is {cell!r}, which is neither base64 nor the index of a row that has one")
         cell = owner["image"]
     return base64_image(f"{table}/{record['index']}", cell)

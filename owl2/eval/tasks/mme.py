@@ -1,25 +1,25 @@
 """MME: two yes-or-no questions an image in 14 subtasks, 10 of perception (Table 2) and 4 of cognition.
 
 A subtask scores 100 x accuracy + 100 x accuracy+ (both questions of an image right); perception is the sum
-over its ten, 2000 at most. Prompt and reading are evaluate_mme.py's: the benchmark's own "Please answer yes
-or no." is cut out (the blank before it stays), an answer is its first four characters. The release keeps
-images beside their texts or in `images` and `questions_answers_YN`, and each subtask may have either; the
-parquet files of lmms-lab/MME are read too.
+over its ten, 2000 at most. Prompt and reading are those of evaluate_mme.py: the benchmark's own "Please
+answer yes or no." is removed (the blank before it stays), and an answer is its first four characters. The
+release has images next to their texts or in `images` and `questions_answers_YN`, and subtasks differ; the
+parquet files of lmms-lab/MME are read, too.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from owl2.data.readers.shards import IMAGE_SUFFIXES
 from owl2.data.sample import StoredImage
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import official, parquet_image, read_parquet, read_text
+from owl2.eval.formats.media import parquet_image
+from owl2.eval.formats.records import Record, official, read_parquet, read_text, usable
 from owl2.eval.metrics.yes_no import mme_answer, mme_score
 from owl2.eval.scoring.averages import is_right, mean, mean_of_groups
-from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
-from owl2.eval.tasks.prompts import published, short_answer_below
+from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import SHORT_ANSWER, released, short_answer_below
 from owl2.processor.template import Message
 
 PERCEPTION = (
@@ -42,7 +42,7 @@ REQUEST = "Please answer yes or no."
 
 
 def without_request(item: Item) -> list[Message]:
-    """As evaluate_mme.py, which leaves the blank that stood before the request."""
+    """As evaluate_mme.py, which leaves the blank before the request."""
     return short_answer_below(dataclasses.replace(item, question=item.question.replace(REQUEST, "")))
 
 
@@ -70,17 +70,19 @@ class Mme(Task):
         ),
     )
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": published(without_request, "evaluate_mme.py"),
+        **released("evaluate_mme.py", without_request, SHORT_ANSWER),
         "llava15": Template("LLaVA, llava_mme.jsonl", without_request_and_blank),
         "lmms-eval": Template("lmms-eval 0.7.3, mme.yaml", without_request_and_blank),
     }
-    decoding = Decoding(max_new_tokens=10, min_new_tokens=1)
+    decoding = SHORT_ANSWER
     expected = (2374,)
 
-    def items(self, data: Path) -> list[Item]:
-        place = official(self.find(data), self.files, RELEASE)[0]
-        if place == data / PARQUET:
-            return checked(self.name, _parquet_items(sorted(place.glob("*.parquet"))))
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
+        found = self.find(data)
+        place = official(found, self.files, RELEASE)
+        if place == found.get(PARQUET):
+            yield from _parquet_items(sorted(place.glob("*.parquet")))
+            return
         # Some releases nest the subtasks once more.
         nested = place / "MME_Benchmark"
         root = nested if nested.is_dir() else place
@@ -89,13 +91,14 @@ class Mme(Task):
             raise EvalDataError(
                 f"mme: {len(missing)} of {len(KINDS)} subtasks are not in {root}: {', '.join(missing)}"
             )
-        return checked(self.name, [item for subtask in KINDS for item in _folder_items(root / subtask)])
+        for subtask in KINDS:
+            yield from _folder_items(root / subtask)
 
     def parse(self, item: Item, output: str) -> str | None:
         return mme_answer(output)
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
-        # Of a run over the first so many questions, the last image may lack its second.
+        # Of a part of the questions, or of an unusable record, an image may have one answer only.
         right = _right_by_image(answers)
         pairs = [answer for answer in answers if len(right[answer.item.cluster]) == 2]
         scores = [
@@ -110,52 +113,54 @@ class Mme(Task):
         return scores
 
 
-def _folder_items(folder: Path) -> list[Item]:
+def _folder_items(folder: Path) -> Iterator[Item | Skipped]:
     """The questions of a subtask in either layout."""
     is_split = (folder / "questions_answers_YN").is_dir()
     texts = folder / "questions_answers_YN" if is_split else folder
     # artwork keeps its images one folder deeper, in images/toy_dataset.
     found = sorted((folder / "images" if is_split else folder).rglob("*"))
     images = {path.stem: path for path in found if path.suffix.lower() in IMAGE_SUFFIXES}
-    questions = {path: read_text(path).splitlines() for path in sorted(texts.glob("*.txt"))}
-    if not questions:
+    files = [Record(str(path), {"path": path}) for path in sorted(texts.glob("*.txt"))]
+    if not files:
         raise EvalDataError(f"{folder}: no texts with questions")
-    missing = [path.stem for path in questions if path.stem not in images]
-    if missing:
-        raise EvalDataError(
-            f"{folder}: {len(missing)} of {len(questions)} texts have no image, first {missing[0]}.txt"
-        )
-    items = []
-    for path, lines in questions.items():
-        file = images[path.stem]
-        image = StoredImage(f"{folder.name}/{file.name}", file.read_bytes)
-        pairs = [tuple(line.split("\t")) for line in lines if line.strip()]
-        if len(pairs) != 2 or any(len(pair) != 2 for pair in pairs):
-            raise EvalDataError(
-                f"{path}: expected two lines of question, tab and Yes or No, found {lines!r:.100}"
-            )
-        items += [_item(str(path), folder.name, image, n, *pair) for n, pair in enumerate(pairs, start=1)]
-    return items
+
+    def pair(record: Record) -> list[Item]:
+        path: Path = record["path"]
+        if path.stem not in images:
+            record.fail(f"no image {path.stem} in {folder}", lacks_file=True)
+        image = StoredImage(f"{folder.name}/{images[path.stem].name}", images[path.stem].read_bytes)
+        try:
+            lines = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
+        except EvalDataError as error:
+            record.fail(str(error).removeprefix(f"{path}: "))
+        if len(lines) != 2 or any(len(line) != 2 for line in lines):
+            record.fail(f"expected two lines of question, tab and Yes or No, found {lines!r:.100}")
+        return [_item(record, folder.name, image, n, *line) for n, line in enumerate(lines, start=1)]
+
+    for made in usable(files, pair):
+        if isinstance(made, Skipped):
+            yield made
+        else:
+            yield from made
 
 
-def _parquet_items(files: Sequence[Path]) -> list[Item]:
+def _parquet_items(files: Sequence[Path]) -> Iterator[Item | Skipped]:
     seen: dict[str, int] = {}
-    items = []
-    for record in read_parquet(files):
-        name = Path(record.text("question_id")).name
+
+    def make(record: Record) -> Item:
         subtask = record.one_of("category", KINDS)
-        number = seen[f"{subtask}/{name}"] = seen.get(f"{subtask}/{name}", 0) + 1
-        image = dataclasses.replace(parquet_image(record, "image"), name=f"{subtask}/{name}")
-        items.append(
-            _item(record.where, subtask, image, number, record.text("question"), record.text("answer"))
-        )
-    return items
+        name = f"{subtask}/{Path(record.text('question_id')).name}"
+        number = seen[name] = seen.get(name, 0) + 1
+        image = parquet_image(record, "image", name)
+        return _item(record, subtask, image, number, record.text("question"), record.text("answer"))
+
+    return usable(read_parquet(files), make)
 
 
-def _item(where: str, subtask: str, image: StoredImage, number: int, question: str, answer: str) -> Item:
+def _item(record: Record, subtask: str, image: StoredImage, number: int, question: str, answer: str) -> Item:
     answer = answer.strip().lower()
     if answer not in ("yes", "no"):
-        raise EvalDataError(f"{where}: the answer is {answer!r}, not yes or no")
+        record.fail(f"the answer is {answer!r}, not yes or no")
     return Item(
         id=f"{image.name}/{number}",
         question=question,
@@ -185,9 +190,13 @@ def _subtask_score(answers: Sequence[Answer], subtask: str) -> Score:
 
 
 def _sum(answers: Sequence[Answer], kind: str, paper_id: str) -> Score:
-    """The sum over the subtasks of a kind, as the mean of their means times their number."""
+    """The sum over the subtasks of a kind, as the mean of their means times their number.
+
+    Over some of the subtasks only, it is not compared with the paper's.
+    """
     chosen = [answer for answer in answers if answer.item.category["kind"] == kind]
     number = len({answer.item.category["subtask"] for answer in chosen})
+    is_whole = number == sum(other == kind for other in KINDS.values())
     shares = [number * share for share in _shares(chosen)]
     return mean_of_groups(
         "subtask",
@@ -196,5 +205,5 @@ def _sum(answers: Sequence[Answer], kind: str, paper_id: str) -> Score:
         shares,
         scale=1.0,
         group=kind,
-        paper_id=paper_id,
+        paper_id=paper_id if is_whole else "",
     )

@@ -1,19 +1,19 @@
 """MMHal-Bench: 96 questions that invite hallucination, answers rated 0 to 6 by GPT-4 (Table 13).
 
-Score is the mean rating; an answer rated below 3 is a hallucination. Ratings by type use `question_type`,
+The score is the mean rating; an answer rated below 3 is a hallucination. Ratings by type use `question_type`,
 not the order of the file as the official script does. The authors published no prompt; the question alone is
-asked. The paper's rows are GPT-4's of late 2023 (the official judge is gpt-4-0314); 2.17 is 209/96 cut off.
+asked. The paper's judge is GPT-4 of late 2023 (the official one is gpt-4-0314); 2.17 is 209/96, truncated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import as_records, folder_images, read_json
+from owl2.eval.formats.media import MediaFolder
+from owl2.eval.formats.records import Record, read_records, usable
 from owl2.eval.scoring.averages import mean, mean_by_group
-from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
-from owl2.eval.tasks.prompts import bare_question
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import BLANK, bare_question
 
 TYPES = {
     "attribute": "13/156",
@@ -38,32 +38,35 @@ class MMHal(Task):
         DataFile("MMHal-Bench/images", f"{SOURCE} (or each `image_src`)", "Apache-2.0"),
     )
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("not published; the question alone", bare_question, answer_prefix=" "),
+        "owl2-2023": Template("not published; the question alone", bare_question),
+        "owl2-2024": Template("not published; the question alone", bare_question, BLANK),
         "llava15": Template("LLaVA-RLHF: the question alone", bare_question),
     }
     decoding = Decoding(max_new_tokens=512, min_new_tokens=1)
     expected = (96,)
     judge = "mmhal"
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         file = self.find(data)["MMHal-Bench/response_template.json"]
-        records = as_records(read_json(file), file)
-        names = [PurePosixPath(record.text("image_src")).name for record in records]
-        images = folder_images(self.name, data, "MMHal-Bench/images", names)
-        items = [
-            Item(
-                # One image may be asked about twice, so the place in the file belongs to the id.
-                id=f"{number}/{record['image_id']}",
+        images = MediaFolder(self.name, data, "MMHal-Bench/images")
+
+        def make(record: Record) -> Item:
+            name = PurePosixPath(record.text("image_src")).name
+            return Item(
+                # Several questions may be about one image, so the place in the file is part of the id.
+                id=f"{record.number}/{record.id('image_id')}",
                 question=record.text("question"),
-                images=(images[name],),
+                images=(images.image(record, name),),
                 references=(record.text("gt_answer"),),
-                category={"type": record.one_of("question_type", TYPES), "topic": record["question_topic"]},
-                cluster=record["image_id"],
-                extra={"image_content": tuple(record["image_content"])},
+                category={
+                    "type": record.one_of("question_type", TYPES),
+                    "topic": record.text("question_topic"),
+                },
+                cluster=record.id("image_id"),
+                extra={"image_content": record.texts("image_content") if record["image_content"] else ()},
             )
-            for number, (record, name) in enumerate(zip(records, names, strict=True))
-        ]
-        return checked(self.name, items)
+
+        yield from usable(read_records(file), make)
 
     def parse(self, item: Item, output: str) -> str | None:
         return output.strip() or None

@@ -1,19 +1,19 @@
 """MM-Vet: open questions that need several abilities at once, graded 0 to 1 by GPT-4 (Tables 2 and 11).
 
 The total is the mean grade in percent; an ability's figure is the mean over the questions that need it, so
-one question counts in several. The authors' prompt is that of their VLMEvalKit wrapper; its length penalty of
-0 means nothing to greedy decoding. The paper's 36.2 is the mean of five gradings.
+one question counts in several. The authors' prompt is that of their VLMEvalKit wrapper, which ends in a
+blank; `owl2-2023` is the same without it. The paper's 36.2 is the mean of five gradings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import Record, folder_images, read_json
+from owl2.eval.formats.media import MediaFolder
+from owl2.eval.formats.records import Record, Records, read_object, usable
 from owl2.eval.scoring.averages import mean
-from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
-from owl2.eval.tasks.prompts import bare_question, turn
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import BLANK, bare_question, turn
 from owl2.processor.template import Message
 
 ABILITIES = {
@@ -50,35 +50,39 @@ class MMVet(Task):
         DataFile("mm-vet/images", SOURCE),
     )
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("VLMEvalKit, vlm/mplug_owl2.py (by the authors)", directly, answer_prefix=" "),
+        "owl2-2023": Template("not published; owl2-2024 with the ending of 2023", directly),
+        "owl2-2024": Template("VLMEvalKit, vlm/mplug_owl2.py (by the authors)", directly, BLANK),
         "llava15": Template("LLaVA, llava-mm-vet.jsonl", bare_question),
         "lmms-eval": Template("lmms-eval 0.7.3, mmvet.yaml", step_by_step),
     }
-    decoding = Decoding(max_new_tokens=512, min_new_tokens=1)
+    # The wrapper's length penalty, for those who ask for beams.
+    decoding = Decoding(max_new_tokens=512, min_new_tokens=1, length_penalty=0.0)
     expected = (218,)
     judge = "mmvet"
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         file = self.find(data)["mm-vet/mm-vet.json"]
-        rows = read_json(file)
-        if not isinstance(rows, dict):
-            raise EvalDataError(f"{file}: expected an object of questions by id, found {type(rows).__name__}")
-        records = {name: Record(f"{file}: {name}", row) for name, row in rows.items()}
-        names = [record.text("imagename") for record in records.values()]
-        images = folder_images(self.name, data, "mm-vet/images", names)
-        items = [
-            Item(
-                id=name,
-                question=record.text("question"),
-                images=(images[record["imagename"]],),
-                references=(record.text("answer"),),
-                category={"abilities": "+".join(sorted(record["capability"]))},
-                cluster=record["imagename"],
-                extra={"abilities": tuple(record["capability"])},
-            )
-            for name, record in records.items()
+        images = MediaFolder(self.name, data, "mm-vet/images")
+        rows: Records = [
+            Record(f"{file}: {name}", {**row, "id": name})
+            if isinstance(row, dict)
+            else Skipped(f"{file}: {name}", f"{type(row).__name__}, expected an object")
+            for name, row in read_object(file).items()
         ]
-        return checked(self.name, items)
+
+        def make(record: Record) -> Item:
+            name, abilities = record.text("imagename"), record.texts("capability")
+            return Item(
+                id=record.text("id"),
+                question=record.text("question"),
+                images=(images.image(record, name),),
+                references=(record.text("answer"),),
+                category={"abilities": "+".join(sorted(abilities))},
+                cluster=name,
+                extra={"abilities": abilities},
+            )
+
+        yield from usable(rows, make)
 
     def parse(self, item: Item, output: str) -> str | None:
         return output.strip() or None

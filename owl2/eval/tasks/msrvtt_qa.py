@@ -1,16 +1,18 @@
 """MSRVTT-QA: questions made from captions of web videos, answered with one word (Xu et al. 2017).
 
-Taken are Xu et al.'s test_qa.json (its fields are [from memory, not from a source]) and Video-ChatGPT's
-test_q.json with test_a.json. Clips are `video7010.mp4` and the like. Answers are joined by id: a published
-evaluation joined them by position after cutting the questions in parts, and lost half of its score. A judge's
-figures move by 8 points and more with the judge's version, so the judge's name stands beside them.
+Two layouts are read: Xu et al.'s test_qa.json (its fields are from memory, not from a source) and
+Video-ChatGPT's test_q.json with test_a.json. Clips are `video7010.mp4` and so on. Answers are joined by id: a
+published evaluation joined them by position after splitting the questions, and lost half of its score. A
+judge's figures move by 8 points and more with the judge's version, so reports name the judge.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from owl2.eval.formats.annotations import checked, folder_clips, read_video_questions
+from owl2.eval.formats.annotations import video_items
+from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import official
-from owl2.eval.task import DataFile, Item, task
+from owl2.eval.task import DataFile, Item, Skipped, task
 from owl2.eval.tasks.base import VideoQaTask
 
 SOURCE = "https://github.com/xudejing/video-question-answering"
@@ -43,22 +45,8 @@ class MsrvttQa(VideoQaTask):
     expected = (72_821,)
     paper_ids = ("4/19", "4/22", "4/23")
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         found = self.find(data)
-        file = official(found, self.files, "msrvtt_qa/test_qa.json")[0]
-        pairs = read_video_questions(file, found.get("msrvtt_qa/test_a.json"), "video")
-        clips = folder_clips(self.name, data, "msrvtt_qa/videos", [(question.file,) for question, _ in pairs])
-        return checked(
-            self.name,
-            [
-                Item(
-                    id=question.id,
-                    question=question.text,
-                    video=clips[question.file,],
-                    references=(answer,),
-                    category={"asks": question.text.split(" ")[0].lower()},
-                    cluster=question.file,
-                )
-                for question, answer in pairs
-            ],
-        )
+        file = official(found, self.files, "msrvtt_qa/test_qa.json")
+        clips = MediaFolder(self.name, data, "msrvtt_qa/videos")
+        return video_items(file, found.get("msrvtt_qa/test_a.json"), "video", clips.clip)

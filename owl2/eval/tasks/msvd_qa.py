@@ -1,15 +1,17 @@
 """MSVD-QA: questions made from captions of YouTube clips, answered with one word (Xu et al. 2017).
 
-Taken are Xu et al.'s test_qa.json, which calls a clip by number (its fields are [from memory, but for one
-record that an issue shows]), and Video-ChatGPT's test_q.json with test_a.json. The clips' archive has YouTube
-names; youtube_mapping.txt (`<name> vid1451` a line) tells which is which. Clips may lie under either name.
+Two layouts are read: Xu et al.'s test_qa.json, where a clip is a number (its fields are from memory, except
+for one record that an issue shows), and Video-ChatGPT's test_q.json with test_a.json. The clips' archive has
+YouTube names; youtube_mapping.txt (lines of `<name> vid1451`) has both. Clips are found under either name.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from owl2.eval.formats.annotations import checked, folder_clips, read_video_questions
+from owl2.eval.formats.annotations import video_items
+from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import official, read_text
-from owl2.eval.task import DataFile, EvalDataError, Item, task
+from owl2.eval.task import DataFile, EvalDataError, Item, Skipped, task
 from owl2.eval.tasks.base import VideoQaTask
 
 SOURCE = "https://github.com/xudejing/video-question-answering"
@@ -44,26 +46,16 @@ class MsvdQa(VideoQaTask):
     expected = (13_157,)
     paper_ids = ("4/20", "4/24", "4/25")
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         found = self.find(data)
-        file = official(found, self.files, "msvd_qa/test_qa.json")[0]
-        pairs = read_video_questions(file, found.get("msvd_qa/test_a.json"), "vid")
+        file = official(found, self.files, "msvd_qa/test_qa.json")
         other = _other_names(found[MAPPING]) if MAPPING in found else {}
-        names = {question.id: (question.file, *other.get(question.file, ())) for question, _ in pairs}
-        clips = folder_clips(self.name, data, "msvd_qa/videos", names.values())
-        return checked(
-            self.name,
-            [
-                Item(
-                    id=question.id,
-                    question=question.text,
-                    video=clips[names[question.id]],
-                    references=(answer,),
-                    category={"asks": question.text.split(" ")[0].lower()},
-                    cluster=question.file,
-                )
-                for question, answer in pairs
-            ],
+        clips = MediaFolder(self.name, data, "msvd_qa/videos")
+        return video_items(
+            file,
+            found.get("msvd_qa/test_a.json"),
+            "vid",
+            lambda row, name: clips.clip(row, name, *other.get(name, ())),
         )
 
 

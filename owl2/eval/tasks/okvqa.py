@@ -1,18 +1,19 @@
 """OK-VQA: questions on COCO's photographs that need knowledge from outside (Marino et al. 2019).
 
 VQA's format; `answer` is a stemmed form (`raw_answer` is what people wrote) of five people's answers, each
-twice [from memory of the files, not from a source]. Like the authors' script, `answer` is compared as it is,
+twice (from memory of the files, not from a source). Like the authors' script, `answer` is compared as it is,
 without a lemmatiser for the prediction. Table 16 says val; the 5,046 questions of val2014 are its only public
-evaluation split. lmms-eval's wording wrongly has VizWiz's sentence; it is here as it is there.
+evaluation split. lmms-eval's wording has VizWiz's sentence by mistake, and so it has here.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.annotations import vqa_items
 from owl2.eval.formats.records import official
-from owl2.eval.task import DataFile, Item, Template, task
-from owl2.eval.tasks.base import SHORT_ANSWER_TEMPLATES, VqaTask
+from owl2.eval.task import DataFile, Item, Skipped, Template, task
+from owl2.eval.tasks.base import VqaTask
 from owl2.eval.tasks.prompts import short_or_unanswerable
 
 SOURCE = "https://okvqa.allenai.org/download.html"
@@ -38,13 +39,13 @@ class OkVqa(VqaTask):
         DataFile("coco/val2014", "http://images.cocodataset.org/zips/val2014.zip", LICENCE),
     )
     templates: ClassVar[dict[str, Template]] = {
-        **SHORT_ANSWER_TEMPLATES,
+        **VqaTask.templates,
         "lmms-eval": Template("lmms-eval 0.7.2", short_or_unanswerable),
     }
     expected = (5_046,)
     paper_id = "1/3"
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         found = self.find(data)
-        file = official(found, self.files, "okvqa/OpenEnded_mscoco_val2014_questions.json")[0]
+        file = official(found, self.files, "okvqa/OpenEnded_mscoco_val2014_questions.json")
         return vqa_items(self.name, data, file, found["okvqa/mscoco_val2014_annotations.json"])

@@ -1,22 +1,23 @@
 """POPE: is this object in the image? Yes-or-no questions on COCO in three splits (Table 9).
 
-The paper's "random" has 2910 questions: only with that many do integers give its figures. The file was
-replaced by one of 3000 in October 2023; both are read, and N stands beside the score. The authors published
-no prompt for POPE; the one of MME, the other yes-or-no benchmark, is used. In the official reading whatever
-has no "no" or "not" in its first sentence is a yes; an answer that says neither word is scored so, and
-counted as unparsed.
+The paper's "random" has 2910 questions: only that number gives its figures from integers. The file was
+replaced by one of 3000 in October 2023; both are read, and N is printed with the figure. The authors
+published no prompt for POPE; the one of MME, the other yes-or-no benchmark, is used. The official reading
+takes any answer without "no" or "not" in its first sentence for a yes; an answer with neither word is scored
+so, and counted as unparsed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import folder_images, official, read_jsonl
+from owl2.eval.formats.media import MediaFolder
+from owl2.eval.formats.records import Record, official, read_records, usable
 from owl2.eval.metrics.yes_no import binary_scores, pope_answer
 from owl2.eval.scoring.averages import mean
-from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
-from owl2.eval.tasks.prompts import by_analogy, short_answer_below
+from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import SHORT_ANSWER, by_analogy, released, short_answer_below
 
 SPLITS = ("random", "popular", "adversarial")
 PAPER_ROWS = {"random": 117, "popular": 122, "adversarial": 127}
@@ -45,30 +46,21 @@ class Pope(Task):
         DataFile(IMAGES, "http://images.cocodataset.org/zips/val2014.zip", "Flickr terms of use"),
     )
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": by_analogy(short_answer_below, "evaluate_mme.py"),
+        **by_analogy(
+            released("evaluate_mme.py", short_answer_below, SHORT_ANSWER), "by analogy with evaluate_mme.py"
+        ),
         "llava15": Template("LLaVA, llava_pope_test.jsonl", short_answer_below),
         "lmms-eval": Template("lmms-eval 0.7.3, pope.yaml", short_answer_below),
     }
-    decoding = Decoding(max_new_tokens=10, min_new_tokens=1)
+    decoding = SHORT_ANSWER
     expected = (8910, 9000)
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
-        places = [(split, official(found, self.files, _files(split)[0].path)[0]) for split in SPLITS]
-        records = [(split, record) for split, place in places for record in read_jsonl(place)]
-        images = folder_images(self.name, data, IMAGES, (record.text("image") for _, record in records))
-        items = [
-            Item(
-                id=f"{split}/{record['question_id']}",
-                question=record.text("text"),
-                images=(images[record["image"]],),
-                references=(record.one_of("label", ("yes", "no")),),
-                category={"split": split},
-                cluster=record["image"],
-            )
-            for split, record in records
-        ]
-        return checked(self.name, items)
+        images = MediaFolder(self.name, data, IMAGES)
+        for split in SPLITS:
+            records = read_records(official(found, self.files, _files(split)[0].path))
+            yield from usable(records, partial(_item, split, images))
 
     def parse(self, item: Item, output: str) -> str | None:
         answer = pope_answer(output)
@@ -81,6 +73,18 @@ class Pope(Task):
             if chosen:
                 scores += _scores(split, chosen)
         return scores
+
+
+def _item(split: str, images: MediaFolder, record: Record) -> Item:
+    name = record.text("image")
+    return Item(
+        id=f"{split}/{record.id('question_id')}",
+        question=record.text("text"),
+        images=(images.image(record, name),),
+        references=(record.one_of("label", ("yes", "no")),),
+        category={"split": split},
+        cluster=name,
+    )
 
 
 def _scores(split: str, answers: Sequence[Answer]) -> list[Score]:

@@ -1,37 +1,36 @@
 """Q-Bench A1 (LLVisionQA): multiple choice on low-level vision, by type and concern (Tables 2 and 12).
 
-The official test file has no answers (they were graded by mail); VLMEvalKit's Q-Bench1_TEST.tsv has. Three
-layouts are read: llvisionqa_*.json with images in a folder, the TSV, and the parquet files of
+The official test file has no answers (they were graded by mail); VLMEvalKit's Q-Bench1_TEST.tsv has them.
+Three layouts are read: llvisionqa_*.json with images in a folder, the TSV, and the parquet files of
 q-future/Q-Bench-HF. The prompt is MMBench's, as the authors say (X-PLUG/mPLUG-Owl#185). Not verified: the
 TSV's categories, the numbers of questions, and that JSON counts types as yes-or-no, what, how (its one known
-record agrees; parquet has yes-or-no, how, what). Table 12's figures are fractions, and so are ours.
+record agrees; parquet has yes-or-no, how, what). Table 12's figures are fractions, and so are these.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from owl2.data.sample import StoredImage
-from owl2.eval.formats.annotations import checked
+from owl2.eval.formats.media import MediaFolder, base64_image, parquet_image
 from owl2.eval.formats.records import (
     Record,
-    as_records,
-    base64_image,
-    folder_images,
     official,
-    parquet_image,
-    read_json,
     read_parquet,
-    read_tsv,
+    read_records,
+    read_table,
+    usable,
 )
 from owl2.eval.metrics.choice import parse_choice
 from owl2.eval.scoring.averages import is_right, mean, mean_by_group
-from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template, task
+from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import (
+    CHOICE,
+    CHOICE_VLMEVALKIT,
     LETTER_LLAVA,
-    VLMEVALKIT_CHOICE,
-    multiple_choice,
+    SHORT_ANSWER,
+    by_analogy,
     multiple_choice_llava,
     options,
     turn,
@@ -58,7 +57,7 @@ TSV_SOURCE = "https://huggingface.co/datasets/zhangzicheng/qbench_tsv"
 
 
 def q_instruct(item: Item) -> list[Message]:
-    """Q-Future's script for mPLUG-Owl2: a line break behind the letter sentence."""
+    """Q-Future's script for mPLUG-Owl2: a line break after the letter sentence."""
     return turn(item, f"{item.question}\n{options(item.choices)}\n{LETTER_LLAVA}\n")
 
 
@@ -66,27 +65,27 @@ class _QBench(Task):
     parquet: ClassVar[str]
     """Its split's name in the parquet files."""
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("evaluate_mmbench.py, which the authors refer to", multiple_choice),
-        "owl2-vlmevalkit": VLMEVALKIT_CHOICE,
+        **by_analogy(CHOICE, "evaluate_mmbench.py, which the authors refer to"),
+        "owl2-vlmevalkit": CHOICE_VLMEVALKIT,
         "q-instruct": Template("Q-Instruct, eval_qbench_mcq.py for mPLUG-Owl2", q_instruct),
         "llava15": Template("LLaVA, model_vqa_qbench.py", multiple_choice_llava),
         "lmms-eval": Template("lmms-eval 0.7.3, qbench_dev.yaml", q_instruct),
     }
-    decoding = Decoding(max_new_tokens=10, min_new_tokens=1)
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
+    decoding = SHORT_ANSWER
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
-        place = official(found, self.files, self.files[0].path)[0]
-        if place.suffix == ".tsv":
-            return checked(self.name, [_tsv_item(place.stem, record) for record in read_tsv(place)])
-        if place.suffix != ".json":
+        place = official(found, self.files, self.files[0].path)
+        if place.is_dir():
             files = sorted(place.glob(f"{self.parquet}-*.parquet"))
-            return checked(self.name, [_parquet_item(record) for record in read_parquet(files)])
-        records = as_records(read_json(place), place)
-        folder = next((folder for folder in IMAGES if folder in found), IMAGES[0])
-        images = folder_images(self.name, data, folder, [record.text("img_path") for record in records])
-        items = [_json_item(number, record, images) for number, record in enumerate(records)]
-        return checked(self.name, items)
+            yield from usable(read_parquet(files), _parquet_item)
+        elif ".tsv" in place.suffixes:
+            yield from usable(read_table(place), partial(_table_item, place.stem))
+        else:
+            folder = next((folder for folder in IMAGES if folder in found), IMAGES[0])
+            images = MediaFolder(self.name, data, folder)
+            yield from usable(read_records(place), partial(_json_item, images))
 
     def parse(self, item: Item, output: str) -> str | None:
         return parse_choice(output, item.choices)
@@ -138,43 +137,42 @@ class QBenchDev(_QBench):
     expected = (1495,)
 
 
-def _json_item(number: int, record: Record, images: Mapping[str, StoredImage]) -> Item:
-    choices = dict(zip(LETTERS, record["candidates"], strict=False))
+def _json_item(images: MediaFolder, record: Record) -> Item:
+    candidates = record.texts("candidates")
+    choices = dict(zip(LETTERS, candidates, strict=False))
     right = record.get("correct_ans")
     letters = [letter for letter, text in choices.items() if text == right]
     if right is not None and len(letters) != 1:
-        raise record.error(
-            f"correct_ans {right!r} is {len(letters)} of the candidates {record['candidates']!r}"
-        )
-    name = record["img_path"]
+        record.fail(f"correct_ans {right!r} is {len(letters)} of the candidates {candidates!r}")
+    name = record.text("img_path")
     category = _category(record, record["type"], TYPES_JSON, record["concern"])
-    return _item(f"{number}/{name}", record, images[name], choices, tuple(letters), category)
+    image = images.image(record, name)
+    return _item(f"{record.number}/{name}", record, image, choices, tuple(letters), category)
 
 
-def _tsv_item(table: str, record: Record) -> Item:
+def _table_item(table: str, record: Record) -> Item:
     choices = {letter: record[letter] for letter in LETTERS if record.get(letter, "") not in ("", "nan")}
     answer = record.get("answer", "")
     references = (record.one_of("answer", choices),) if answer else ()
     image = base64_image(f"{table}/{record['index']}", record.text("image"))
     group = record.get("category", "")
-    return _item(
-        str(record["index"]), record, image, choices, references, {"type": group.lower()} if group else {}
-    )
+    category = {"type": group.lower()} if group else {}
+    return _item(record.text("index"), record, image, choices, references, category)
 
 
 def _parquet_item(record: Record) -> Item:
-    texts = [record[f"option{number}"] for number in range(len(LETTERS))]
+    texts = [record.text(f"option{number}") for number in range(len(LETTERS))]
     choices = {letter: text for letter, text in zip(LETTERS, texts, strict=True) if text != "N/A"}
     answer = record.get("correct_choice", "")
     references = (record.one_of("correct_choice", choices),) if answer else ()
-    image = dataclasses.replace(parquet_image(record, "image"), name=f"q_bench/{record['id']}")
+    image = parquet_image(record, "image", f"q_bench/{record['id']}")
     category = _category(record, record["question_type"], TYPES_PARQUET, record["question_concern"])
-    return _item(str(record["id"]), record, image, choices, references, category)
+    return _item(record.id("id"), record, image, choices, references, category)
 
 
 def _category(record: Record, kind: Any, kinds: Sequence[str], concern: Any) -> dict[str, str]:
     if kind not in range(len(kinds)) or concern not in range(len(CONCERNS)):
-        raise record.error(f"type {kind!r} and concern {concern!r}; expected 0 to 2 and 0 to 3")
+        record.fail(f"type {kind!r} and concern {concern!r}; expected 0 to 2 and 0 to 3")
     return {"type": kinds[kind], "concern": CONCERNS[concern]}
 
 

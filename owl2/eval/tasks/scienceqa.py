@@ -1,23 +1,30 @@
 """ScienceQA-IMG: the 2,017 test questions of a school science quiz that have an image (Lu et al. 2022).
 
-Files are the makers' problems.json and pid_splits.json. The authors published no prompt; theirs for multiple
-choice (evaluate_mmbench.py, whose prompt ends without a space) is taken, with the question's context as the
-hint. An answer is a letter that is plainly claimed; the official script draws a random option where it reads
-none, which is never done here. Accuracy by subject, kind of context and grades is that of the makers' script.
+Files are the makers' problems.json and pid_splits.json. The authors published no prompt; their prompt for
+multiple choice (evaluate_mmbench.py) is used, with the question's context as the hint. An answer is a letter
+that is plainly claimed; the official script picks a random option where it reads none, which is never done
+here. Accuracy by subject and grades is that of the makers' script.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from owl2.eval.formats.annotations import checked, texts_of
-from owl2.eval.formats.records import Record, folder_images, read_json
+from owl2.eval.formats.media import MediaFolder
+from owl2.eval.formats.records import Record, Records, read_object, usable
 from owl2.eval.metrics.choice import parse_choice
 from owl2.eval.scoring.averages import is_right, mean, mean_by_group
-from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Task, Template, task
-from owl2.eval.tasks.base import SHORT_ANSWER
-from owl2.eval.tasks.prompts import LETTER_LLAVA, VLMEVALKIT_CHOICE, multiple_choice, options, turn
+from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import (
+    CHOICE,
+    CHOICE_VLMEVALKIT,
+    LETTER_LLAVA,
+    SHORT_ANSWER,
+    by_analogy,
+    options,
+    turn,
+)
 from owl2.processor.template import Message
 
 SOURCE = "https://github.com/lupantech/ScienceQA"
@@ -49,22 +56,21 @@ class ScienceQaImg(Task):
         DataFile("scienceqa/images/test", f"{SOURCE} (tools/download.sh)", LICENCE),
     )
     templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("not published; by analogy with evaluate_mmbench.py", multiple_choice),
-        "owl2-vlmevalkit": VLMEVALKIT_CHOICE,
+        **by_analogy(CHOICE, "by analogy with evaluate_mmbench.py"),
+        "owl2-vlmevalkit": CHOICE_VLMEVALKIT,
         "llava15": Template("LLaVA-1.5, llava_test_CQM-A.json", _llava),
         "lmms-eval": Template("lmms-eval 0.7.2", _lmms_eval),
     }
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
     decoding = SHORT_ANSWER
     expected = (2_017,)
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
+        images = MediaFolder(self.name, data, "scienceqa/images/test")
         rows = _test_problems(found["scienceqa/problems.json"], found["scienceqa/pid_splits.json"])
-        shown = {number: row for number, row in rows.items() if row["image"]}
-        names = {number: f"{number}/{row.text('image')}" for number, row in shown.items()}
-        images = folder_images(self.name, data, "scienceqa/images/test", names.values())
-        items = [_item(number, row, images[names[number]]) for number, row in shown.items()]
-        return checked(self.name, items)
+        shown = (row for row in rows if isinstance(row, Skipped) or row.get("image", "missing"))
+        yield from usable(shown, lambda row: _item(row, images))
 
     def parse(self, item: Item, output: str) -> str | None:
         return parse_choice(output, item.choices)
@@ -72,7 +78,7 @@ class ScienceQaImg(Task):
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """Accuracy, that by LLaVA's narrower reading, then by the makers' categories."""
         values = [float(is_right(answer)) for answer in answers]
-        strict = [float(_llava_reads(answer.output) in answer.item.references) for answer in answers]
+        strict = [float(_llava_reads(answer.output.strip()) in answer.item.references) for answer in answers]
         scores = [
             mean("accuracy", answers, values, paper_id="1/8"),
             mean("accuracy (LLaVA's reading)", answers, strict),
@@ -82,34 +88,32 @@ class ScienceQaImg(Task):
         return scores
 
 
-def _test_problems(problems: Path, splits: Path) -> dict[str, Record]:
-    """The test split's problems by number, in its order."""
-    by_number, numbers = read_json(problems), read_json(splits)
-    if not isinstance(by_number, dict):
-        raise EvalDataError(f"{problems}: expected an object of problems by number")
-    if not isinstance(numbers, dict) or not isinstance(numbers.get("test"), list):
-        raise EvalDataError(f"{splits}: expected an object with the list test")
-    missing = [number for number in numbers["test"] if str(number) not in by_number]
-    if missing:
-        raise EvalDataError(
-            f"{problems}: {len(missing):,} of {len(numbers['test']):,} test problems are not in it, "
-            f"the first is {missing[0]}"
-        )
-    return {
-        str(number): Record(f"{problems}: problem {number}", by_number[str(number)])
-        for number in numbers["test"]
-    }
+def _test_problems(problems: Path, splits: Path) -> Records:
+    """The test split's problems in its order, with their number as `id`."""
+    by_number, numbers = read_object(problems), read_object(splits, "test")["test"]
+    if not isinstance(numbers, list):
+        raise EvalDataError(f"{splits}: test is {type(numbers).__name__}, expected a list of numbers")
+    records: Records = []
+    for place, number in enumerate(numbers):
+        where = f"{problems}: problem {number}"
+        problem = by_number.get(str(number))
+        if isinstance(problem, dict):
+            records.append(Record(where, {**problem, "id": str(number)}, place))
+        else:
+            found = "not in it" if problem is None else f"{type(problem).__name__}, expected an object"
+            records.append(Skipped(where, found))
+    return records
 
 
-def _item(number: str, row: Record, image: Any) -> Item:
-    texts = texts_of(row, "choices")
+def _item(row: Record, images: MediaFolder) -> Item:
+    texts = row.texts("choices")
     right = row["answer"]
     if not isinstance(right, int) or not 0 <= right < len(texts) <= len(LETTERS):
-        raise row.error(f"answer is {right!r} of {len(texts)} choices, expected 0 to {len(texts) - 1}")
+        row.fail(f"answer is {right!r} of {len(texts)} choices, expected 0 to {len(texts) - 1}")
     return Item(
-        id=number,
+        id=row.text("id"),
         question=row.text("question"),
-        images=(image,),
+        images=(images.image(row, f"{row['id']}/{row.text('image')}"),),
         choices=dict(zip(LETTERS, texts, strict=False)),
         references=(LETTERS[right],),
         category={"subject": row.text("subject"), "grades": _grades(row)},
@@ -120,7 +124,7 @@ def _item(number: str, row: Record, image: Any) -> Item:
 def _grades(row: Record) -> str:
     number = row.text("grade").removeprefix("grade")
     if not number.isdecimal():
-        raise row.error(f"grade is {row.text('grade')!r}, expected grade1 to grade12")
+        row.fail(f"grade is {row.text('grade')!r}, expected grade1 to grade12")
     return "1-6" if int(number) <= 6 else "7-12"
 
 

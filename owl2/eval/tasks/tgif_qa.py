@@ -1,18 +1,18 @@
 """TGIF-QA, FrameQA: questions on GIFs that a single frame answers, with one word (Jang et al. 2017).
 
-The makers' Test_frameqa_question.csv is separated by tabs, a line a question, and quotes in it mean nothing;
-`vid_id` is the question, `key` the GIF. Words such as "fiFRAMEQAlace" are the file's own, from a replacement
-that went wrong, and are shown to the model as they are. Video-ChatGPT's two files are taken, too. The other
-three tasks of the benchmark (counts, actions, transitions) are not what the paper reports.
+The makers' Test_frameqa_question.csv has tabs between cells and a question a line, and quotes in it are
+characters; `vid_id` is the question, `key` the GIF. Words such as "fiFRAMEQAlace" come from a wrong
+replacement in the file and are shown as they are. Video-ChatGPT's two files are read, too. The other three
+tasks of the benchmark (counts, actions, transitions) are not in the paper.
 """
 
-import csv
-import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
-from owl2.eval.formats.annotations import checked, folder_clips, read_video_questions
-from owl2.eval.formats.records import Record, read_text
-from owl2.eval.task import DataFile, EvalDataError, Item, task
+from owl2.eval.formats.annotations import video_items
+from owl2.eval.formats.media import MediaFolder
+from owl2.eval.formats.records import Record, read_table, usable
+from owl2.eval.task import DataFile, EvalDataError, Item, Skipped, task
 from owl2.eval.tasks.base import VideoQaTask
 
 SOURCE = "https://github.com/YunseokJANG/tgif-qa/tree/master/dataset"
@@ -48,42 +48,27 @@ class TgifQa(VideoQaTask):
     expected = (13_691,)
     paper_ids = ("4/21", "4/26", "4/27")
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
-        if CSV in found:
-            asked = [_question(row) for row in _read(found[CSV])]
-        else:
-            pairs = read_video_questions(found["tgif_qa/test_q.json"], found.get("tgif_qa/test_a.json"), "")
-            asked = [
-                Item(question.id, question.text, references=(answer,), cluster=question.file)
-                for question, answer in pairs
-            ]
-        clips = folder_clips(self.name, data, "tgif_qa/gifs", [(item.cluster,) for item in asked])
-        items = [dataclasses.replace(item, video=clips[item.cluster,]) for item in asked]
-        return checked(self.name, items)
+        gifs = MediaFolder(self.name, data, "tgif_qa/gifs")
+        if CSV not in found:
+            yield from video_items(
+                found["tgif_qa/test_q.json"], found.get("tgif_qa/test_a.json"), "", gifs.clip
+            )
+            return
+        rows = read_table(found[CSV], quoted=False)
+        header = next((tuple(row.fields) for row in rows if isinstance(row, Record)), ())
+        if header != COLUMNS:
+            raise EvalDataError(f"{found[CSV]}: the header is {header}, expected {', '.join(COLUMNS)} (tabs)")
 
+        def make(row: Record) -> Item:
+            return Item(
+                id=row.text("vid_id"),
+                question=row.text("question"),
+                video=gifs.clip(row, row.text("gif_name")),
+                references=(row.text("answer"),),
+                category={"asks for": TYPES[row.one_of("type", TYPES)]},
+                cluster=row.text("gif_name"),
+            )
 
-def _read(file: Path) -> list[Record]:
-    """Rows by column."""
-    lines = read_text(file).split("\n")
-    rows = [row for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
-    if not rows or tuple(rows[0]) != COLUMNS:
-        raise EvalDataError(
-            f"{file}: the header is {rows[:1]!r:.100}, expected {', '.join(COLUMNS)} (by tabs)"
-        )
-    records = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(COLUMNS):
-            raise EvalDataError(f"{file}: line {number} has {len(row)} fields, expected {len(COLUMNS)}")
-        records.append(Record(f"{file}: line {number}", dict(zip(COLUMNS, row, strict=True))))
-    return records
-
-
-def _question(row: Record) -> Item:
-    return Item(
-        id=row.text("vid_id"),
-        question=row.text("question"),
-        references=(row.text("answer"),),
-        category={"asks for": TYPES[row.one_of("type", TYPES)]},
-        cluster=row.text("gif_name"),
-    )
+        yield from usable(rows, make)

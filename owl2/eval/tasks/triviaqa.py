@@ -1,22 +1,21 @@
 """TriviaQA: questions of general knowledge, no context (Figure 3).
 
-As OpenCompass: dev questions, the answer opened with "A:". Its reading changed: in late 2023 the words behind
-"the answer is" had to equal an answer, later an answer in them is enough, worth several points. Equality is
-first here, being of the paper's time; which of them 43.8 is was not published. The number of questions
-(8,837) is not verified.
+As OpenCompass: dev questions, the answer begun with "A:". Its reading changed: in late 2023 the words behind
+"the answer is" had to equal an answer; later they only had to contain one, which is worth several points.
+Equality, of the paper's date, comes first here; it is not published which of them 43.8 is. The number of
+questions (8,837) is not verified.
 """
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.formats.annotations import checked
-from owl2.eval.formats.records import read_rows
+from owl2.eval.formats.records import Record, read_rows, usable
 from owl2.eval.metrics.exact import trivia_match
 from owl2.eval.scoring.averages import mean
-from owl2.eval.task import Answer, DataFile, Decoding, EvalDataError, Item, Score, Task, Template, task
-from owl2.eval.tasks.prompts import turn
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
+from owl2.eval.tasks.prompts import opencompass, turn
 from owl2.processor.template import Message
 
 FILE = "triviaqa/trivia-dev.qa.csv"
@@ -40,16 +39,16 @@ class TriviaQA(Task):
             FILE, "https://dl.fbaipublicfiles.com/dpr/data/retriever/trivia-dev.qa.csv.gz", "Apache-2.0"
         ),
     )
-    templates: ClassVar[dict[str, Template]] = {
-        "owl2-paper": Template("OpenCompass, triviaqa_gen_2121ce.py; the paper names it", simple, " A:")
-    }
+    templates: ClassVar[dict[str, Template]] = opencompass("triviaqa_gen_2121ce", simple, " A:")
+    old_names: ClassVar[dict[str, str]] = {"owl2-paper": "owl2-2023"}
     decoding = Decoding(max_new_tokens=50)
     expected = (8837,)
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         file = self.find(data)[FILE]
         rows = enumerate(read_rows(file, delimiter="\t"), start=1)
-        return checked(self.name, [_item(f"{file}: row {number}", number, row) for number, row in rows])
+        records = (Record(f"{file}: row {number}", {"cells": row}, number) for number, row in rows)
+        yield from usable(records, _item)
 
     def parse(self, item: Item, output: str) -> str | None:
         return output.strip().split("\n")[0] or None
@@ -65,12 +64,12 @@ class TriviaQA(Task):
         ]
 
 
-def _item(where: str, number: int, row: Sequence[str]) -> Item:
+def _item(record: Record) -> Item:
     try:
-        question, listed = row
+        question, listed = record["cells"]
         references = ast.literal_eval(listed)
-    except (ValueError, SyntaxError) as error:
-        raise EvalDataError(f"{where}: {row!r:.80} is not a question, a tab and a list of answers") from error
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        record.fail(f"{record['cells']!r:.80} is not a question, a tab and a list of answers")
     if not isinstance(references, list) or not references:
-        raise EvalDataError(f"{where}: the answers are {listed!r:.60}, expected a list of at least one")
-    return Item(id=str(number), question=question, references=tuple(map(str, references)))
+        record.fail(f"the answers are {listed!r:.60}, expected a list of at least one")
+    return Item(id=str(record.number), question=question, references=tuple(map(str, references)))

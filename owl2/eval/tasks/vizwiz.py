@@ -1,22 +1,23 @@
 """VizWiz-VQA: questions that blind people asked on photographs they took (Gurari et al. 2018).
 
 The paper prints test-dev, whose answers only the server has (EvalAI challenge 2185). `vizwiz` scores the
-validation split and stands beside the paper's figure; `vizwiz_test` makes answers to submit. "unanswerable"
-is an answer like any other. Answers carry no `answer_id`, so evaluators that compare records lose equal ones;
-ours does not. The authors never published their prompt; LLaVA-1.5 tells the model when to give up. That
-test.json has image and question only is [from memory, not from a source].
+validation split next to the paper's figure; `vizwiz_test` makes answers to submit. "unanswerable" is an
+answer like any other. Answers have no `answer_id`, so evaluators that compare records lose equal ones; ours
+does not. The authors never published their prompt; LLaVA-1.5 tells the model when to give up. That test.json
+has image and question only is from memory, not from a source.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.formats.annotations import answers_of, checked
-from owl2.eval.formats.records import Record, as_records, folder_images, read_json
+from owl2.eval.formats.annotations import answers_of
+from owl2.eval.formats.media import MediaFolder
+from owl2.eval.formats.records import Record, read_records, usable
 from owl2.eval.metrics.vqa import Variant, normalise
 from owl2.eval.scoring.averages import mean
-from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Template, task
-from owl2.eval.tasks.base import UNPUBLISHED_SHORT_ANSWER_TEMPLATES, VqaTask
+from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, Template, task
+from owl2.eval.tasks.base import UNPUBLISHED_VQA, VqaTask
 from owl2.eval.tasks.prompts import short_or_unanswerable
 
 SOURCE = "https://vizwiz.org/tasks-and-datasets/vqa/"
@@ -25,10 +26,10 @@ UNANSWERABLE = "unanswerable"
 
 
 class VizWizTask(VqaTask):
-    """What both splits share."""
+    """Base of both splits."""
 
     templates: ClassVar[dict[str, Template]] = {
-        **UNPUBLISHED_SHORT_ANSWER_TEMPLATES,
+        **UNPUBLISHED_VQA,
         "llava15": Template("LLaVA-1.5", short_or_unanswerable),
         "lmms-eval": Template("lmms-eval 0.7.2", short_or_unanswerable),
     }
@@ -37,24 +38,23 @@ class VizWizTask(VqaTask):
     paper_id = "1/5"
     split: ClassVar[str]
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         file = self.find(data)[f"vizwiz/{self.split}.json"]
-        rows = as_records(read_json(file), file)
-        for row in rows:
-            if not row.text("image").startswith(f"VizWiz_{self.split}_"):
-                raise EvalDataError(f"{row.where}: image is {row.text('image')!r}, not of {self.split}")
-        images = folder_images(self.name, data, f"vizwiz/{self.split}", [row.text("image") for row in rows])
-        items = [
-            Item(
-                id=row.text("image"),
+        images = MediaFolder(self.name, data, f"vizwiz/{self.split}")
+
+        def make(row: Record) -> Item:
+            name = row.text("image")
+            if not name.startswith(f"VizWiz_{self.split}_"):
+                row.fail(f"image is {name!r}, not of {self.split}")
+            return Item(
+                id=name,
                 question=row.text("question"),
-                images=(images[row.text("image")],),
+                images=(images.image(row, name),),
                 references=self.references(row),
                 category={"answer type": row.text("answer_type")} if "answer_type" in row.fields else {},
             )
-            for row in rows
-        ]
-        return checked(self.name, items)
+
+        yield from usable(read_records(file), make)
 
     def references(self, row: Record) -> tuple[str, ...]:
         """The people's answers; the test split keeps them secret."""
@@ -78,10 +78,10 @@ class VizWiz(VizWizTask):
         return answers_of(row)
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
-        """VQA accuracy, then how well it is told what has no answer.
+        """VQA accuracy, then how well unanswerable questions are recognised.
 
-        Of what the model calls unanswerable, the share that is (precision); of what is, the share it calls so
-        (recall). What is, is the `answer_type` of the file.
+        Precision: of the questions the model calls unanswerable, the share that is. Recall: of the questions
+        that are, the share the model calls so. The file's `answer_type` says which are.
         """
         scores = super().score(answers)
         is_so = [answer.item.category.get("answer type") == UNANSWERABLE for answer in answers]

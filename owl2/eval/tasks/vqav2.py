@@ -1,17 +1,19 @@
 """VQAv2: 1.1 million open questions on COCO's photographs (Goyal et al. 2017).
 
 The paper prints test-dev, whose answers only the server has (EvalAI challenge 830; it wants all of test2015,
-447,793 answers, to tell test-dev). So there are two tasks: `vqav2` scores the validation split and stands
-beside the paper's figure, which is usually 1 to 2 points away; `vqav2_test` makes answers to submit. Both
-take the official files or Qwen's lines, which the authors used; answers come from the official annotations.
+447,793 answers, to score test-dev). So there are two tasks: `vqav2` scores the validation split, which is
+usually 1 to 2 points away from the paper's figure next to it; `vqav2_test` makes answers to submit. Both read
+the official files or Qwen's lines, which the authors used; answers come from the official annotations.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from owl2.eval.formats.annotations import checked, read_vqa_questions, vqa_items
-from owl2.eval.formats.records import folder_images, official
-from owl2.eval.task import DataFile, Item, task
+from owl2.eval.formats.annotations import read_vqa_questions, vqa_image, vqa_items
+from owl2.eval.formats.media import MediaFolder
+from owl2.eval.formats.records import Record, official, usable
+from owl2.eval.task import DataFile, Item, Skipped, task
 from owl2.eval.tasks.base import VqaTask
 
 SOURCE = "https://visualqa.org/download.html"
@@ -39,9 +41,9 @@ class VqaV2(VqaTask):
     expected = (214_354,)
     paper_id = "1/2"
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterable[Item | Skipped]:
         found = self.find(data)
-        file = official(found, self.files, "vqav2/v2_OpenEnded_mscoco_val2014_questions.json")[0]
+        file = official(found, self.files, "vqav2/v2_OpenEnded_mscoco_val2014_questions.json")
         return vqa_items(self.name, data, file, found["vqav2/v2_mscoco_val2014_annotations.json"])
 
 
@@ -78,13 +80,13 @@ class VqaV2Test(VqaTask):
     }
     """All of test2015 before test-dev alone, which the server does not take."""
 
-    def items(self, data: Path) -> list[Item]:
+    def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         path = next(path for path in self.subtypes if path in found)
-        questions = read_vqa_questions(found[path], "COCO_test2015_{:012d}.jpg", self.subtypes[path])
-        images = folder_images(self.name, data, "coco/test2015", [question.file for question in questions])
-        items = [
-            Item(question.id, question.text, (images[question.file],), cluster=question.file)
-            for question in questions
-        ]
-        return checked(self.name, items)
+        images = MediaFolder(self.name, data, "coco/test2015")
+
+        def make(row: Record) -> Item:
+            name = vqa_image(row, "test2015")
+            return Item(row.id("question_id"), row.text("question"), (images.image(row, name),), cluster=name)
+
+        yield from usable(read_vqa_questions(found[path], self.subtypes[path]), make)

@@ -10,7 +10,7 @@ import pytest
 
 from owl2.__main__ import main
 from owl2.data.recipes import convert as conversion
-from owl2.data.recipes.convert import ROWS_PER_PART, convert
+from owl2.data.recipes.convert import ROWS_PER_JOB, convert
 from owl2.data.recipes.recipe import (
     ConversationRecipe,
     Files,
@@ -37,7 +37,7 @@ class Numbers(ConversationRecipe):
     files = ()
 
     def rows(self, files: Files) -> Iterator[Row | Rejected]:
-        for number in range(3 * ROWS_PER_PART + 7):
+        for number in range(3 * ROWS_PER_JOB + 7):
             if number % 1000 == 999:
                 yield Rejected(str(number), "round")
             else:
@@ -48,7 +48,7 @@ def test_the_result_is_the_same_for_any_number_of_processes(tmp_path: Path) -> N
     alone = convert(Numbers(), tmp_path, tmp_path / "alone", workers=1)
     parallel = convert(Numbers(), tmp_path, tmp_path / "parallel", workers=3)
     assert alone == parallel
-    assert (alone.num_samples, alone.num_bad) == (3 * ROWS_PER_PART + 7 - 6, 6)
+    assert (alone.num_samples, alone.num_bad) == (3 * ROWS_PER_JOB + 7 - 6, 6)
     for name in ("sharegpt.jsonl", "sharegpt.bad.jsonl", "sharegpt.report.json"):
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "parallel" / name).read_bytes()
 
@@ -59,7 +59,7 @@ def test_a_stopped_conversion_goes_on_with_the_parts_that_are_missing(
     class Stop(Exception):
         pass
 
-    def stop_at_the_second(part: conversion.PartResult, num_parts: int | None) -> None:
+    def stop_at_the_second(part: conversion.JobResult, num_parts: int | None) -> None:
         if part.fingerprint not in seen and seen:
             raise Stop
         seen.add(part.fingerprint)
@@ -74,11 +74,11 @@ def test_a_stopped_conversion_goes_on_with_the_parts_that_are_missing(
         conversion, "check_row", lambda row, root: checked.append(row["id"]) or check_row(row, root)
     )
     report = convert(Numbers(), tmp_path, tmp_path / "out")
-    assert checked[0] == str(2 * ROWS_PER_PART), "the first two parts were there"
-    assert report.num_samples == 3 * ROWS_PER_PART + 1
+    assert checked[0] == str(2 * ROWS_PER_JOB), "the first two parts were there"
+    assert report.num_samples == 3 * ROWS_PER_JOB + 1
     lines = (tmp_path / "out" / "sharegpt.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [
-        str(n) for n in range(3 * ROWS_PER_PART + 7) if n % 1000 != 999
+        str(n) for n in range(3 * ROWS_PER_JOB + 7) if n % 1000 != 999
     ]
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
 
@@ -204,4 +204,4 @@ def test_a_process_that_is_killed_leaves_no_half_file(tmp_path: Path) -> None:
         convert(Numbers(), tmp_path, tmp_path / "out", on_part=lambda part, num_parts: os._exit(9))
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
     assert [path.name for path in (tmp_path / "out").rglob("*.tmp")] == []
-    assert convert(Numbers(), tmp_path, tmp_path / "out").num_samples == 3 * ROWS_PER_PART + 1
+    assert convert(Numbers(), tmp_path, tmp_path / "out").num_samples == 3 * ROWS_PER_JOB + 1

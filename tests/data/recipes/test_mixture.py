@@ -13,10 +13,11 @@ from owl2.__main__ import main
 from owl2.cli.train import read_config
 from owl2.data.loader import SampleDataset
 from owl2.data.order import Mixture
-from owl2.data.readers.sources import Source, open_source
+from owl2.data.readers.base import Source
+from owl2.data.readers.rows import IMAGE_MARKS
+from owl2.data.readers.sources import open_source
 from owl2.data.recipes.img2dataset import ShardRecipe
 from owl2.data.recipes.recipe import find_recipes
-from owl2.data.sample import IMAGE_MARKS
 from owl2.processor import Encoding, Processor, SentencePieceTokenizer
 from owl2.train.config import DataConfig, SourceConfig
 from owl2.train.metrics import read_metrics
@@ -122,9 +123,9 @@ def test_every_sample_of_the_mixture_can_be_trained_on(
 ) -> None:
     sources = open_all(mixture)
     for source in sources:
-        draws = SampleDataset([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
+        dataset = SampleDataset([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
         for n in range(len(source)):
-            key, item = draws[n]
+            key, item = dataset[n]
             assert isinstance(item, Encoding), f"{key}: {item}"
 
 
@@ -147,10 +148,10 @@ def test_labelled_tokens_of_every_corpus_decode_to_exactly_its_answers(
     checked = 0
     for config, source in zip(mixture, open_all(mixture), strict=True):
         rows = [json.loads(line) for line in Path(config.path).read_text(encoding="utf-8").splitlines()]
-        draws = SampleDataset([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
-        order = draws.mixture
+        dataset = SampleDataset([source], ["none"], Mixture([len(source)], [1.0], 0), processor, 4096)
+        order = dataset.mixture
         for n in range(len(source)):
-            _, item = draws[n]
+            _, item = dataset[n]
             assert isinstance(item, Encoding)
             said = [turn["value"] for turn in rows[order[n].index]["conversations"][1::2]]
             assert answers_in(item, processor) == said
@@ -187,13 +188,13 @@ def test_labels_of_200_generated_conversations_decode_to_exactly_the_answers(
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
     rows = [generated(rng, number, tmp_path) for number in range(200)]
     source = open_source("generated", write_jsonl(tmp_path / "rows.jsonl", rows))
-    draws = SampleDataset(
+    dataset = SampleDataset(
         [source], ["none"], Mixture([200], [1.0], 0), processor.replace(template=template), max_tokens=4096
     )
     shapes = set()
     for n in range(200):
-        row = rows[draws.mixture[n].index]
-        key, item = draws[n]
+        row = rows[dataset.mixture[n].index]
+        key, item = dataset[n]
         assert isinstance(item, Encoding), f"{key}: {item}"
         said = [turn["value"] for turn in row["conversations"][1::2]]
         assert answers_in(item, processor) == said, key

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from owl2.data.readers.sources import TarSource
+from owl2.data.readers.shards import TarSource
 from owl2.data.recipes.convert import DAMAGED, convert
 from owl2.data.recipes.img2dataset import read_metadata
 from owl2.data.recipes.recipe import all_recipes, find_recipes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from owl2.eval.task import Answer, Item, Score, Task
+from owl2.eval.task import Answer, Item, Score, Task, find_task
 from owl2.processor.template import render
 
 DATA = Path(__file__).parents[2] / "data" / "benchmarks"
@@ -38,6 +38,11 @@ def edit(file: Path, change: Callable[[Any], Any]) -> None:
     write(file, value)
 
 
+def skipped(name: str, data: Path) -> list[str]:
+    """Why records of a benchmark cannot be used."""
+    return [str(record) for record in find_task(name).load(data).skipped]
+
+
 def by_id(items: list[Item]) -> dict[str, Item]:
     return {item.id: item for item in items}
 
@@ -54,7 +59,7 @@ def figures(scores: list[Score]) -> dict[str, float]:
     return {" ".join(filter(None, (score.metric, score.group))): round(score.value, 6) for score in scores}
 
 
-def prompt(task: Task, item: Item, template: str = "owl2-paper") -> str:
+def prompt(task: Task, item: Item, template: str = "owl2-2023") -> str:
     """All that the model is shown, with `<|image|>` for each image."""
     asked = task.templates[template]
     chunks = render(asked.messages(item), generation_prompt=True, answer_prefix=asked.answer_prefix)

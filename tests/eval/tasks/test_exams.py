@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from owl2.eval.task import EvalDataError, find_task
-from tests.eval.tasks.miniature import DATA, answers, by_id, copy, figures, prompt
+from tests.eval.tasks.miniature import DATA, answers, by_id, copy, figures, prompt, skipped
 
 MMLU_HINT = "There is a single choice question about {}. Answer the question by replying A, B, C or D.\n"
 
@@ -14,11 +14,17 @@ MMLU_HINT = "There is a single choice question about {}. Answer the question by 
 def test_mmlu_shows_the_first_five_examples_as_rounds_and_never_the_sixth() -> None:
     task = find_task("mmlu")
     item = by_id(task.items(DATA))["virology/0"]
-    messages = task.templates["owl2-paper"].messages(item)
+    messages = task.templates["owl2-2023"].messages(item)
     assert [message["role"] for message in messages] == ["user", "assistant"] * 5 + ["user"]
     asked = messages[-1]["content"][0]["text"]
     hint = MMLU_HINT.format("virology")
-    assert asked == f"{hint}Question: Soap is\nA. bad for it\nB. its food\nC. its host\nD. a gene\nAnswer: "
+    options = "Soap is\nA. bad for it\nB. its food\nC. its host\nD. a gene\n"
+    assert asked == f"{hint}Q: {options}A: "
+    assert messages[0]["content"][0]["text"].startswith(f"{hint}Question: ")
+    assert messages[0]["content"][0]["text"].endswith("\nAnswer: ")
+    later = task.templates["opencompass-2023-12-27"].messages(item)
+    assert later[-1]["content"][0]["text"] == f"{hint}Question: {options}Answer: "
+    assert later[:-1] == messages[:-1]
     assert [message["content"] for message in messages[1::2]] == ["B\n", "C\n", "D\n", "A\n", "B\n"]
     assert "sixth row" not in prompt(task, item)
 
@@ -43,19 +49,28 @@ def test_mmlu_reads_quotes_and_line_breaks_in_cells() -> None:
 
 def test_mmlu_is_the_mean_over_subjects_however_many_questions_they_have() -> None:
     task = find_task("mmlu")
-    said = {"virology/0": "The answer is A.", "anatomy/0": "B", "anatomy/1": "A"}
+    said = {"virology/0": "A, the answer is.", "anatomy/0": "B", "anatomy/1": "A"}
     scores = task.score(answers(task, task.items(DATA), said))
     assert (scores[0].value, scores[0].paper_id) == (pytest.approx(50.0), "3/14")
     assert scores[1].value == pytest.approx(100 / 3)
     assert sum(scores[0].values) / 3 == pytest.approx(0.5)
 
 
-def test_a_subject_without_examples_or_with_a_row_too_short_is_an_error(tmp_path: Path) -> None:
+def test_mmlus_reading_changed_from_the_first_capital_to_the_first_option() -> None:
+    task = find_task("mmlu")
+    item = task.items(DATA)[0]
+    said = "The answer is B"
+    assert task.parse_answer("owl2-2023", item, said) == "T"
+    assert task.parse_answer("opencompass-2023-12-27", item, said) == "T"
+    assert task.parse_answer("opencompass-2024-03-04", item, said) == "B"
+
+
+def test_a_row_too_short_costs_itself_and_a_subject_without_examples_is_an_error(tmp_path: Path) -> None:
     data = copy(tmp_path, "mmlu")
     test = data / "mmlu/data/test/virology_test.csv"
     test.write_text(test.read_text() + "Too short,A,B,A\n")
-    with pytest.raises(EvalDataError, match=r"virology_test\.csv: row 2 is"):
-        find_task("mmlu").items(data)
+    (reason,) = skipped("mmlu", data)
+    assert "virology_test.csv: row 2: ['Too short'" in reason
     (data / "mmlu/data/dev/virology_dev.csv").unlink()
     with pytest.raises(EvalDataError, match=r"virology_dev\.csv is missing"):
         find_task("mmlu").items(data)
@@ -190,12 +205,10 @@ def test_arc_runs_on_opencompass_layout_and_without_dev(tmp_path: Path) -> None:
     assert [item.category["split"] for item in find_task("arc_c").items(tmp_path)] == ["test"] * 3
 
 
-def test_an_answer_that_is_no_option_names_its_line(tmp_path: Path) -> None:
+def test_an_answer_that_is_no_option_costs_its_question_and_names_its_line(tmp_path: Path) -> None:
     data = copy(tmp_path, "ARC-V1-Feb2018-2")
     file = data / "ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Test.jsonl"
     row = json.loads(file.read_text().splitlines()[0]) | {"answerKey": "E"}
-    file.write_text(json.dumps(row) + "\n")
-    with pytest.raises(
-        EvalDataError, match=r"ARC-Easy-Test\.jsonl: line 1: answerKey is 'E', not one of A, B"
-    ):
-        find_task("arc_e").items(data)
+    file.write_text(json.dumps(row) + "\n" + file.read_text())
+    (reason,) = skipped("arc_e", data)
+    assert "ARC-Easy-Test.jsonl: line 1: answerKey is 'E', not one of A, B" in reason

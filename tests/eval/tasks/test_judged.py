@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from owl2.eval.task import DataMissing, EvalDataError, find_task
-from tests.eval.tasks.miniature import DATA, answers, by_id, copy, edit, figures, prompt
+from tests.eval.tasks.miniature import DATA, answers, by_id, copy, edit, figures, prompt, skipped
 
 
 def test_mmvet_keeps_ids_answers_and_all_abilities_of_a_question() -> None:
@@ -21,7 +21,8 @@ def test_mmvet_is_asked_as_the_authors_wrapper_asks_it() -> None:
     task = find_task("mmvet")
     item = task.items(DATA)[0]
     question = "What is x in the equation?"
-    assert prompt(task, item) == f"USER: <|image|>{question}\nAnswer the question directly.  ASSISTANT: "
+    wrapper = f"USER: <|image|>{question}\nAnswer the question directly.  ASSISTANT:"
+    assert (prompt(task, item), prompt(task, item, "owl2-2024")) == (wrapper, f"{wrapper} ")
     assert prompt(task, item, "llava15") == f"USER: <|image|>{question} ASSISTANT:"
     assert "think step by step" in prompt(task, item, "lmms-eval")
     assert task.decoding.max_new_tokens == 512
@@ -66,7 +67,8 @@ def test_mmhal_finds_images_by_their_address_and_asks_the_question_alone() -> No
     ]
     assert len({item.id for item in items}) == 3
     assert items[2].extra["image_content"] == ("Square", "Wall")
-    assert prompt(task, items[2]) == "USER: <|image|>How many blue squares are there? ASSISTANT: "
+    assert prompt(task, items[2]) == "USER: <|image|>How many blue squares are there? ASSISTANT:"
+    assert prompt(task, items[2], "owl2-2024").endswith(" ASSISTANT: ")
 
 
 def test_mmhal_is_the_mean_rating_the_share_below_three_and_ratings_by_type() -> None:
@@ -86,13 +88,15 @@ def test_mmhal_is_the_mean_rating_the_share_below_three_and_ratings_by_type() ->
     ]
 
 
-def test_a_type_that_mmhal_does_not_have_and_missing_images_are_errors(tmp_path: Path) -> None:
+def test_a_type_that_mmhal_does_not_have_costs_its_question_and_missing_images_are_an_error(
+    tmp_path: Path,
+) -> None:
     data = copy(tmp_path, "MMHal-Bench")
     edit(data / "MMHal-Bench/response_template.json", lambda rows: rows[1].update(question_type="colour"))
-    with pytest.raises(EvalDataError, match=r"response_template\.json: record 2: question_type is 'colour'"):
-        find_task("mmhal").items(data)
+    (reason,) = skipped("mmhal", data)
+    assert "response_template.json: record 2: question_type is 'colour', not one of" in reason
     (data / "MMHal-Bench/images/5117062_2f0e4c0c2a_o.jpg").unlink()
-    with pytest.raises(EvalDataError, match="mmhal: 1 of 2 images are not in"):
+    with pytest.raises(EvalDataError, match=r"mmhal: 1 of 3 questions lack .*record 3: 5117062_2f0e4c0c2a_o"):
         find_task("mmhal").items(data)
     with pytest.raises(DataMissing, match=r"mmvet: missing mm-vet/mm-vet\.json, mm-vet/images"):
         find_task("mmvet").items(data)

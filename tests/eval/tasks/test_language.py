@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from owl2.eval.task import EvalDataError, find_task
-from tests.eval.tasks.miniature import DATA, answers, by_id, copy, figures, prompt, write_lines
+from tests.eval.tasks.miniature import DATA, answers, by_id, copy, figures, prompt, skipped, write_lines
 
 
 def test_boolq_is_asked_with_two_options_and_read_by_the_first_capital() -> None:
@@ -21,15 +21,26 @@ def test_boolq_is_asked_with_two_options_and_read_by_the_first_capital() -> None
     assert items[1].cluster == items[2].cluster != items[0].cluster
 
 
-def test_boolqs_likelihoods_are_of_yes_and_no_behind_the_passage_without_title() -> None:
+def test_boolqs_likelihoods_are_of_yes_and_no_behind_the_passage() -> None:
     task = find_task("boolq_ppl")
     item = task.items(DATA)[0]
-    assert prompt(task, item) == (
+    passage = "A circle is the set of points with one distance from its centre. It is round -- always."
+    assert prompt(task, item).endswith(f" -- {passage}\nQuestion: is a circle round? ASSISTANT:")
+    assert item.choices == {"A": "Yes", "B": "No"}
+    assert task.template("owl2-2023").choices is None
+
+
+def test_the_likelihoods_of_opencompass_llama_collection_are_behind_the_passage_without_title() -> None:
+    task = find_task("boolq_ppl")
+    item = task.items(DATA)[0]
+    assert prompt(task, item, "opencompass-llama") == (
         "USER: Passage: A circle is the set of points with one distance from its centre. "
         "It is round -- always.\n"
         "Question: Is a circle round? ASSISTANT:"
     )
-    assert item.choices == {"A": "Answer: Yes", "B": "Answer: No"}
+    choices = task.template("opencompass-llama").choices
+    assert choices is not None
+    assert choices(item) == {"A": "Answer: Yes", "B": "Answer: No"}
 
 
 def test_boolqs_three_layouts_say_the_same(tmp_path: Path) -> None:
@@ -86,8 +97,9 @@ def test_triviaqa_reads_quotes_and_says_both_its_old_and_its_new_figure() -> Non
 def test_a_row_of_triviaqa_without_answers_is_named(tmp_path: Path, row: str) -> None:
     data = copy(tmp_path, "triviaqa")
     (data / "triviaqa/trivia-dev.qa.csv").write_text(f"q\t['a']\n{row}\n")
-    with pytest.raises(EvalDataError, match=r"trivia-dev\.qa\.csv: row 2"):
-        find_task("triviaqa").items(data)
+    (reason,) = skipped("triviaqa", data)
+    assert "trivia-dev.qa.csv: row 2: " in reason
+    assert [item.id for item in find_task("triviaqa").items(data)] == ["1"]
 
 
 def test_xsum_is_asked_with_a_full_width_colon_and_scored_by_the_first_line() -> None:
@@ -113,18 +125,37 @@ def test_xsum_takes_the_first_thousand_lines_and_the_datasets_own_field(tmp_path
     assert (len(items), items[-1].question) == (1000, "text 999")
 
 
-def test_hellaswag_is_tidied_and_asked_for_letters_or_ranks_its_endings() -> None:
+def test_hellaswag_shows_the_text_as_it_is_and_from_2023_11_13_on_tidied() -> None:
+    task, ranked = find_task("hellaswag"), find_task("hellaswag_ppl")
+    item = by_id(task.items(DATA))["1"]
+    row = json.loads((DATA / "hellaswag/hellaswag_val.jsonl").read_text().splitlines()[1])
+    assert "[" in item.question
+    assert (item.question, list(item.choices.values())) == (row["ctx"], row["endings"])
+    assert prompt(task, item).startswith(f"USER: {row['ctx']}\nQuestion: Which ending makes")
+    assert prompt(ranked, item) == f"USER: {row['ctx']} ASSISTANT:"
+    later = prompt(task, item, "opencompass-2023-11-13")
+    text = "How to sleep well. Go to bed early. Night is for sleep."
+    assert later.startswith(f"USER: {text}\nQuestion: Which ending makes")
+    assert "\nB. Keep the room dark and quiet.\n" in later
+    assert prompt(ranked, item, "opencompass-2023-11-13") == f"USER: {text} ASSISTANT:"
+    tidied = ranked.template("opencompass-2023-11-13").choices
+    assert tidied is not None
+    assert tidied(item)["B"] == "Keep the room dark and quiet."
+
+
+def test_hellaswag_is_asked_for_letters_or_ranks_its_endings() -> None:
     task, ranked = find_task("hellaswag"), find_task("hellaswag_ppl")
     items = by_id(task.items(DATA))
-    assert items["1"].question == "How to sleep well. Go to bed early. Night is for sleep."
-    assert items["1"].choices["B"] == "Keep the room dark and quiet."
     assert prompt(task, items["0"]) == (
-        "USER: A man is sitting on a roof. He\nQuestion: Which ending makes the most sense?\n"
+        "USER: A man is sitting on a roof. he\nQuestion: Which ending makes the most sense?\n"
         "A. starts pulling up roofing.\nB. is using wrap to wrap a pair of skis.\n"
         "C. is ripping level tiles off.\nD. holds a cube.\n"
         "You may choose from 'A', 'B', 'C', 'D'.\nAnswer: ASSISTANT:"
     )
-    assert prompt(ranked, items["0"]) == "USER: A man is sitting on a roof. He ASSISTANT:"
+    assert prompt(ranked, items["0"]) == "USER: A man is sitting on a roof. he ASSISTANT:"
+    assert prompt(task, items["0"], "opencompass-2023-11-13").startswith(
+        "USER: A man is sitting on a roof. He\n"
+    )
     scores = task.score(answers(task, list(items.values()), {"0": "The answer is A", "1": "C"}))
     assert figures(scores) == {"accuracy": 50.0, "accuracy activitynet": 100.0, "accuracy wikihow": 0.0}
     assert scores[0].paper_id == "fig3/42"
@@ -134,8 +165,11 @@ def test_hellaswags_opencompass_layout_loses_its_activity(tmp_path: Path) -> Non
     (tmp_path / "hellaswag").mkdir()
     row = {"query": "Roof shingle removal: A man: on a roof. He", "choices": ["a", "b", "c", "d"], "gold": 3}
     write_lines(tmp_path / "hellaswag/hellaswag.jsonl", [row])
-    (item,) = find_task("hellaswag").items(tmp_path)
+    task, ranked = find_task("hellaswag"), find_task("hellaswag_ppl")
+    (item,) = task.items(tmp_path)
     assert (item.question, item.references) == ("A man: on a roof. He", ("D",))
+    assert prompt(task, item, "opencompass-2023-11-13").startswith("USER: A man: on a roof. He\n")
+    assert prompt(ranked, item, "opencompass-2023-11-13") == "USER: on a roof. He ASSISTANT:"
     write_lines(tmp_path / "hellaswag/hellaswag.jsonl", [row | {"gold": 4}])
     with pytest.raises(EvalDataError, match=r"hellaswag\.jsonl: line 1: 4 endings and label 4"):
         find_task("hellaswag").items(tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from owl2.eval.task import DataMissing, EvalDataError, Task, find_task
+from owl2.eval.task import DataMissing, Decoding, EvalDataError, Task, find_task
 from tests.eval.tasks.miniature import (
     DATA,
     answers,
@@ -14,6 +14,7 @@ from tests.eval.tasks.miniature import (
     figures,
     prompt,
     read,
+    skipped,
     write,
     write_lines,
 )
@@ -106,17 +107,25 @@ def test_questions_of_another_split_are_an_error_that_names_both(tmp_path: Path)
         find_task("vqav2").items(data)
 
 
-def test_questions_without_annotation_are_counted_before_anything_runs(tmp_path: Path) -> None:
+def test_a_question_without_annotation_costs_itself_and_annotations_of_another_split_are_an_error(
+    tmp_path: Path,
+) -> None:
     data = copy(tmp_path, "vqav2", "coco")
     edit(data / ANNOTATIONS, lambda value: value["annotations"].pop())
-    with pytest.raises(EvalDataError, match=r"annotations\.json: 1 of 5 questions .* the first is 262148000"):
+    (reason,) = skipped("vqav2", data)
+    assert "record 1: question_id 262148000 is not in " in reason
+    assert reason.endswith(ANNOTATIONS)
+    edit(data / ANNOTATIONS, lambda value: value.update(annotations=value["annotations"][:2]))
+    with pytest.raises(
+        EvalDataError, match=r"vqav2: 3 of 5 records cannot be used, .*another split or layout"
+    ):
         find_task("vqav2").items(data)
 
 
 def test_missing_images_are_counted_before_anything_runs(tmp_path: Path) -> None:
     data = copy(tmp_path, "vqav2", "coco")
     (data / "coco/val2014/COCO_val2014_000000000042.jpg").unlink()
-    with pytest.raises(EvalDataError, match=r"vqav2: 1 of 3 .*COCO_val2014_000000000042\.jpg"):
+    with pytest.raises(EvalDataError, match=r"vqav2: 1 of 5 questions lack .*COCO_val2014_000000000042\.jpg"):
         find_task("vqav2").items(data)
 
 
@@ -144,12 +153,31 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str, gone: str)
     [
         (lambda value: value["questions"][1].pop("question"), "record 2: no field 'question'"),
         (lambda value: value["questions"][0].update(image_id="262148"), "record 1: image_id is '262148'"),
-        (lambda value: value["questions"][1].update(question_id=262148000), "two items are called 262148000"),
-        (lambda value: value.update(questions=[]), "no question of this split"),
-        (lambda value: value.update(questions=["?"]), "record 1 is str"),
+        (
+            lambda value: value["questions"][1].update(question_id=262148000),
+            "vqav2: item 262148000: an earlier record has this id",
+        ),
+        (lambda value: value["questions"].__setitem__(0, "?"), "record 1: str, expected an object"),
+        (lambda value: value["questions"][0].update(question="\ud83d?"), "record 1: question has half a"),
     ],
 )
-def test_a_record_out_of_format_is_an_error_that_names_it(tmp_path: Path, change: object, said: str) -> None:
+def test_a_record_out_of_format_costs_itself_and_is_named(tmp_path: Path, change: object, said: str) -> None:
+    data = copy(tmp_path, "vqav2", "coco")
+    edit(data / QUESTIONS, change)  # type: ignore[arg-type]
+    (reason,) = skipped("vqav2", data)
+    assert said in reason
+    assert find_task("vqav2").load(data).num_records == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda value: value.update(questions=[]), "no question of this split"),
+        (lambda value: value.update(questions="?"), "expected a list of records, found str"),
+        (lambda value: value.update(questions=["?"]), "1 of 1 records cannot be used, .*record 1: str"),
+    ],
+)
+def test_a_file_without_a_usable_record_is_an_error(tmp_path: Path, change: object, said: str) -> None:
     data = copy(tmp_path, "vqav2", "coco")
     edit(data / QUESTIONS, change)  # type: ignore[arg-type]
     with pytest.raises(EvalDataError, match=said):
@@ -209,10 +237,10 @@ def test_vizwiz_refuses_the_file_of_another_split(tmp_path: Path) -> None:
 def test_textvqa_needs_no_ocr_and_its_twin_shows_the_tokens(tmp_path: Path) -> None:
     plain, ocr = find_task("textvqa"), find_task("textvqa_ocr")
     item = by_id(ocr.items(DATA))["34602"]
-    assert prompt(plain, item) == f"USER: <|image|>what is written on the sign? {SHORT} ASSISTANT: "
-    assert prompt(ocr, item) == (
-        f"USER: <|image|>what is written on the sign?\nReference OCR token: OPEN, 24h\n{SHORT} ASSISTANT: "
-    )
+    assert prompt(plain, item) == f"USER: <|image|>what is written on the sign?\n{SHORT} ASSISTANT:"
+    with_ocr = "USER: <|image|>what is written on the sign?\nReference OCR token: OPEN, 24h\n"
+    assert prompt(ocr, item) == f"{with_ocr}{SHORT} ASSISTANT:"
+    assert prompt(ocr, item, "owl2-2024") == f"{with_ocr}{SHORT} ASSISTANT: "
     assert "\nReference OCR token: \n" in prompt(ocr, by_id(ocr.items(DATA))["34604"])
     assert prompt(plain, item, "lmms-eval").startswith("USER: <|image|>What is written on the sign?\n")
     data = copy(tmp_path, "textvqa")
@@ -228,7 +256,9 @@ def paper_ids(task: Task) -> set[str]:
 def test_textvqa_images_without_an_ocr_record_are_counted(tmp_path: Path) -> None:
     data = copy(tmp_path, "textvqa")
     edit(data / "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json", lambda value: value["data"].pop(0))
-    with pytest.raises(EvalDataError, match=r"Rosetta.*: 2 of 3 questions are not in it"):
+    with pytest.raises(
+        EvalDataError, match=r"2 of 3 records cannot be used.*image_id \w+ is not in .*Rosetta"
+    ):
         find_task("textvqa_ocr").items(data)
     edit(data / "textvqa/TextVQA_0.5.1_val.json", lambda value: value.update(dataset_type="train"))
     with pytest.raises(EvalDataError, match="questions of 'train', expected 'val'"):
@@ -270,17 +300,20 @@ def test_gqa_takes_qwens_lines(tmp_path: Path) -> None:
     assert task.score(answers(task, task.items(data), {"2030": "left"}))[0].value == pytest.approx(100 / 3)
 
 
-def test_what_the_authors_published_is_asked_in_their_words() -> None:
+def test_what_the_authors_published_is_asked_in_their_words_of_2023_and_2024() -> None:
     for name in ("vqav2", "okvqa", "textvqa", "gqa", "vizwiz"):
         task = find_task(name)
         item = task.items(DATA)[0]
-        assert prompt(task, item) == f"USER: <|image|>{item.question} {SHORT} ASSISTANT: "
-        assert next(iter(task.templates)) == "owl2-paper"
-        assert (task.decoding.max_new_tokens, task.decoding.min_new_tokens) == (10, 1)
+        assert prompt(task, item) == f"USER: <|image|>{item.question}\n{SHORT} ASSISTANT:"
+        assert prompt(task, item, "owl2-2024") == f"USER: <|image|>{item.question} {SHORT} ASSISTANT: "
+        assert next(iter(task.templates)) == "owl2-2023"
+        assert task.decoding_of("owl2-2023") == Decoding(10, 1, num_beams=5, length_penalty=1.0)
+        assert task.decoding_of("owl2-2024") == Decoding(10, 1, num_beams=1)
+        assert task.decoding_of("llava15") == Decoding(10, 1)
     vizwiz = find_task("vizwiz")
     assert prompt(vizwiz, vizwiz.items(DATA)[1], "llava15") == (
         "USER: <|image|>Can you tell me what color this is, please?\nWhen the provided information is "
         f"insufficient, respond with 'Unanswerable'.\n{SHORT} ASSISTANT:"
     )
-    assert vizwiz.templates["owl2-paper"].source.startswith("not published")
+    assert vizwiz.templates["owl2-2023"].source.startswith("not published")
     assert "Unanswerable" in prompt(find_task("okvqa"), find_task("okvqa").items(DATA)[0], "lmms-eval")

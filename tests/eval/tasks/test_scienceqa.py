@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from owl2.eval.task import EvalDataError, find_task
-from tests.eval.tasks.miniature import DATA, answers, by_id, copy, edit, figures, prompt
+from tests.eval.tasks.miniature import DATA, answers, by_id, copy, edit, figures, prompt, skipped
 
 PROBLEMS, SPLITS = "scienceqa/problems.json", "scienceqa/pid_splits.json"
 
@@ -19,15 +19,14 @@ def test_items_are_the_test_questions_with_an_image() -> None:
     assert items["5"].images[0].open().size == (96, 64)
 
 
-def test_the_four_ways_to_ask() -> None:
+def test_the_five_templates() -> None:
     task = find_task("scienceqa")
     items = by_id(task.items(DATA))
     choices = "A. circle\nB. square\nC. triangle\n"
     with_typographic = "Answer with the option’s letter from the given choices directly."
     with_straight = "Answer with the option's letter from the given choices directly."
-    assert prompt(task, items["4"]) == (
-        f"USER: <|image|>N/A\nWhich shape is shown?\n{choices}{with_typographic} ASSISTANT:"
-    )
+    authors = f"USER: <|image|>N/A\nWhich shape is shown?\n{choices}{with_typographic} ASSISTANT:"
+    assert (prompt(task, items["4"]), prompt(task, items["4"], "owl2-2024")) == (authors, f"{authors} ")
     assert prompt(task, items["4"], "owl2-vlmevalkit") == (
         f"USER: <|image|>Which shape is shown?\n{choices}\n{with_typographic}  ASSISTANT: "
     )
@@ -74,15 +73,31 @@ def test_llavas_reading_is_kept_beside_ours(output: str, is_read: bool) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
-        (SPLITS, lambda value: value["test"].append("99"), "problems.json: 1 of 5 test problems .* is 99"),
-        (SPLITS, lambda value: value.pop("test"), "pid_splits.json: expected an object with the list test"),
+        (SPLITS, lambda value: value["test"].append("99"), "problems.json: problem 99: not in it"),
         (PROBLEMS, lambda value: value["5"].update(answer=2), "problem 5: answer is 2 of 2 choices"),
         (PROBLEMS, lambda value: value["5"].update(grade="high"), "problem 5: grade is 'high'"),
         (PROBLEMS, lambda value: value["4"].pop("choices"), "problem 4: no field 'choices'"),
+        (PROBLEMS, lambda value: value["4"].pop("image"), "problem 4: no field 'image'"),
+    ],
+)
+def test_a_record_out_of_format_costs_itself_and_is_named(
+    tmp_path: Path, file: str, change: object, said: str
+) -> None:
+    data = copy(tmp_path, "scienceqa")
+    edit(data / file, change)  # type: ignore[arg-type]
+    (reason,) = skipped("scienceqa", data)
+    assert said in reason
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        (SPLITS, lambda value: value.pop("test"), "pid_splits.json: no test in it, only"),
+        (SPLITS, lambda value: value.update(test=4), "pid_splits.json: test is int, expected a list"),
         (PROBLEMS, lambda value: value["4"].update(image="choice_0.png"), "1 of 3 .*choice_0.png"),
     ],
 )
-def test_a_record_out_of_format_is_an_error_that_names_it(
+def test_a_file_out_of_format_and_too_many_missing_images_are_errors(
     tmp_path: Path, file: str, change: object, said: str
 ) -> None:
     data = copy(tmp_path, "scienceqa")

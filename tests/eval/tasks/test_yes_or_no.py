@@ -8,7 +8,7 @@ import pytest
 
 from owl2.eval.metrics.yes_no import mme_score
 from owl2.eval.task import Answer, DataMissing, EvalDataError, find_task
-from tests.eval.tasks.miniature import DATA, answers, by_id, copy, figures, prompt
+from tests.eval.tasks.miniature import DATA, answers, by_id, copy, figures, prompt, skipped
 
 RELEASE = "mme/MME_Benchmark_release_version"
 POPE_2910 = (1233, 74, 267, 1336)
@@ -63,14 +63,16 @@ def test_pope_asks_as_mme_does() -> None:
     question = (
         "USER: <|image|>Is there a circle in the image?\nAnswer the question using a single word or phrase."
     )
-    assert prompt(task, task.items(DATA)[0]) == f"{question} ASSISTANT: "
-    assert prompt(task, task.items(DATA)[0], "llava15") == f"{question} ASSISTANT:"
+    for template, ending in (("owl2-2023", ""), ("owl2-2024", " "), ("llava15", "")):
+        assert prompt(task, task.items(DATA)[0], template) == f"{question} ASSISTANT:{ending}"
 
 
 def test_images_that_are_missing_are_counted_before_anything_is_asked(tmp_path: Path) -> None:
     data = copy(tmp_path, "pope", "coco")
     (data / "coco/val2014/COCO_val2014_000000310196.jpg").unlink()
-    with pytest.raises(EvalDataError, match=r"pope: 1 of 3 images are not in .*coco/val2014.*310196"):
+    with pytest.raises(
+        EvalDataError, match=r"pope: \d of 11 questions lack .*310196.* is not in .*coco/val2014"
+    ):
         find_task("pope").items(data)
 
 
@@ -82,12 +84,13 @@ def test_an_absent_benchmark_says_what_was_looked_for(tmp_path: Path) -> None:
         find_task("mme").items(tmp_path)
 
 
-def test_a_label_that_is_no_label_names_its_line(tmp_path: Path) -> None:
+def test_a_label_that_is_no_label_costs_its_question_and_names_its_line(tmp_path: Path) -> None:
     data = copy(tmp_path, "pope", "coco")
     file = data / "pope/output/coco/coco_pope_popular.json"
     file.write_text(file.read_text().replace('"no"', '"No!"', 1))
-    with pytest.raises(EvalDataError, match=r"coco_pope_popular.json: line 2: label is 'No!'"):
-        find_task("pope").items(data)
+    (reason,) = skipped("pope", data)
+    assert "coco_pope_popular.json: line 2: label is 'No!'" in reason
+    assert len(find_task("pope").items(data)) == 10
 
 
 def test_mme_reads_both_layouts_and_images_in_deeper_folders() -> None:
@@ -138,7 +141,8 @@ def test_mmes_request_for_yes_or_no_is_cut_out_and_the_authors_leave_a_blank() -
     task = find_task("mme")
     item = task.items(DATA)[0]
     short = "Answer the question using a single word or phrase."
-    assert prompt(task, item) == f"USER: <|image|>Is there a circle in this image? \n{short} ASSISTANT: "
+    authors = f"USER: <|image|>Is there a circle in this image? \n{short} ASSISTANT:"
+    assert (prompt(task, item), prompt(task, item, "owl2-2024")) == (authors, f"{authors} ")
     bare = f"USER: <|image|>Is there a circle in this image?\n{short} ASSISTANT:"
     assert prompt(task, item, "lmms-eval") == prompt(task, item, "llava15") == bare
 
@@ -175,26 +179,43 @@ def test_of_an_odd_number_of_first_questions_the_last_pair_is_left_out() -> None
     assert task.score(answers(task, items[:1], {})) == []
 
 
-def test_an_image_of_mme_with_one_question_is_an_error_that_names_its_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"Is there one?\tYes\n", "expected two lines"),
+        (b"Is there one? Yes\nIs there none? No\n", "expected two lines"),
+        (b"Is there one?\tYes\nIs there none?\tPerhaps\n", "the answer is 'perhaps', not yes or no"),
+        ("Is there ä?\tYes\nNone?\tNo\n".encode("latin-1"), "not UTF-8 text"),
+    ],
+)
+def test_a_text_of_mme_that_is_no_pair_of_questions_costs_its_image(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
     data = copy(tmp_path, "mme")
-    (data / RELEASE / "count/000000006471.txt").write_text("Is there one?\tYes\n")
-    with pytest.raises(EvalDataError, match=r"count/000000006471.txt: expected two lines"):
-        find_task("mme").items(data)
+    (data / RELEASE / "count/000000006471.txt").write_bytes(content)
+    (reason,) = skipped("mme", data)
+    assert f"count/000000006471.txt: {said}" in reason
+    task = find_task("mme")
+    items = task.items(data)
+    assert len(items) == 26
+    scores = task.score(answers(task, items, {item.id: item.references[0] for item in items}))
+    # Without one of its ten subtasks, the sum is not the paper's.
+    assert (scores[0].group, scores[0].value, scores[0].paper_id) == ("perception", pytest.approx(1800), "")
 
 
-def test_a_text_of_mme_without_image_and_a_missing_subtask_are_errors(tmp_path: Path) -> None:
+def test_a_text_of_mme_without_image_costs_itself_and_a_missing_subtask_is_an_error(tmp_path: Path) -> None:
     data = copy(tmp_path, "mme")
     (data / RELEASE / "artwork/images/toy_dataset/16006.jpg").unlink()
-    with pytest.raises(EvalDataError, match=r"artwork: 1 of 1 texts have no image, first 16006.txt"):
-        find_task("mme").items(data)
+    (record,) = find_task("mme").load(data).skipped
+    assert (record.lacks_file, record.where.rpartition("/")[2]) == (True, "16006.txt")
     (data / RELEASE / "artwork").rename(data / "artwork")
     with pytest.raises(EvalDataError, match=r"mme: 1 of 14 subtasks are not in .*: artwork"):
         find_task("mme").items(data)
 
 
-def test_lines_of_pope_that_are_not_json_are_named(tmp_path: Path) -> None:
+def test_a_line_of_pope_that_is_cut_off_costs_itself_and_is_named(tmp_path: Path) -> None:
     data = copy(tmp_path, "pope", "coco")
     file = data / "pope/output/coco/coco_pope_random.json"
     file.write_text(file.read_text() + json.dumps({"question_id": 4})[:-3])
-    with pytest.raises(EvalDataError, match=r"coco_pope_random.json: line 4: not JSON"):
-        find_task("pope").items(data)
+    (reason,) = skipped("pope", data)
+    assert "coco_pope_random.json: line 4: not JSON" in reason

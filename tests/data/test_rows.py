@@ -3,33 +3,33 @@
 import pyarrow as pa
 import pytest
 
-from owl2.data.readers.columns import layout_of
+from owl2.data.readers.tables import _form_of_schema
 from owl2.data.sample import DataError
 from tests.data.hub import IMAGE, TURNS
 
 CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
-def layout(**columns: pa.DataType) -> dict[str, str]:
-    return dict(layout_of("web", "a.parquet", pa.schema(columns.items())))
+def columns_of(**columns: pa.DataType) -> dict[str, str]:
+    return dict(_form_of_schema("web", "a.parquet", pa.schema(columns.items())).columns)
 
 
 def test_known_names_of_fitting_types_are_what_they_are_called() -> None:
-    assert layout(id=pa.string(), image=IMAGE, conversations=TURNS, data_source=pa.string()) == {
+    assert columns_of(id=pa.string(), image=IMAGE, conversations=TURNS, data_source=pa.string()) == {
         "key": "id",
         "image": "image",
         "conversation": "conversations",
     }
-    assert layout(images=pa.list_(IMAGE), messages=CHAT, text=pa.string(), caption=pa.string()) == {
+    assert columns_of(images=pa.list_(IMAGE), messages=CHAT, text=pa.string(), caption=pa.string()) == {
         "image": "images",
         "conversation": "messages",
     }
-    assert layout(jpg=pa.large_binary(), txt=pa.large_string(), __key__=pa.string()) == {
+    assert columns_of(jpg=pa.large_binary(), txt=pa.large_string(), __key__=pa.string()) == {
         "image": "jpg",
         "caption": "txt",
         "key": "__key__",
     }
-    assert layout(conversations=pa.large_list(TURNS.value_type), image=pa.null(), id=pa.int64()) == {
+    assert columns_of(conversations=pa.large_list(TURNS.value_type), image=pa.null(), id=pa.int64()) == {
         "conversation": "conversations",
         "image": "image",
         "key": "id",
@@ -60,6 +60,6 @@ def test_what_is_missing_twofold_or_of_another_type_is_named_with_what_is_expect
     columns: dict[str, pa.DataType], message: str
 ) -> None:
     with pytest.raises(DataError, match=f"web: a.parquet {message}") as found:
-        layout(**columns)
+        columns_of(**columns)
     assert "conversations or conversation or messages" in str(found.value)
     assert "rename or drop columns" in str(found.value)

@@ -45,7 +45,7 @@ class Vqav2(VqaRecipe):
 def _joined(
     files: Files, questions: list[dict[str, Any]], annotations: list[dict[str, Any]]
 ) -> Iterator[Row | Rejected]:
-    """Join questions and answers by id, images in the order of their first question."""
+    """Join questions and answers by id; images come in the order of their first question."""
     answers = {annotation["question_id"]: annotation["answers"] for annotation in annotations}
     by_image: dict[int, list[Exchange]] = {}
     for question in questions:

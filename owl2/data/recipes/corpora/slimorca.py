@@ -1,13 +1,13 @@
 """SlimOrca (Lian et al. 2023): GPT-4's reasoned answers to FLAN questions, text alone.
 
-The system's instruction stands before the question, on a line of its own: the release's template has no
-place for one, and without it the answer's length and manner would come from nowhere.
+The system prompt comes before the question, on a line of its own: the release's template has no place for
+one, and without it nothing would explain the answer's length and style.
 """
 
-import json
 from collections.abc import Iterator
 
 from owl2.data.recipes.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
+from owl2.jsonl import parse_object
 
 
 @recipe
@@ -32,7 +32,7 @@ def _read(key: str, line: bytes) -> Row | Rejected:
     try:
         turns = [
             {"from": turn["from"], "value": turn["value"].strip()}
-            for turn in json.loads(line)["conversations"]
+            for turn in parse_object(line, key)["conversations"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return Rejected(key, "not a record of the official format", repr(error))

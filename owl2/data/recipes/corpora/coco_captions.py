@@ -1,6 +1,6 @@
 """COCO captions for pre-training (Lin et al. 2014): every caption of every image.
 
-Image to caption; the turn is the image alone. From img2dataset's shards (`mscoco`), as the other
+The question is the image alone, the answer its caption. From img2dataset's shards (`mscoco`), as the other
 pre-training corpora; or from the official download, where five captions share an image and become five rows,
 so that no image is stored twice.
 """
@@ -8,10 +8,10 @@ so that no image is stored twice.
 from collections.abc import Iterator
 from pathlib import Path
 
-from owl2.data.recipes.coco import CAPTIONS, captions_by_image
+from owl2.data.recipes.corpora.coco import CAPTIONS, captions_by_image
+from owl2.data.recipes.corpora.vqav2 import TRAIN2014
 from owl2.data.recipes.img2dataset import SHARDS, ShardRecipe, shard_files
 from owl2.data.recipes.recipe import ConversationRecipe, Files, Recipe, Rejected, Row, recipe
-from owl2.data.recipes.vqav2 import TRAIN2014
 from owl2.data.recipes.wording import conversation
 
 

@@ -1,7 +1,7 @@
 """ShareGPT (2023): conversations of people with a chatbot, text alone.
 
 Shared pages begin and end anywhere, so a conversation starts at the first question and ends with the last
-answer. What then is no strict alternation of the two is left out and counted.
+answer. Conversations in which the two sides then do not alternate are left out and counted.
 """
 
 from collections.abc import Iterator

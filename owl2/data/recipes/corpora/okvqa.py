@@ -1,11 +1,11 @@
 """OK-VQA (Marino et al. 2019): as VQAv2, with the answers that its metric compares.
 
-Each annotator's answer is there as typed (`raw_answer`) and in the standard form (`answer`) that the
-benchmark scores; votes are counted over the standard form, and it is what is learned.
+The file has each annotator's answer as typed (`raw_answer`) and in the standard form (`answer`) that the
+benchmark scores; votes are counted over the standard form, which is also the target.
 """
 
+from owl2.data.recipes.corpora.vqav2 import TRAIN2014, VqaRecipe
 from owl2.data.recipes.recipe import CorpusFile, recipe
-from owl2.data.recipes.vqav2 import TRAIN2014, VqaRecipe
 
 
 @recipe

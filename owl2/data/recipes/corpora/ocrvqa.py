@@ -1,7 +1,7 @@
 """OCR-VQA (Mishra et al. 2019): questions on book covers, all of a cover in one conversation.
 
-Covers were fetched one by one and named by key with the suffix of their address, or all `.jpg` as LLaVA's
-instructions have it; both are found. Many addresses are dead by now: those covers are counted as missing.
+Covers are fetched one by one and named by key with the suffix of their address, or `.jpg` in all cases as in
+LLaVA's instructions; both are found. Many addresses no longer work: those covers are counted as missing.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """RefCOCO, RefCOCO+ and RefCOCOg (Kazemzadeh et al. 2014, Yu et al. 2016, Mao et al. 2016) in one corpus.
 
-The referents of an image, out of all three, in one conversation: for each, one of its expressions by lot, and
-by lot the question for the expression or for the region. The official files are pickles; they are read with
-an unpickler that builds nothing but numbers, text, lists and dictionaries.
+All referents of an image, from the three corpora, in one conversation: each with a random one of its
+expressions, and a random question, for the expression or for the region. The official files are pickles; they
+are read with an unpickler that builds nothing but numbers, text, lists and dictionaries.
 """
 
 import io
@@ -10,15 +10,15 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+from owl2.data.recipes.corpora.vqav2 import TRAIN2014
 from owl2.data.recipes.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
-from owl2.data.recipes.vqav2 import TRAIN2014
 from owl2.data.recipes.wording import conversation, region_exchanges, region_text, seeded
 from owl2.data.sample import DataError
 
 MAX_REGIONS = 10
 ORIGIN = "github.com/lichengunc/refer, refcoco.zip, refcoco+.zip, refcocog.zip"
 SPLITS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
-"""Whose division into train and test: for RefCOCOg the one whose images do not overlap."""
+"""The authors of the split into train and test: for RefCOCOg the one whose images do not overlap."""
 
 
 @recipe

@@ -42,7 +42,7 @@ class Gqa(ConversationRecipe):
 
 
 def _slim(value: dict[str, Any]) -> dict[str, Any]:
-    """Of a question keep three of thirteen fields: the file is a gigabyte, most of it functional programs."""
+    """Keep three of a question's thirteen fields: most of the file's gigabyte are functional programs."""
     if "imageId" not in value:
         return value
     return {name: value[name] for name in ("question", "imageId", "answer") if name in value}

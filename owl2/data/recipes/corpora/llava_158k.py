@@ -1,7 +1,7 @@
 """LLaVA-Instruct-158K (Liu et al. 2023): GPT-4's conversations, descriptions and reasoning on COCO images.
 
-Text as published; only the image's mark moves right before the first question, where the release puts it
-when it answers (the file has it before or after, on a line of its own).
+The text is as published, but the image's mark moves directly before the first question, where the release
+puts it at inference (the file has it before or after, on a line of its own).
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""TextCaps (Sidorov et al. 2020): captions that read the text in an image, one an image, drawn once by lot.
+"""TextCaps (Sidorov et al. 2020): captions that read the text in an image, one random caption an image.
 
 The official file has one record a caption; records of one image share `image_id`. Appendix B.1 as for COCO.
 """

@@ -1,4 +1,4 @@
-"""COCO captions for instruction tuning (Lin et al. 2014): one caption an image, drawn once by lot.
+"""COCO captions for instruction tuning (Lin et al. 2014): one random caption an image.
 
 Appendix B.1: "we randomly select one caption from the ground truth". The 82,783 images of train2014 are the
 82K of Table 14.
@@ -7,8 +7,8 @@ Appendix B.1: "we randomly select one caption from the ground truth". The 82,783
 from collections import defaultdict
 from collections.abc import Iterator
 
+from owl2.data.recipes.corpora.vqav2 import TRAIN2014
 from owl2.data.recipes.recipe import ConversationRecipe, CorpusFile, Files, Rejected, Row, recipe
-from owl2.data.recipes.vqav2 import TRAIN2014
 from owl2.data.recipes.wording import CAPTION, conversation, seeded
 
 CAPTIONS = CorpusFile(
@@ -39,7 +39,7 @@ class Coco(ConversationRecipe):
 
 
 def captions_by_image(files: Files) -> Iterator[tuple[int, str, list[str]]]:
-    """(id, file name, captions) of each image, in the order of the file."""
+    """Yield (id, file name, captions) of each image, in the order of the file."""
     data = files.read_json(CAPTIONS.path)
     captions: dict[int, list[str]] = defaultdict(list)
     for annotation in data["annotations"]:

@@ -1,7 +1,7 @@
 """A-OKVQA (Schwenk et al. 2022): multiple choice, each question with its options in several orders.
 
-Appendix B.1: "we augment the dataset by switching the order of options". Three orders of 17,056 questions
-are 51,168 samples, the 50K of Table 14: as given, and two others by lot. The answer is the option's letter.
+Appendix B.1: "we augment the dataset by switching the order of options". Three orders of 17,056 questions are
+51,168 samples, the 50K of Table 14: the given order and two random others. The answer is the option's letter.
 """
 
 import itertools

@@ -1,7 +1,8 @@
 """Visual Genome (Krishna et al. 2017): regions and their phrases, up to ten of an image in one conversation.
 
-A region is four shares of the image's sides in text; by lot, the question asks for the phrase of a region
-or for the region of a phrase. Which regions, when there are more (fifty on average), is drawn once by lot.
+A region is written as four shares of the image's sides; a random question asks for the phrase of a region or
+for the region of a phrase. If there are more than ten regions (there are fifty on average), ten random ones
+are used.
 """
 
 from collections.abc import Iterator

@@ -1,0 +1,124 @@
+"""Fields of configurations: type and bounds are declared with the field, and checked in one place.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Sampling:
+        top_k: int = number(0, ge=0)
+
+        def __post_init__(self) -> None:
+            check_fields(self, SamplingError)
+
+A wrong type, NaN, infinity or a number outside of the bounds is one sentence with the field's name.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from owl2.errors import Owl2Error
+
+MAX_INT = 2**63 - 1
+"""Upper bound of every whole number, unless its field has a smaller one."""
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    NoneType: "null",
+}
+
+
+def number(
+    default: Any = dataclasses.MISSING,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    hint: str = "",
+) -> Any:
+    """A numeric field with its bounds, which hold for each number of a tuple too.
+
+    Args:
+        default: without one the field is required.
+        ge: at least this; `gt`: above it; `le`: at most; `lt`: below.
+        hint: ends the error message.
+    """
+    return dataclasses.field(default=default, metadata={"ge": ge, "gt": gt, "le": le, "lt": lt, "hint": hint})
+
+
+def check_fields(config: Any, error: type[Owl2Error], where: str = "") -> None:
+    """Check type and bounds of every field of a dataclass.
+
+    Args:
+        config: an instance.
+        error: what is raised.
+        where: name of the configuration, in front of the field's; may be empty.
+    """
+    kind: Any = type(config)
+    for name, hint, bounds in _fields(kind):
+        value, key = getattr(config, name), f"{where}.{name}".lstrip(".")
+        if not _is_a(value, hint):
+            raise error(f"{key} = {_short(value)} must be {in_words(hint)}")
+        for item in value if isinstance(value, tuple) else [value]:
+            if isinstance(item, int | float) and (problem := _out_of_bounds(item, bounds)):
+                advice = f"; {bounds['hint']}" if bounds.get("hint") else ""
+                raise error(f"{key} = {_short(value)} must be {problem}{advice}")
+
+
+@lru_cache
+def _fields(kind: Any) -> list[tuple[str, Any, Mapping[str, Any]]]:
+    """Name, type and bounds of each field of a dataclass."""
+    hints = get_type_hints(kind)
+    return [(f.name, hints[f.name], f.metadata) for f in dataclasses.fields(kind)]
+
+
+def _out_of_bounds(value: float, bounds: Mapping[str, Any]) -> str:
+    """What a number must be that it is not; empty if it is within the bounds."""
+    ge, gt, le, lt = (bounds.get(name) for name in ("ge", "gt", "le", "lt"))
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if ge is not None and value < ge:
+        return f"{ge} or more"
+    if gt is not None and value <= gt:
+        return f"above {gt}"
+    if lt is not None and value >= lt:
+        return f"below {lt}"
+    most = MAX_INT if le is None and isinstance(value, int) else le
+    return f"at most {most:,}" if most is not None and value > most else ""
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of an annotation; whole numbers are numbers, true and false are not."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, each) for each in arguments)
+    if origin is Literal:
+        return any(value == each and type(value) is type(each) for each in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, arguments[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def in_words(hint: Any) -> str:
+    """An annotation in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(in_words(each) for each in arguments)
+    if origin is Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(str(each).lower() for each in arguments)
+    if origin is tuple:
+        return f"a list, each item {in_words(arguments[0])}"
+    return WORDS.get(hint, "keys and values")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
