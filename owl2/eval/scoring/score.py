@@ -211,7 +211,7 @@ def result_to_dict(result: TaskResult) -> dict[str, Any]:
         "num_items": result.num_items,
         "expected_n": list(result.task.expected),
         "num_skipped": len(result.skipped),
-        "skipped": [asdict(record) for record in result.skipped],
+        "skipped": [{"where": record.where, "reason": record.reason} for record in result.skipped],
         "unparsed": result.unparsed,
         "errors": dict(result.errors),
         "judge": None if result.judge is None else result.judge.summary(),
