@@ -115,7 +115,7 @@ class Outcome:
 
 
 class Watch(Protocol):
-    """What is told about a run while it goes on."""
+    """Receives the progress of a run."""
 
     def begin(self, plan: Plan, engine: Engine) -> None:
         """A task begins."""
@@ -128,7 +128,7 @@ class Watch(Protocol):
 
 
 class NoWatch:
-    """Nobody watches."""
+    """Ignores the progress."""
 
     def begin(self, plan: Plan, engine: Engine) -> None: ...
 

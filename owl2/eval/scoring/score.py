@@ -206,7 +206,7 @@ def result_to_dict(result: TaskResult) -> dict[str, Any]:
         "config_hash": result.config.hash,
         "source": result.config.source,
         "engine": dict(result.config.engine),
-        "sample": dict(result.config.sample),
+        "sample": {} if len(result.answers) == result.num_items else dict(result.config.sample),
         "n": len(result.answers),
         "num_items": result.num_items,
         "expected_n": list(result.task.expected),
