@@ -83,7 +83,7 @@ def test_more_skipped_records_than_questions_are_another_format(
     with pytest.raises(EvalDataError, match=r"vqav2: 3 of 4 records cannot be used, the first is record 0"):
         VqaV2().load(vqa_data)
     monkeypatch.setattr(VqaV2, "read", lambda self, data: [])
-    with pytest.raises(EvalDataError, match="hold no question"):
+    with pytest.raises(EvalDataError, match="no question"):
         VqaV2().load(vqa_data)
 
 
