@@ -126,6 +126,8 @@ def _item(record: Record, folders: dict[str, MediaFolder], names: dict[int, str]
     folder, kind = folders.get(_folder(record)), record.whole("question_type_id")
     if folder is None:
         return None
+    if "choice_e" in record.fields:
+        record.fail("a choice_e, expected choice_a to choice_d")
     name = record.text("data_id")
     is_image = folder.folder == IMAGES
     return Item(
