@@ -139,14 +139,19 @@ def load(
             damaged; the message names it.
         DeviceError: no such device.
     """
-    device = _device(device)
+    device = find_device(device)
     folder = resolve(folder_or_hub_id)
     config = GenerationConfig.read(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
     return Owl2(model, Processor.from_folder(folder, model.config), config)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        DeviceError: PyTorch does not know it, or this machine does not have it.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -155,4 +160,9 @@ def _device(name: str | torch.device) -> torch.device:
         raise DeviceError(
             f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
         )
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, ImportError, AssertionError) as error:
+            raise DeviceError(f"device {name} cannot be used on this machine; use cpu or cuda") from error
     return device

@@ -10,7 +10,7 @@ from owl2.data.loader import Batch
 from owl2.model import build, preset
 from owl2.train.config import ParallelConfig, TrainConfig
 from owl2.train.parallel import with_image
-from owl2.train.prepare import load_stage, make_batches, open_dataset
+from owl2.train.prepare import load_stage, make_loader, open_dataset
 from owl2.train.ranks import Ranks
 from tests.train.ranks import Pool, all_returned
 from tests.train.splits import Reference, assert_equal_runs, split, train_on_rank
@@ -55,7 +55,7 @@ def without_images(config: TrainConfig) -> list[Batch]:
     """The micro-batches of four ranks that have no image."""
     _, processor = load_stage(dataclasses.replace(config, parallel=ParallelConfig()))
     dataset = open_dataset(config, processor)
-    per_rank = [make_batches(config, dataset, 0, Ranks(rank, 4)) for rank in range(4)]
+    per_rank = [make_loader(config, dataset, 0, Ranks(rank, 4)) for rank in range(4)]
     return [b for batches in per_rank for b in batches if b is not None and not len(b.pixel_values)]
 
 
