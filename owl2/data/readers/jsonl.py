@@ -72,7 +72,7 @@ class JsonlSource(Source):
             raise DataError(str(error), "not a JSON object") from error
         columns = [column for column in map(_column, row.keys(), row.values()) if column is not None]
         cells = {role: row[name] for role, name in form_of(columns, where).columns.items()}
-        key = str(cells.get("key", f"{Path(self.path).name}:{number}"))
+        key = str(cells["key"]) if "key" in cells else f"{Path(self.path).name}:{number}"
         return sample_of(self.name, key, cells, partial(self._stored, where))
 
     def _stored(self, where: str, media: Any) -> StoredImage:
@@ -86,16 +86,18 @@ class JsonlSource(Source):
 _TEXT = frozenset(("caption", "image", "video", "system", "key"))
 _MEDIA = frozenset(("image", "video", "key"))
 _OTHER = frozenset(("key",))
+_TURNS = frozenset(("conversation", "key"))
+_KNOWN = frozenset(name for names in ROLES.values() for name in names)
 
 
 def _column(name: str, value: Any) -> Column | None:
     """Return what a value of a row is; None if it is empty."""
     if isinstance(value, list) and name in ROLES["conversation"] and all(map(_is_turn, value)):
-        return Column(name, "list of turns", frozenset(("conversation", "key")))
+        return Column(name, "list of turns", _TURNS)
     if value is None or value in ("", [], {}):
         return None
     if isinstance(value, str):
-        return Column(name, "text", _TEXT, media_of_name(value))
+        return Column(name, "text", _TEXT, "" if name in _KNOWN else media_of_name(value))
     if isinstance(value, dict):
         return Column(name, "object", _MEDIA if _is_media(value) else _OTHER)
     if isinstance(value, list):

@@ -137,10 +137,14 @@ def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], list[str]]:
     return Form(roles, unread), [], blind
 
 
+def _unread(fields: Mapping[str, Any]) -> str:
+    """Return the name of media that a turn, or a text in it, has in a field that is not read."""
+    return next((name for name, value in fields.items() if value and _is_media_name(name)), "")
+
+
 @lru_cache(1024)
 def _is_media_name(name: str) -> bool:
-    """Whether a field of a turn or of a part of it holds media."""
-    return _looks_like(Column(name, "", frozenset(("image",)))) in _MEDIA_WORDS
+    return _looks_like(Column(name, "", frozenset())) in _MEDIA_WORDS
 
 
 def _looks_like(column: Column) -> str:
@@ -338,8 +342,8 @@ def _system_and_turns(
         where = f"{source}: turn {number} of sample {key}"
         if not isinstance(turn, Mapping):
             raise DataError(f"{where} is {_short(turn)}, expected {{from, value}}", UNKNOWN)
-        if unread := [name for name, value in turn.items() if value and _is_media_name(name)]:
-            raise DataError(f"{where} has {unread[0]} of its own, which is not read", UNREAD)
+        if len(turn) > 2 and (unread := _unread(turn)):
+            raise DataError(f"{where} has {unread} of its own, which is not read", UNREAD)
         is_llava = "from" in turn
         role, content = (turn.get(name) for name in (("from", "value") if is_llava else ("role", "content")))
         pieces = [*_pieces(content, where, is_mark)]
@@ -366,8 +370,8 @@ def _pieces(content: Any, where: str, is_mark: re.Pattern[str]) -> Iterator[str 
     for part in content:
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
         if kind == "text":
-            if unread := [name for name, value in part.items() if value and _is_media_name(name)]:
-                raise DataError(f"{where} has a text with {unread[0]}, which is not read", UNREAD)
+            if unread := _unread(part):
+                raise DataError(f"{where} has a text with {unread}, which is not read", UNREAD)
             yield from _split(_text(part.get("text"), where), is_mark)
         elif kind in ("image", "image_url", "video", "video_url"):
             medium = kind.removesuffix("_url")
