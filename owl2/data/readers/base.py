@@ -70,7 +70,7 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """Return a hexadecimal number for the content, the same on every machine and under every path.
 
-        It changes if a row is added, edited or moved. What exactly it covers is said by each source.
+        It changes if a row is added, edited or moved. Each source documents what exactly it covers.
         """
 
 

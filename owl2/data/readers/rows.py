@@ -28,7 +28,7 @@ ROLES = {
 """What a column may be called, by its role; of keys the first counts."""
 
 IMAGE_MARKS = ("<|image|>", "<image>")
-"""The released code's mark and LLaVA's; both stand for the next image of the sample."""
+"""The released code's mark and LLaVA's; both mean the next image of the sample."""
 VIDEO_MARKS = ("<|video|>", "<video>")
 """The next clip, in a row that has any: elsewhere these are words of HTML. In a row of clips alone image
 marks mean them too, as in LLaVA-Video's files."""
