@@ -13,7 +13,14 @@ from torch import Tensor
 
 from owl2.checkpoint import load_model, resolve
 from owl2.errors import Owl2Error
-from owl2.generate import ChatSession, GenerationConfig, generate
+from owl2.generate import (
+    ChatSession,
+    GenerationConfig,
+    GenerationError,
+    end_tokens,
+    generate,
+    log_likelihoods,
+)
 from owl2.model import Owl2Model
 from owl2.processor import Message, Processor
 
@@ -30,8 +37,13 @@ class Owl2:
     ):
         self.model = model
         self.processor = processor
-        self.generation_config = generation_config or GenerationConfig()
-        """What `generate`, `chat`, `stream` and `session` do unless told otherwise."""
+        config = generation_config or GenerationConfig()
+        ends = (
+            end_tokens(model, config) | model.config.decoder.end_tokens | {processor.tokenizer.eos_token_id}
+        )
+        self.generation_config = config.replace(eos_token_id=tuple(sorted(ends)))
+        """Defaults of `generate`, `chat`, `stream` and `session`. An answer ends with any end token of this
+        configuration, the model and the tokenizer."""
 
     def generate(
         self,
@@ -47,7 +59,8 @@ class Owl2:
             attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
             pixel_values: (I, 3, H, W), images in the order of their places in the batch.
             settings: fields of `GenerationConfig`: `max_new_tokens`, `min_new_tokens`, `do_sample`,
-                `temperature`, `top_k`, `top_p`, `seed`, `eos_token_id`. Others are the checkpoint's.
+                `temperature`, `top_k`, `top_p`, `seed`, `num_beams`, `length_penalty`, `early_stopping`,
+                `eos_token_id`. Others are the checkpoint's.
 
         Raises:
             GenerationError: impossible settings, or a prompt that with `max_new_tokens` exceeds the context.
@@ -75,8 +88,31 @@ class Owl2:
         return "".join(self.stream(messages, **settings))
 
     def stream(self, messages: Sequence[Message], **settings: Any) -> Iterator[str]:
-        """Yield the answer of `chat` piece by piece as it is generated; errors come with the first piece."""
+        """Yield the answer of `chat` piece by piece as it is generated; errors come with the first piece.
+
+        With `num_beams` above 1 the first piece comes when the search has ended.
+        """
         return self.session().answer(messages, **settings)
+
+    def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
+        """Return the log-probability of each answer to a conversation whose last turn is the user's.
+
+        The sum over the answer's tokens without an end token, so longer answers are less probable.
+
+        Args:
+            messages: see `chat`. They are read once for all answers.
+            answers: texts, none of them empty.
+
+        Raises:
+            GenerationError: no answer, an empty one, or one that exceeds the context.
+            TemplateError, ImageError, ContextError: a conversation that cannot be encoded.
+        """
+        if not answers or not all(answers):
+            raise GenerationError(f"answers {list(answers)!r:.80}: give at least one, and none that is empty")
+        encode = self.processor.tokenizer.encode
+        continuations = [(0, encode(answer, space=True)) for answer in answers]
+        batch = self.processor.collate([self.processor.encode(messages, generation_prompt=True)])
+        return [score for score, _ in log_likelihoods(self.model, batch, continuations)]
 
     def session(self) -> ChatSession:
         """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`."""
@@ -103,14 +139,19 @@ def load(
             damaged; the message names it.
         DeviceError: no such device.
     """
-    device = _device(device)
+    device = find_device(device)
     folder = resolve(folder_or_hub_id)
     config = GenerationConfig.read(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
     return Owl2(model, Processor.from_folder(folder, model.config), config)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        DeviceError: PyTorch does not know it, or this machine does not have it.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -119,4 +160,9 @@ def _device(name: str | torch.device) -> torch.device:
         raise DeviceError(
             f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
         )
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, ImportError, AssertionError) as error:
+            raise DeviceError(f"device {name} cannot be used on this machine; use cpu or cuda") from error
     return device

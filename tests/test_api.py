@@ -102,6 +102,76 @@ def test_a_session_continues_the_dialogue(folder: Path) -> None:
     assert second == owl.chat(messages, max_new_tokens=6)
 
 
+@pytest.mark.parametrize("home", ["config.json", "generation_config.json", "tokenizer"])
+def test_an_answer_ends_with_any_end_token_of_model_settings_and_tokenizer(folder: Path, home: str) -> None:
+    owl = owl2.load(folder, progress=False)
+    batch = owl.processor.chat([QUESTION])
+    (free,) = owl.generate(**batch, max_new_tokens=20, min_new_tokens=20)
+    own, others = owl.processor.tokenizer.eos_token_id, sorted({3, 4, 5, 6} - set(free))
+    end = own if home == "tokenizer" else next(token for token in free[3:] if token != own)
+    for name in ("config.json", "generation_config.json"):
+        raw = json.loads((folder / name).read_text())
+        raw["eos_token_id"] = [*others, end] if name == home else others
+        (folder / name).write_text(json.dumps(raw))
+    if home == "tokenizer":  # the model says it at once
+        with torch.no_grad():
+            owl.model.lm_head.weight[end] = owl.model.lm_head.weight[free[0]] * 2
+        save_checkpoint(
+            owl.model, folder, processor=owl.processor, generation_config={"eos_token_id": others}
+        )
+        raw = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**raw, "eos_token_id": others}))
+    owl = owl2.load(folder, progress=False)
+    assert {*others, end, own} == set(owl.generation_config.eos_token_id)  # type: ignore[arg-type]
+    (free,) = owl.generate(**batch, max_new_tokens=20, eos_token_id=others)
+    expected = free[: free.index(end)]
+    assert len(expected) < 20
+    assert owl.generate(**batch, max_new_tokens=20) == [expected]
+    answer = owl.processor.decode(expected).strip()
+    assert owl.chat(QUESTION, max_new_tokens=20) == answer
+    session = owl.session()
+    assert "".join(session.say(QUESTION[0]["content"], max_new_tokens=20)) == answer
+    assert not session.is_cut
+
+
+def test_beams_are_a_setting_of_every_call_and_of_the_folder(folder: Path) -> None:
+    owl = owl2.load(folder, progress=False)
+    settings = {"num_beams": 4, "max_new_tokens": 12, "length_penalty": 2.0}
+    (ids,) = owl.generate(**owl.processor.chat([QUESTION]), **settings)
+    (greedy,) = owl.generate(**owl.processor.chat([QUESTION]), max_new_tokens=12)
+    answer = owl.processor.decode(ids).strip()
+    assert ids != greedy
+    assert owl.chat(QUESTION, **settings) == answer
+    session = owl.session()
+    assert "".join(session.say(QUESTION[0]["content"], **settings)) == answer
+    again = "".join(session.say("And now?", **settings))
+    messages = [*QUESTION, {"role": "assistant", "content": answer}, {"role": "user", "content": "And now?"}]
+    assert again == owl.chat(messages, **settings), "the cache of a dialogue survives a search"
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    assert owl2.load(folder, progress=False).chat(QUESTION) == answer
+
+
+def test_a_score_is_the_log_probability_of_the_answer_as_training_reads_it(folder: Path) -> None:
+    owl = owl2.load(folder, progress=False)
+    answers = ["yes", "no, it is a cat", "y"]
+    scores = owl.score(QUESTION, answers)
+    for answer, score in zip(answers, scores, strict=True):
+        whole = owl.processor.encode([*QUESTION, {"role": "assistant", "content": answer}])
+        ids, is_target = torch.tensor(whole.ids), torch.tensor(whole.is_target)
+        assert is_target[-1], "the end token is a target in training, and no part of a score"
+        pixels = owl.processor.pixels(whole.images)
+        with torch.no_grad():
+            found = owl.model(ids[None], None, pixels)[0].log_softmax(-1)
+        places = is_target[:-1].nonzero().squeeze(1)
+        assert score == pytest.approx(float(found[places - 1, ids[places]].sum()), abs=1e-3)
+    greedy = owl.chat(QUESTION, max_new_tokens=4, min_new_tokens=4)
+    assert len({round(score, 6) for score in scores}) == 3
+    assert owl.score(QUESTION, [*answers, greedy])[:3] == pytest.approx(scores, abs=1e-3)
+    for wrong in ([], ["yes", ""], ["x" * 5000]):
+        with pytest.raises(GenerationError):
+            owl.score(QUESTION, wrong)
+
+
 def test_half_precision_answers_too(folder: Path) -> None:
     owl = owl2.load(folder, dtype="bfloat16", progress=False)
     assert owl.model.dtype == torch.bfloat16

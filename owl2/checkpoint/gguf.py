@@ -202,7 +202,10 @@ def _config(gguf: GGUFFile) -> DecoderConfig:
                 f"{gguf.file}: {key} = {meta[key]} differs from the head dimension {head_dim}; unsupported"
             )
     theta = meta.get("llama.rope.freq_base", 10000.0)
-    eos = meta.get("tokenizer.ggml.eos_token_id", 2)
+    ends = [
+        meta.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")
+    ]  # text, turn, message
+    first, *others = dict.fromkeys(end for end in ends if end is not None) or [2]
     return DecoderConfig(
         vocab_size=gguf.tensors["token_embd.weight"].shape[0],
         hidden_size=width,
@@ -217,8 +220,8 @@ def _config(gguf: GGUFFile) -> DecoderConfig:
         rope_scaling=_rope_scaling(gguf, head_dim, theta),
         tie_word_embeddings="output.weight" not in gguf.tensors,
         bos_token_id=meta.get("tokenizer.ggml.bos_token_id"),
-        eos_token_id=eos,
-        pad_token_id=meta.get("tokenizer.ggml.padding_token_id", eos),
+        eos_token_id=(first, *others) if others else first,
+        pad_token_id=meta.get("tokenizer.ggml.padding_token_id", first),
     )
 
 

@@ -6,9 +6,11 @@ the decoder lacks (other activations, biases, RoPE scalings other than Llama 3's
 
 from pathlib import Path
 
+from owl2.checkpoint.ends import with_generation_ends
 from owl2.checkpoint.errors import CheckpointError
 from owl2.checkpoint.parts import LanguagePart, Recipe, account
-from owl2.checkpoint.tensors import TensorFolder, read_json
+from owl2.checkpoint.tensors import TensorFolder
+from owl2.files import read_json
 from owl2.model.config import ConfigError, DecoderConfig, decoder_from_dict
 
 TOKENIZER_FILES = (
@@ -41,7 +43,7 @@ def read_llama(folder: Path) -> LanguagePart:
     Raises:
         CheckpointError: another kind of model, missing or unknown tensors, or an unsupported feature.
     """
-    raw = read_json(folder / "config.json")
+    raw = read_json(folder / "config.json", CheckpointError)
     if raw.get("model_type") != "llama":
         raise CheckpointError(f"{folder} is a {raw.get('model_type')!r}; expected a 'llama' language model")
     fixed = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
@@ -49,7 +51,7 @@ def read_llama(folder: Path) -> LanguagePart:
         if raw.get(key, value) != value:
             raise CheckpointError(f"{folder}: {key} = {raw[key]!r} is not supported; expected {value!r}")
     try:
-        config = decoder_from_dict(raw)
+        config = with_generation_ends(decoder_from_dict(raw), folder)
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     files = TensorFolder(folder)

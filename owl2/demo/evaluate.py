@@ -77,7 +77,7 @@ class HeldOut(Task):
     decoding = Decoding(max_new_tokens=8)
     expected = (1500, 100)
 
-    def items(self, data: Path) -> Iterator[Item]:
+    def read(self, data: Path) -> Iterator[Item]:
         for _, row in read_jsonl(self.find(data)["questions.jsonl"]):
             image = row.get("image")
             yield Item(

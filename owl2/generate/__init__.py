@@ -1,7 +1,13 @@
-"""From prompts to text: settings, the choice of a token, batches and dialogues."""
+"""Generation: from prompts to text.
 
-from owl2.generate.config import GenerationConfig, GenerationError
+Start with `generate.py`: a batch is read once, then grows token by token (`sampling.py` chooses, `beams.py`
+searches). `session.py` keeps a dialogue in the cache, `likelihoods.py` scores given texts. A new setting is a
+field of `GenerationConfig`.
+"""
+
+from owl2.generate.config import GenerationConfig, GenerationError, end_tokens
 from owl2.generate.generate import decode, generate, prefill
+from owl2.generate.likelihoods import log_likelihoods
 from owl2.generate.session import ChatSession
 
 __all__ = [
@@ -9,6 +15,8 @@ __all__ = [
     "GenerationConfig",
     "GenerationError",
     "decode",
+    "end_tokens",
     "generate",
+    "log_likelihoods",
     "prefill",
 ]

@@ -1,12 +1,11 @@
-"""From a batch of prompts to new tokens: one prefill, then a step of one token for all unfinished rows.
+"""Generation: from a batch of prompts to new tokens.
 
-The prefill encodes each image once and sends only the last token of each row to the head; a step is the
-plain text decoder over a preallocated cache. Padding is no token at all (model/layout.py), so its side and
-amount cannot matter, and a row says the same alone and in any batch. (The released code was right only for
-batches of one.)
+The prefill encodes each image once and sends only the last token of each row to the head; then each step
+adds one token to all unfinished rows, with the plain text decoder over a preallocated cache. Padding is not a
+token (model/layout.py), so its side and amount cannot matter, and a row gets the same answer alone and in any
+batch. (The released code is right only for batches of one.)
 
-Shapes: B rows, T slots, N tokens, I images, Q queries, D width,
-V vocabulary.
+Shapes: B rows, T slots, N tokens, I images, Q queries, D width, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from owl2.generate.config import GenerationConfig, GenerationError
+from owl2.generate.beams import beam_search
+from owl2.generate.config import GenerationConfig, GenerationError, end_tokens
 from owl2.generate.sampling import Chooser
 from owl2.model import KVCache, Layout, Owl2Model, decode_layout, padded_layout
 
 COMPACT_SHARE = 8
-"""Ended rows leave once they are an eighth of the batch: leaving copies the cache, staying wastes steps."""
+"""Ended rows are removed when they are an eighth of the batch: it copies the cache, but saves later steps."""
 
 
 @torch.inference_mode()
@@ -42,7 +42,7 @@ def generate(
         attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
         pixel_values: (I, 3, H, W), images in the order of their places in the batch.
         config: settings; greedy decoding if None.
-        visual_tokens: (I, Q + 1, D) in place of `pixel_values`, where images are encoded already.
+        visual_tokens: (I, Q + 1, D) instead of `pixel_values`, if the images are encoded already.
         settings: fields of `GenerationConfig`, each overriding `config`.
 
     Raises:
@@ -53,10 +53,14 @@ def generate(
     config = (config or GenerationConfig()).replace(**settings)
     layout = padded_layout(input_ids, attention_mask, model.config.image_token_id)
     check_room(model, max(layout.lengths), config.max_new_tokens)
-    # The last token is returned without being read again, so it needs no place.
+    # The last token is returned and never read, so it needs no place in the cache.
     capacity = max(layout.lengths) + config.max_new_tokens - 1
     cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
     logits = prefill(model, input_ids, layout, cache, pixel_values, visual_tokens=visual_tokens)
+    if config.num_beams > 1:
+        ends = end_tokens(model, config)
+        best = beam_search(model, cache, logits, config)
+        return [[token for token in answer.tokens if token not in ends] for answer in best]
     answers: list[list[int]] = [[] for _ in layout.lengths]
     for new_tokens in decode(model, cache, logits, config):
         for row, token in new_tokens.items():
@@ -95,7 +99,7 @@ def prefill(
         layout: continues `cache`.
         cache: has room for the new tokens.
         pixel_values: (I, 3, H, W), the images among the new tokens.
-        visual_tokens: (I, Q + 1, D) in place of `pixel_values`, where images are encoded already.
+        visual_tokens: (I, Q + 1, D) instead of `pixel_values`, if the images are encoded already.
 
     Raises:
         ValueError: images that do not match their places, or a layout that does not continue the cache.
@@ -114,10 +118,10 @@ def prefill(
 def decode(
     model: Owl2Model, cache: KVCache, logits: Tensor, config: GenerationConfig
 ) -> Iterator[dict[int, int]]:
-    """Yield step by step the new token of each row that has not ended, by row number; no end tokens.
+    """Yield in each step the new token of each row that has not ended, by row number; no end tokens.
 
-    The cache lacks the token last yielded, so that stopping early costs nothing. Rows leave the cache some
-    time after their end.
+    Greedy or sampled, one text a row; for beams see beams.py. The cache lacks the token that was yielded
+    last, so stopping early costs nothing. Rows are removed from the cache some time after their end.
 
     Args:
         model: the model.
@@ -145,17 +149,3 @@ def decode(
             tokens, rows = tokens[kept], [rows[i] for i in kept]
         layout = decode_layout(cache.lengths, tokens.device)
         logits = model.logits(model.hidden(model.embed(tokens, layout), layout, cache))
-
-
-def end_tokens(model: Owl2Model, config: GenerationConfig) -> frozenset[int]:
-    """Return the ids that end a row.
-
-    Raises:
-        GenerationError: one is outside the vocabulary.
-    """
-    ends = config.eos_token_id if config.eos_token_id is not None else model.config.decoder.eos_token_id
-    ends = ends if isinstance(ends, tuple) else (ends,)
-    vocab_size = model.config.decoder.vocab_size
-    if outside := [token for token in ends if not 0 <= token < vocab_size]:
-        raise GenerationError(f"eos_token_id {outside} is outside the vocabulary of {vocab_size} tokens")
-    return frozenset(ends)

@@ -1,9 +1,9 @@
-"""A dialogue that is read once: the cache is kept between turns, and only what is new is prefilled.
+"""Chat sessions: the cache is kept between the turns of a dialogue, and only new tokens are prefilled.
 
-Each turn the template renders the whole conversation, and the session keeps of its cache the longest
-beginning that has the same ids and the same images. So an answer is always that of a fresh reading of the
-template's ids (what training shows), whatever happened before: an answer cut short, an edited turn, or
-generated tokens that are not how the tokenizer would write their text.
+In each turn the template renders the whole conversation, and the session keeps the longest prefix of its
+cache that has the same ids and the same images. So an answer is always what a fresh prefill of the template's
+ids would give (as in training), whatever happened before: an answer cut short, an edited turn, or generated
+tokens that differ from how the tokenizer would encode their text.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -11,18 +11,20 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
-from owl2.generate.config import GenerationConfig
-from owl2.generate.generate import check_room, decode, end_tokens, prefill
+from owl2.generate.beams import beam_search
+from owl2.generate.config import GenerationConfig, end_tokens
+from owl2.generate.generate import check_room, decode, prefill
 from owl2.model import KVCache, Owl2Model, padded_layout
 from owl2.processor import Encoding, Message, Processor, StreamDecoder, Tokenizer
 
 CACHE_STEP = 256
-"""A session's cache grows to multiples of this many tokens."""
+"""The capacity of a session's cache is a multiple of this many tokens."""
 
 
 class ChatSession:
-    """One conversation with a model. Not for use by several threads at once."""
+    """One conversation with a model. Not thread-safe."""
 
     def __init__(self, model: Owl2Model, processor: Processor, config: GenerationConfig | None = None):
         """Begin an empty conversation; `config` holds the defaults of its answers."""
@@ -30,17 +32,17 @@ class ChatSession:
         self.processor = processor
         self.config = config or GenerationConfig()
         self.messages: list[Message] = []
-        """The turns so far, as `say` made them."""
+        """The turns so far, as added by `say`."""
         self.is_cut = False
-        """Whether the last answer stopped at `max_new_tokens` and not by itself."""
+        """Whether the last answer stopped at `max_new_tokens` instead of an end token."""
         self._cache: KVCache | None = None
         self._ids: list[int] = []
         self._images: list[Image] = []
 
     def say(self, content: str | Sequence[Any], **settings: Any) -> Generator[str, None, None]:
-        """Add a user's turn and stream its answer; both join `messages` when the answer ends.
+        """Add a user's turn and stream its answer; both are added to `messages` when the answer ends.
 
-        An answer that the caller stops reading, or that Ctrl-C stops, is kept as far as it came. After any
+        If the caller stops reading, or Ctrl-C stops the answer, what was generated so far is kept. After any
         other error the conversation is as before.
 
         Args:
@@ -59,7 +61,7 @@ class ChatSession:
         self._record(question, pieces)
 
     def answer(self, messages: Sequence[Message], **settings: Any) -> Iterator[str]:
-        """Stream the answer to a conversation, reading only what is not in the cache already.
+        """Stream the answer to a conversation; only tokens that are not in the cache yet are prefilled.
 
         Args:
             messages: turns that alternate, the last a user's.
@@ -67,7 +69,8 @@ class ChatSession:
                 or what the context has left if that is less.
 
         Yields:
-            Text, without white space around the whole answer. A piece is never taken back.
+            Text, without white space around the whole answer. A piece is never taken back, so with
+            `num_beams` above 1 the first one comes when the search has ended.
 
         Raises:
             GenerationError: impossible settings, or no room for the answer.
@@ -91,7 +94,7 @@ class ChatSession:
             free = self.model.config.decoder.max_position_embeddings - prompt_tokens
             config = config.replace(max_new_tokens=max(1, min(config.max_new_tokens, free)))
         check_room(self.model, prompt_tokens, config.max_new_tokens)
-        # The template ends answers with the tokenizer's end token, whatever else may end them.
+        # The template ends answers with the tokenizer's end token, whichever others there are.
         ends = end_tokens(self.model, config) | {self.processor.tokenizer.eos_token_id}
         return config.replace(eos_token_id=tuple(sorted(ends)))
 
@@ -107,18 +110,24 @@ class ChatSession:
         pixel_values = self.processor.pixels(images[images_kept:])
         logits = prefill(self.model, new_ids, layout, cache, pixel_values)
         self.is_cut = False
-        num_new = 0
-        for new_token in decode(self.model, cache, logits, config):
-            for token in new_token.values():
-                num_new += 1
-                self._ids.append(token)
-                self.is_cut = num_new == config.max_new_tokens
-                yield token
+        for num_new, token in enumerate(self._new_tokens(cache, logits, config), start=1):
+            self._ids.append(token)
+            self.is_cut = num_new == config.max_new_tokens
+            yield token
+
+    def _new_tokens(self, cache: KVCache, logits: Tensor, config: GenerationConfig) -> Iterator[int]:
+        if config.num_beams > 1:
+            ends = end_tokens(self.model, config)
+            (answer,) = beam_search(self.model, cache, logits, config)
+            yield from (token for token in answer.tokens if token not in ends)
+        else:
+            for new_token in decode(self.model, cache, logits, config):
+                yield from new_token.values()
 
     def _shared_prefix(self, encoding: Encoding) -> tuple[int, int]:
-        """Return how many tokens, and how many whole images in them, the cache holds of this prompt.
+        """Return how many tokens of this prompt the cache holds, and how many whole images are in them.
 
-        At least the last token is left to read, as its logits are needed.
+        At least the last token is not counted, as its logits are needed.
         """
         cached = self._ids[: self._cache.lengths[0]] if self._cache is not None else []
         limit = min(len(cached), len(encoding.ids) - 1)
@@ -145,7 +154,7 @@ class ChatSession:
 
 
 def stream_text(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Turn an answer's tokens into text as they come, without white space around the whole."""
+    """Turn an answer's tokens into text as they arrive, without white space around the whole."""
     decoder = StreamDecoder(tokenizer)
     held, has_begun = "", False
 

@@ -5,6 +5,9 @@ the longest sequence to come. `lengths` holds on the host how much of each row i
 length share a batch and no slot beyond a row's length is ever used.
 """
 
+from collections.abc import Sequence
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -56,12 +59,30 @@ class KVCache:
         """Count the tokens of a finished forward pass."""
         self.lengths = [p + n for p, n in zip(layout.past, layout.lengths, strict=True)]
 
-    def keep_rows(self, rows: list[int]) -> None:
+    def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep these rows in this order, each as often as it is named; drop all others."""
+        kept = self.copy_rows(rows)
+        self.keys, self.values, self.lengths = kept.keys, kept.values, kept.lengths
+
+    def copy_rows(self, rows: Sequence[int]) -> "KVCache":
+        """A cache with copies of these rows in this order, each as often as it is named."""
         index = torch.tensor(rows, device=self.keys[0].device)
-        self.keys = [k.index_select(0, index) for k in self.keys]
-        self.values = [v.index_select(0, index) for v in self.values]
-        self.lengths = [self.lengths[row] for row in rows]
+        copied = copy(self)
+        copied.keys = [k.index_select(0, index) for k in self.keys]
+        copied.values = [v.index_select(0, index) for v in self.values]
+        copied.lengths = [self.lengths[row] for row in rows]
+        return copied
+
+    def move_rows(self, rows: Sequence[int], begin: int = 0) -> None:
+        """Give row i the tokens from number `begin` on of row `rows[i]`; those before are the same already.
+
+        All rows hold as many tokens as the row that they take them from.
+        """
+        if list(rows) == list(range(len(self.lengths))):
+            return
+        index, end = torch.tensor(rows, device=self.keys[0].device), max(self.lengths)
+        for buffer in (*self.keys, *self.values):
+            buffer[:, begin:end] = buffer[:, begin:end].index_select(0, index)
 
 
 def is_decode_step(layout: Layout) -> bool:

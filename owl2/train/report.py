@@ -6,6 +6,7 @@ there is left out. Rates are those of steps; measuring held-out sources and savi
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ import yaml
 from markupsafe import Markup
 
 from owl2.errors import Owl2Error
-from owl2.pages.curves import Curve, Panel, draw_panels, lr_panel
+from owl2.jsonl import read_jsonl
+from owl2.pages.curves import Curve, Panel, lr_panel, render_panels
 from owl2.pages.drawing import SECOND
 from owl2.pages.page import render, write_page
-from owl2.train.metrics import duration, rates, read_metrics, read_rows
+from owl2.train.metrics import duration, rates, read_metrics
 from owl2.train.state.state import saved_states
-from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, Summary
+from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, LOST_HEAD, Cells, Summary
 
 Row = Mapping[str, float]
 
@@ -34,19 +36,21 @@ class ReportError(Owl2Error, ValueError):
 
 
 @dataclass(frozen=True)
-class Record:
+class RunFiles:
     """Everything that a run has left in its folder so far."""
 
     folder: Path
     config: str
     rows: list[dict[str, float]]
     validation: list[dict[str, float]]
-    facts: Summary | None
+    summary: Summary | None
+    bad_samples: list[dict[str, Any]]
+    """Samples that could not be used, with their reasons, from every rank."""
     silent_s: float
     """Since the last step was written."""
 
     @classmethod
-    def read(cls, run: Path) -> "Record":
+    def read(cls, run: Path) -> "RunFiles":
         """Read a run's folder.
 
         Raises:
@@ -62,8 +66,13 @@ class Record:
             folder=run,
             config=config.read_text(encoding="utf-8"),
             rows=read_metrics(run),
-            validation=read_rows(run / "validation.jsonl"),
-            facts=Summary.read(run),
+            validation=read_metrics(run, "validation.jsonl"),
+            summary=Summary.read(run),
+            bad_samples=[
+                row
+                for file in sorted(run.glob("bad_samples*.jsonl"))
+                for _, row in read_jsonl(file, ours=True)
+            ],
             silent_s=time.time() - (metrics if metrics.exists() else config).stat().st_mtime,
         )
 
@@ -109,16 +118,16 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         ReportError: the folder is not a run's.
         DrawingError: matplotlib is missing; the message says how to install it.
     """
-    files = Record.read(run)
+    files = RunFiles.read(run)
     out = out or run / "report.html"
     write_page(out, page(files))
     return out
 
 
-def page(files: Record) -> str:
+def page(files: RunFiles) -> str:
     """The whole document."""
     config = yaml.safe_load(files.config)
-    where = "" if files.facts is None else f"{files.facts.ranks} x {files.facts.device}, "
+    where = "" if files.summary is None else f"{files.summary.ranks} x {files.summary.device}, "
     name = files.folder.absolute().name
     return render(
         "training.html",
@@ -136,7 +145,7 @@ def page(files: Record) -> str:
     )
 
 
-def _facts(files: Record) -> list[tuple[str, str]]:
+def _facts(files: RunFiles) -> list[tuple[str, str]]:
     """(figure, what it is of)."""
     shown = [(f"{files.done:,} of {files.steps:,}", "steps")]
     if files.rows:
@@ -146,9 +155,9 @@ def _facts(files: Record) -> list[tuple[str, str]]:
             (short(files.total("tokens")), "tokens"),
             (short(files.total("images")), "images"),
         ]
-    if files.facts is not None:
-        trainable = f"{files.facts.learning / files.facts.parameters:.0%}"
-        shown.append((short(files.facts.parameters), f"parameters, {trainable} trainable"))
+    if files.summary is not None:
+        trainable = f"{files.summary.trainable / files.summary.parameters:.0%}"
+        shown.append((short(files.summary.parameters), f"parameters, {trainable} trainable"))
     mfu, tflops = files.mean("mfu"), files.mean("tflops")
     if mfu is not None:
         shown.append((f"{mfu:.1%}", "utilisation (MFU)"))
@@ -157,16 +166,16 @@ def _facts(files: Record) -> list[tuple[str, str]]:
     return shown
 
 
-def _losses(files: Record) -> list[str]:
+def _losses(files: RunFiles) -> list[str]:
     """All steps in a wide drawing and in one for phones; none if no step is finished."""
     if not files.rows:
         return []
     loss = Panel("loss", [_curve(files.rows, "loss")], height=4, from_zero=False)
     sizes = {"loss": (9.0, 3.8), "loss-narrow": (3.5, 2.8)}
-    return [draw_panels(name, [loss, lr_panel(files.rows)], *size) for name, size in sizes.items()]
+    return [render_panels(name, [loss, lr_panel(files.rows)], *size) for name, size in sizes.items()]
 
 
-def _sources(files: Record) -> list[tuple[str, list[str], Markup]]:
+def _sources(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
     """(source, lines, drawing); a held-out source of the same name shares the drawing."""
     found = {key for row in [*files.rows, *files.validation] for key in row if key.startswith("loss/")}
     mixture = [f"loss/{source['name']}" for source in yaml.safe_load(files.config)["data"]["sources"]]
@@ -180,12 +189,12 @@ def _sources(files: Record) -> list[tuple[str, list[str], Markup]]:
         if held_out := [row for row in files.validation if key in row]:
             curves.append(_curve(held_out, key, colour=SECOND, is_noisy=False, has_marks=True))
             lines.append(f"held out: {held_out[-1][key]:.3f}")
-        drawing = draw_panels(f"source-{number}", [Panel("loss", curves, from_zero=False)], height=2.3)
+        drawing = render_panels(f"source-{number}", [Panel("loss", curves, from_zero=False)], height=2.3)
         shown.append((key.removeprefix("loss/"), lines, drawing))
     return shown
 
 
-def _speed(files: Record) -> list[tuple[str, list[str], Markup]]:
+def _speed(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
     """(title, lines, drawing) of each metric of a step."""
     rows = [{**row, **rates(row)} for row in files.rows]
     mfu = ("mfu", "Utilisation", "MFU", "of the device's bfloat16 peak, by counted operations", percent)
@@ -202,14 +211,31 @@ def _speed(files: Record) -> list[tuple[str, list[str], Markup]]:
     for key, title, label, line, form in metrics:
         if having := [row for row in rows if key in row]:
             curve = _curve(having, key, is_noisy=key != "peak_memory")
-            shown.append((title, [line], draw_panels(key, [Panel(label, [curve], form=form)], height=1.9)))
+            shown.append((title, [line], render_panels(key, [Panel(label, [curve], form=form)], height=1.9)))
     return shown
 
 
-def _tables(files: Record) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
-    if files.facts is None:
+def _tables(files: RunFiles) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+    if files.summary is None:
         return []
-    return [(GROUP_HEAD, files.facts.group_rows()), (CORPUS_HEAD, files.facts.corpus_rows())]
+    summary = files.summary
+    tables: list[tuple[Cells, list[Cells]]] = [
+        (GROUP_HEAD, summary.group_rows()),
+        (CORPUS_HEAD, summary.corpus_rows()),
+        (LOST_HEAD, summary.lost_rows()),
+        (BAD_HEAD, bad_rows(files.bad_samples)),
+    ]
+    return [(head, rows) for head, rows in tables if rows]
+
+
+BAD_HEAD: Cells = ("source", "reason", "unusable samples")
+
+
+def bad_rows(samples: Sequence[Mapping[str, Any]]) -> list[Cells]:
+    """One row per source and kind of fault, with the number of different samples; the most frequent first."""
+    keys = {(row["source"], row["kind"], row["key"]) for row in samples}
+    counts = Counter((source, kind) for source, kind, _ in keys)
+    return [(source, kind, f"{number:,}") for (source, kind), number in counts.most_common()]
 
 
 def _curve(rows: Sequence[Row], key: str, **how: Any) -> Curve:

@@ -79,7 +79,7 @@ def test_an_arrangement_that_does_not_divide_the_ranks_shows_the_arithmetic() ->
         ParallelConfig(tensor=2, replicate=2).check(6)
     with pytest.raises(TrainConfigError, match=r"parallel.tensor 0 must be at least 1"):
         ParallelConfig(tensor=0).check(1)
-    with pytest.raises(TrainConfigError, match=r"selective cannot see into layers compiled by inductor"):
+    with pytest.raises(TrainConfigError, match=r"selective has no access to layers compiled by inductor"):
         ParallelConfig(compile="inductor", activation_checkpointing="selective").check(1)
 
 
@@ -94,7 +94,7 @@ def test_an_arrangement_that_does_not_divide_the_ranks_shows_the_arithmetic() ->
         ({"steps": 1000}, "optim.warmup_steps 1000 must be below steps 1000"),
         (
             {"optim": OptimConfig(max_grad_norm=0)},
-            "max_grad_norm 0 would leave no gradient; .inf does not clip",
+            "optim.max_grad_norm 0 must be above 0; .inf does not clip",
         ),
         ({"data": DataConfig(sources=[])}, "data.sources must be there"),
         (
@@ -103,7 +103,7 @@ def test_an_arrangement_that_does_not_divide_the_ranks_shows_the_arithmetic() ->
         ),
         (
             {"data": DataConfig(sources=[SourceConfig(name="a", path=Path("x"), augment="flop")])},
-            "augment 'flop' of a is not one of none, crop, flip, crop_flip",
+            "data.sources.a.augment 'flop' must be one of none, crop, flip, crop_flip",
         ),
         ({"data": DataConfig(sources=config().data.sources, seed=-1)}, "data.seed -1 must not be negative"),
     ],
