@@ -29,6 +29,8 @@ MIN_BROKEN_LINES = 10
 """A file is never refused for so few lines that are not UTF-8."""
 SETTLED_NS = 2_000_000_000
 """Age of a file whose next change will be seen in its date: file systems count time in steps."""
+_SPACE = b" \t\r\n"
+"""White space of JSON, and no other: a line of it is skipped, and so read with the row before."""
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -63,6 +65,7 @@ class JsonlSource(Source):
         return self.lines.digest
 
     def __getitem__(self, index: int) -> Sample:
+        self._check(index)
         begin, end = self.lines.offsets[index : index + 2].tolist()
         number = self.lines.numbers[index]
         where = f"{self.name}: line {number} of {self.path}"
@@ -173,9 +176,7 @@ def _scan(stored: StoredFile) -> bytes:
     with open(stored.path, "rb") as file:
         for number, line in enumerate(file, start=1):
             digest.update(line)
-            if line.strip(
-                b" \t\r\n"
-            ):  # white space of JSON: what is skipped here is read with the row before
+            if line.strip(_SPACE):
                 numbers.append(number)
                 offsets.append(position)
             if not line.isascii():

@@ -3,7 +3,7 @@
 A row is a conversation, with or without images and clips, or an image with its caption. Corpora are alike in
 that and differ in what they call their columns: `ROLES` has the names that are known. A row or table that has
 none of them, or two for one role, is an error that shows its columns; so is a column that looks like media or
-a system prompt and has no known name, for without it a row would be learned blind. Nothing is guessed.
+a system prompt and has no known name, for without it the model would train blind. Nothing is guessed.
 """
 
 import difflib
@@ -36,7 +36,7 @@ marks mean them too, as in LLaVA-Video's files."""
 UNKNOWN = "unknown row format"
 """The kind of fault of a row in which something is missing or has another type than expected."""
 UNREAD = "media is not read"
-"""The kind of fault of a row with a column that looks like media or a system prompt and has no known name."""
+"""The kind of fault of a row with media or a system prompt under a name that is not known."""
 
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _BOM = "\ufeff"
@@ -60,11 +60,7 @@ _SUFFIXES = {
     "video": (".mp4", ".webm", ".avi", ".mkv", ".mov"),
     "audio": (".wav", ".mp3", ".flac", ".ogg"),
 }
-
-
 LOOKS = {"image": "an image", "video": "a video", "audio": "audio", "system": "a system prompt"}
-
-
 _PLAIN = re.compile("number|u?int|half|float|double|decimal|bool|date|time|duration|null")
 """How the names of types begin that hold neither media nor text, or nothing at all."""
 
@@ -240,7 +236,9 @@ def conversation(
             is_video = is_video or not left_images
             media = (left_videos if is_video else left_images).popleft()
         file = stored(media)
-        return {"type": "video", "video": Clip(file.name, file.read)} if is_video else image_part(file)
+        if is_video:
+            return {"type": "video", "video": Clip(file.name, file.read)}
+        return {"type": "image", "image": file}
 
     opening: list[str | _Mark] = [f"{prompt}\n"] if prompt else []
     if not marks:
@@ -289,16 +287,8 @@ def captioned(source: str, key: str, caption: Any, image: StoredImage) -> Sample
     text = _text(caption, f"{source}: the caption of {key}").strip().removeprefix(_BOM).strip()
     if not text:
         raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
-    return Sample(
-        source,
-        key,
-        [{"role": "user", "content": [image_part(image)]}, {"role": "assistant", "content": text}],
-    )
-
-
-def image_part(image: StoredImage) -> dict[str, Any]:
-    """Return the part of a message that is an image."""
-    return {"type": "image", "image": image}
+    question = {"role": "user", "content": [{"type": "image", "image": image}]}
+    return Sample(source, key, [question, {"role": "assistant", "content": text}])
 
 
 def checked_path(path: Any, what: str) -> str:
@@ -409,6 +399,5 @@ def _text(value: Any, what: str) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value as errors show it: cut where it is long or deep, for `repr` fails on the deepest
-    ones."""
+    """Return a value as errors show it, cut if it is long or deep: `repr` fails on the deepest ones."""
     return reprlib.repr(value)
