@@ -111,14 +111,14 @@ class Outcome:
 
     @property
     def has_failed(self) -> bool:
-        """Whether no question could be asked."""
-        return 0 < self.num_asked == len(self.errors)
+        """Whether no question has an answer, earlier ones included."""
+        return not self.num_kept and 0 < self.num_asked == len(self.errors)
 
 
 class Watch(Protocol):
     """What is told about a run while it goes on."""
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Plan, engine: Engine) -> None:
         """A task begins."""
 
     def advance(self, count: int) -> None:
@@ -131,7 +131,7 @@ class Watch(Protocol):
 class NoWatch:
     """Nobody watches."""
 
-    def begin(self, plan: Plan) -> None: ...
+    def begin(self, plan: Plan, engine: Engine) -> None: ...
 
     def advance(self, count: int) -> None: ...
 
@@ -243,7 +243,7 @@ def run_plans(
         record_omissions(out, plans, not_run)
     outcomes = []
     for plan in plans:
-        watch.begin(plan)
+        watch.begin(plan, engine)
         outcome = run_plan(engine, plan, data, out, batching=batching, shard=shard, advance=watch.advance)
         watch.end(plan, outcome)
         outcomes.append(outcome)

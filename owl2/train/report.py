@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from owl2.errors import Owl2Error
 from owl2.jsonl import read_jsonl
-from owl2.pages.curves import Curve, Panel, draw_panels, lr_panel
+from owl2.pages.curves import Curve, Panel, lr_panel, render_panels
 from owl2.pages.drawing import SECOND
 from owl2.pages.page import render, write_page
 from owl2.train.metrics import duration, rates, read_metrics
@@ -172,7 +172,7 @@ def _losses(files: RunFiles) -> list[str]:
         return []
     loss = Panel("loss", [_curve(files.rows, "loss")], height=4, from_zero=False)
     sizes = {"loss": (9.0, 3.8), "loss-narrow": (3.5, 2.8)}
-    return [draw_panels(name, [loss, lr_panel(files.rows)], *size) for name, size in sizes.items()]
+    return [render_panels(name, [loss, lr_panel(files.rows)], *size) for name, size in sizes.items()]
 
 
 def _sources(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
@@ -189,7 +189,7 @@ def _sources(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
         if held_out := [row for row in files.validation if key in row]:
             curves.append(_curve(held_out, key, colour=SECOND, is_noisy=False, has_marks=True))
             lines.append(f"held out: {held_out[-1][key]:.3f}")
-        drawing = draw_panels(f"source-{number}", [Panel("loss", curves, from_zero=False)], height=2.3)
+        drawing = render_panels(f"source-{number}", [Panel("loss", curves, from_zero=False)], height=2.3)
         shown.append((key.removeprefix("loss/"), lines, drawing))
     return shown
 
@@ -211,7 +211,7 @@ def _speed(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
     for key, title, label, line, form in metrics:
         if having := [row for row in rows if key in row]:
             curve = _curve(having, key, is_noisy=key != "peak_memory")
-            shown.append((title, [line], draw_panels(key, [Panel(label, [curve], form=form)], height=1.9)))
+            shown.append((title, [line], render_panels(key, [Panel(label, [curve], form=form)], height=1.9)))
     return shown
 
 

@@ -19,6 +19,14 @@ def owl2(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def finish(process: subprocess.Popen[str], timeout_s: float = 900) -> str:
+    """What the process prints to its end; a process that takes longer is killed."""
+    try:
+        return process.communicate(timeout=timeout_s)[0]
+    finally:
+        process.kill()
+
+
 def wait_for(path: Path, process: subprocess.Popen[str], timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
     while not (path.exists() and path.stat().st_size):
@@ -32,7 +40,7 @@ def check_that_the_command_gives_the_same_answers(demo: Path, out: Path) -> None
     data = demo / "world/test"
     arguments = ("--tasks", "all", "--data", str(data), "--out", str(out))
     run = owl2("eval", "run", str(demo / "checkpoint"), *arguments)
-    output = run.communicate(timeout=600)[0]
+    output = finish(run)
     assert run.returncode == 0, output
     for task in ("mmbench_dev", "pope", "vqav2"):
         asked, kept = (
@@ -60,12 +68,12 @@ def test_the_demo_survives_an_interruption_and_ends_with_a_model_that_answers(tm
     first = owl2("demo", "--preset", "smoke", "--out", str(out))
     wait_for(out / "language" / "metrics.jsonl", first)
     os.kill(first.pid, signal.SIGTERM)
-    output = first.communicate(timeout=120)[0]
+    output = finish(first)
     assert first.returncode == 75, output
     stopped_at = len((out / "language" / "metrics.jsonl").read_text().splitlines())
 
     second = owl2("demo", "--preset", "smoke", "--out", str(out))
-    output = second.communicate(timeout=600)[0]
+    output = finish(second)
     assert second.returncode == 0, output
     assert f"continuing after step {stopped_at} of" in output
 
@@ -81,10 +89,10 @@ def test_the_demo_survives_an_interruption_and_ends_with_a_model_that_answers(tm
 
     check_that_the_command_gives_the_same_answers(out, tmp_path / "eval")
     refused = owl2("demo", "--preset", "tiny", "--out", str(out))
-    assert "holds a demo of preset smoke (world, base, language" in refused.communicate(timeout=120)[0]
+    assert "holds a demo of preset smoke (world, base, language" in finish(refused)
     assert refused.returncode == 1
 
     image = next((out / "world" / "test" / "images").iterdir())
     asked = owl2("chat", str(out / "checkpoint"), "--image", str(image), "-m", "What is in the picture?")
-    answer = asked.communicate(timeout=120)[0]
+    answer = finish(asked)
     assert asked.returncode == 0, answer

@@ -8,6 +8,7 @@ be used; a file that as a whole is not UTF-8 is an error at once.
 import codecs
 import hashlib
 import json
+import time
 from array import array
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from owl2.jsonl import JsonlError, parse_object
 
 MIN_BROKEN_LINES = 10
 """A file is never refused for so few lines that are not UTF-8."""
+SETTLED_NS = 2_000_000_000
+"""Age of a file whose next change will be seen in its date: file systems count time in steps."""
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -134,16 +137,21 @@ class Lines:
 
 
 def _open_lines(stored: StoredFile) -> Lines:
-    """Return what a pass over a file finds, from the cache if it can be kept there."""
+    """Return what a pass over a file finds, from the cache if it can be kept there.
+
+    A file that was written just now may be written again with the same size and date: it is not kept.
+    """
+    if time.time_ns() - int(stored.stamp) < SETTLED_NS:
+        return _read_lines(_scan(stored))
     try:
         path = cache_path("index", f"{key_of(stored)}.lines")
-    except DataError:  # a corpus on the local disk needs no cache
+        if not path.exists():
+            with lock_of(path):
+                if not path.exists():
+                    write_file(path, _scan(stored))
+        return _read_lines(np.memmap(path, np.uint8, "r"))
+    except (DataError, OSError):  # a corpus on the local disk needs no cache
         return _read_lines(_scan(stored))
-    if not path.exists():
-        with lock_of(path):
-            if not path.exists():
-                write_file(path, _scan(stored))
-    return _read_lines(np.memmap(path, np.uint8, "r"))
 
 
 def _read_lines(content: Any) -> Lines:
@@ -163,7 +171,9 @@ def _scan(stored: StoredFile) -> bytes:
     with open(stored.path, "rb") as file:
         for number, line in enumerate(file, start=1):
             digest.update(line)
-            if line.strip():
+            if line.strip(
+                b" \t\r\n"
+            ):  # white space of JSON: what is skipped here is read with the row before
                 numbers.append(number)
                 offsets.append(position)
             if not line.isascii():

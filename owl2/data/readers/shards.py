@@ -270,7 +270,7 @@ def _scan(stored: StoredFile) -> _Scan:
             key = (archive, stem)  # archives in one file may count their keys from 0 each
             found = texts if kind == ".txt" else images
             if key in found:
-                doubled[key] = info.name
+                doubled.setdefault(key, info.name)
             found[key] = (info.offset, info.offset_data + info.size - info.offset)
             digest.update(f"{info.name}\0{info.size}\0".encode("utf-8", "surrogateescape"))
             skipped = 0 if kind == ".txt" else max(0, info.size - _TAIL_BYTES)

@@ -16,7 +16,7 @@ from typing import Any
 
 from owl2.data.readers.arrow import SUFFIXES, Table, open_table, unprepared
 from owl2.data.readers.base import FilesSource
-from owl2.data.readers.rows import UNKNOWN, Column, Form, checked_path, form_of, sample_of
+from owl2.data.readers.rows import LOOKS, UNKNOWN, UNREAD, Column, Form, checked_path, form_of, sample_of
 from owl2.data.readers.storage import (
     Location,
     StoredFile,
@@ -71,9 +71,9 @@ class TableSource(FilesSource[Table]):
             for column, role in form.unread.items():
                 if not cells.get(role) and _is_filled(scalars[column]):
                     message = (
-                        f"{self.name}: row {place} has {column}, which looks like {role} and is not read"
+                        f"{self.name}: row {place} has {LOOKS[role]} in {column} alone, which is not read"
                     )
-                    raise DataError(message, "media is not read")
+                    raise DataError(message, UNREAD)
             if "caption" in cells:
                 cells["caption"] = cells["caption"] or ""
             cells = {role: cell for role, cell in cells.items() if cell is not None}

@@ -55,8 +55,9 @@ class TaskResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether as many questions are answered as the official files have."""
-        return len(self.answers) in self.task.expected
+        """Whether all questions of the official files are answered, but for their unusable records."""
+        num_unusable = sum(not record.lacks_file for record in self.skipped)
+        return len(self.answers) + num_unusable in self.task.expected
 
 
 def score_run(
@@ -221,9 +222,9 @@ def result_to_dict(result: TaskResult) -> dict[str, Any]:
 
 
 def template_source(result: TaskResult) -> str:
-    """Where the wording of a run comes from; "" for a template that this version does not have any more."""
-    template = result.task.templates.get(result.config.template)
-    return "" if template is None else template.source
+    """Where the wording of a run comes from; "" for a template that this version no longer has."""
+    name = result.task.old_names.get(result.config.template, result.config.template)
+    return result.task.templates[name].source if name in result.task.templates else ""
 
 
 def score_to_dict(score: Score) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def test_bom_line_ends_compression_and_arrays_make_no_difference(tmp_path: Path,
         assert [dict(record.fields) for record in good(found)] == ROWS
 
 
-def test_one_object_is_an_object_or_a_single_line_to_whoever_asks(tmp_path: Path) -> None:
+def test_one_object_is_read_as_an_object_or_as_a_single_line(tmp_path: Path) -> None:
     file = written(tmp_path, '{"a":\n1}\n')
     assert read_any(file) == {"a": 1}
     single = written(tmp_path, '{"a": 1}\n')

@@ -207,7 +207,9 @@ def test_seed_bench_scores_all_questions_images_videos_and_each_type() -> None:
     assert figures(scores)["accuracy Action Prediction"] == 0.0
 
 
-def test_seed_bench_without_the_videos_runs_but_is_not_beside_the_papers_figure(tmp_path: Path) -> None:
+def test_seed_bench_without_the_videos_runs_but_is_not_compared_with_the_papers_figure(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "seed_bench").mkdir()
     for part in ("SEED-Bench.json", "SEED-Bench-image"):
         (tmp_path / "seed_bench" / part).symlink_to(DATA / "seed_bench" / part)
