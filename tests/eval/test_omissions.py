@@ -49,10 +49,9 @@ def test_skipped_records_are_named_in_the_folder_the_report_and_the_results(
     assert len(planned.items) == NUM_QUESTIONS
     run_plans(Scripted({}), [planned], vqa_data, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / SKIPPED_FILE).read_text().splitlines()]
-    bad = {"task": "vqav2", "lacks_file": False}
     assert rows == [
-        {**bad, "where": WHERE, "reason": "question is None, not text"},
-        {**bad, "where": "vqav2: item 1000", "reason": "an earlier record has this id"},
+        {"task": "vqav2", "where": WHERE, "reason": "question is None, not text"},
+        {"task": "vqav2", "where": "vqav2: item 1000", "reason": "an earlier record has this id"},
     ]
     scored = Run("run", tmp_path, score_run(tmp_path), {})
     assert f"VQAv2 val: 2: {WHERE}: question is None, not text; vqav2: item 1000: an" in markdown(
