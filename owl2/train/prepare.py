@@ -156,9 +156,7 @@ def order_of(config: TrainConfig, dataset: SampleDataset) -> Order:
     """What the samples of each step depend on."""
     order = {
         "samples": {source.name: len(source) for source in dataset.sources},
-        "content": {
-            source.name: source.fingerprint() for source in dataset.sources if hasattr(source, "fingerprint")
-        },
+        "content": {source.name: source.fingerprint()[:16] for source in dataset.sources},
         "quotas": list(dataset.mixture.quotas),
         "seed": config.data.seed,
         "global_batch_size": config.global_batch_size,

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from owl2.data.loader import SampleDataset
 from owl2.data.order import BLOCK
-from owl2.data.readers.sources import Source
+from owl2.data.readers.base import Source
 from owl2.files import write_file
 from owl2.model import Owl2Model
 from owl2.train.config import TrainConfig
@@ -59,8 +59,14 @@ class Corpus:
 
     @classmethod
     def of(cls, source: Source, share: float) -> "Corpus":
-        lost = [(file, reason) for file, reason in source.lost]
-        return cls(source.name, len(source), share, source.num_incomplete, lost, source.lost_share)
+        return cls(
+            name=source.name,
+            samples=len(source),
+            share=share,
+            incomplete=source.num_incomplete,
+            lost=[(file, reason) for file, reason in source.lost],
+            lost_share=source.lost_share,
+        )
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ class OwlEngine:
         until: tuple[str, ...],
     ) -> list[Reply]:
         """Generate one answer a request."""
-        if until and getattr(config, "num_beams", 1) == 1:
+        if until and config.num_beams == 1:
             written = write_until(self.owl.model, self.owl.processor.tokenizer, batch, config, until)
         else:
             ids = generate(self.owl.model, **batch, config=config)

@@ -22,8 +22,8 @@ from owl2.eval.formats.records import (
     read_table,
     usable,
 )
+from owl2.eval.metrics.averages import is_right, mean, mean_by_group
 from owl2.eval.metrics.choice import parse_choice
-from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import (
     CHOICE,
