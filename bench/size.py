@@ -13,10 +13,7 @@ CORE = {
     "checkpoint": ["checkpoint"],
     "generate": ["generate", "api.py"],
     "data: samples, order, packing, loading": [
-        *(
-            f"data/{name}.py"
-            for name in ("sample", "decode", "augment", "split_turns", "order", "packing", "loader")
-        ),
+        *(f"data/{name}.py" for name in ("sample", "decode", "split_turns", "order", "packing", "loader")),
         "data/readers",
     ],
     "train: configuration, rules, ranks, loop, state": [

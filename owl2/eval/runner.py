@@ -32,6 +32,7 @@ from owl2.eval.task import (
     Item,
     Items,
     Task,
+    UnknownTask,
     all_tasks,
     find_task,
 )
@@ -110,14 +111,14 @@ class Outcome:
 
     @property
     def has_failed(self) -> bool:
-        """Whether no question could be asked."""
-        return 0 < self.num_asked == len(self.errors)
+        """Whether no question has an answer, earlier ones included."""
+        return not self.num_kept and 0 < self.num_asked == len(self.errors)
 
 
 class Watch(Protocol):
-    """What is told about a run while it goes on."""
+    """Receives the progress of a run."""
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Plan, engine: Engine) -> None:
         """A task begins."""
 
     def advance(self, count: int) -> None:
@@ -128,9 +129,9 @@ class Watch(Protocol):
 
 
 class NoWatch:
-    """Nobody watches."""
+    """Ignores the progress."""
 
-    def begin(self, plan: Plan) -> None: ...
+    def begin(self, plan: Plan, engine: Engine) -> None: ...
 
     def advance(self, count: int) -> None: ...
 
@@ -146,6 +147,8 @@ def choose_tasks(names: str) -> list[Task]:
     wanted = (
         list(all_tasks()) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
     )
+    if not wanted:
+        raise UnknownTask(f"{names!r} names no benchmark; write their names, separated by commas, or all")
     return [find_task(name) for name in dict.fromkeys(wanted)]
 
 
@@ -240,7 +243,7 @@ def run_plans(
         record_omissions(out, plans, not_run)
     outcomes = []
     for plan in plans:
-        watch.begin(plan)
+        watch.begin(plan, engine)
         outcome = run_plan(engine, plan, data, out, batching=batching, shard=shard, advance=watch.advance)
         watch.end(plan, outcome)
         outcomes.append(outcome)
@@ -277,7 +280,11 @@ def check_outcomes(outcomes: Sequence[Outcome], not_run: Sequence[NotRun]) -> No
 def record_omissions(out: Path, plans: Sequence[Plan], not_run: Sequence[NotRun]) -> None:
     """Update `skipped.jsonl` and `not_run.jsonl` for these benchmarks; lines of others stay."""
     names = {plan.task.name for plan in plans} | {one.task for one in not_run}
-    skipped = [{"task": plan.task.name, **asdict(record)} for plan in plans for record in plan.loaded.skipped]
+    skipped = [
+        {"task": plan.task.name, "where": record.where, "reason": record.reason}
+        for plan in plans
+        for record in plan.loaded.skipped
+    ]
     reasons = [{"task": one.task, "reason": one.reason} for one in not_run]
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in ((SKIPPED_FILE, skipped), (NOT_RUN_FILE, reasons)):

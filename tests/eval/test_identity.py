@@ -63,7 +63,7 @@ def test_other_decoding_and_another_type_of_numbers_are_named(
     engine: OwlEngine, checkpoint: Path, vqa_data: Path, tmp_path: Path
 ) -> None:
     run(engine, vqa_data, tmp_path, limit=2)
-    with pytest.raises(PredictionError, match=r"decoding\.num_beams 1 -> 4"):
+    with pytest.raises(PredictionError, match=r"decoding\.num_beams 5 -> 4"):
         run(engine, vqa_data, tmp_path, beams=4)
     halved = OwlEngine(owl2.load(checkpoint, dtype="bfloat16", progress=False))
     with pytest.raises(PredictionError, match=r"engine\.dtype 'float32' -> 'bfloat16'"):
@@ -109,7 +109,7 @@ def test_a_folder_of_an_earlier_version_is_scored_and_reported_but_not_continued
 def test_a_folder_of_a_server_without_recorded_beams_says_so(vqa_data: Path, tmp_path: Path) -> None:
     run(Scripted({}), vqa_data, tmp_path)
     forget(tmp_path)
-    with pytest.raises(PredictionError, match=r"decoding\.num_beams \(not recorded\) -> 1"):
+    with pytest.raises(PredictionError, match=r"decoding\.num_beams \(not recorded\) -> 5"):
         run(Scripted({}), vqa_data, tmp_path)
 
 

@@ -33,7 +33,7 @@ from owl2.train.config import LoraConfig, OptimConfig, ParallelConfig, TrainConf
 from owl2.train.metrics import read_metrics
 from owl2.train.rules import Rule, RuleError, apply_freeze, assign_rules
 from owl2.train.state.state import saved_states
-from tests.model.tiny import draw, lively, pad, tiny_model
+from tests.model.tiny import lively, pad, random_samples, tiny_model
 from tests.train import splits
 from tests.train.ranks import Pool, all_returned
 from tests.train.tiny import losses, quiet, run_until, run_whole, stage, weights
@@ -76,8 +76,8 @@ def with_drawn_adapters(config: LoraConfig = LORA) -> Owl2Model:
 @torch.no_grad()
 def logits(model: Owl2Model) -> Tensor:
     """Logits of a batch with images and of one without."""
-    mixed = pad(draw("3 I 5", "7", "I 2 I 4"))
-    text = pad(draw("6", "9"))
+    mixed = pad(random_samples("3 I 5", "7", "I 2 I 4"))
+    text = pad(random_samples("6", "9"))
     batches = [model(b.input_ids, b.attention_mask, b.pixel_values) for b in (mixed, text)]
     return torch.cat([batch.flatten() for batch in batches])
 

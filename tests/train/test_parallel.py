@@ -54,8 +54,8 @@ def test_stage_1_with_its_frozen_language_model_is_the_same_on_ranks_without_ima
 def without_images(config: TrainConfig) -> list[Batch]:
     """The micro-batches of four ranks that have no image."""
     _, processor = load_stage(dataclasses.replace(config, parallel=ParallelConfig()))
-    draws = open_dataset(config, processor)
-    per_rank = [make_loader(config, draws, 0, Ranks(rank, 4)) for rank in range(4)]
+    dataset = open_dataset(config, processor)
+    per_rank = [make_loader(config, dataset, 0, Ranks(rank, 4)) for rank in range(4)]
     return [b for batches in per_rank for b in batches if b is not None and not len(b.pixel_values)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from owl2.__main__ import main
-from owl2.pages.curves import Curve, Panel, draw_panels, thin
+from owl2.pages.curves import Curve, Panel, render_panels, thin
 from owl2.train import report
 from owl2.train.config import TrainConfig
 from owl2.train.metrics import read_metrics
@@ -146,7 +146,7 @@ def test_a_long_curve_keeps_its_extremes_and_a_drawing_its_size() -> None:
     assert len(kept) <= 1200
     assert kept.max() == 40.0
     assert kept_steps[kept.argmax()] == 31_007
-    assert len(draw_panels("long", [Panel("y", [Curve(list(steps), list(values))])])) < 100_000
+    assert len(render_panels("long", [Panel("y", [Curve(list(steps), list(values))])])) < 100_000
 
 
 def test_figures_are_short() -> None:

@@ -18,7 +18,7 @@ from owl2.train.config import OptimConfig, TrainConfig
 from owl2.train.optim import make_optimizer
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.state.state import StateRecord, load_state, save_state, saved_states, tensors_of
-from tests.model.tiny import draw, images_of, pad
+from tests.model.tiny import images_of, pad, random_samples
 from tests.train.tiny import STAGE_1, STAGE_2, losses, run_until, run_whole, weights
 
 
@@ -34,8 +34,10 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 
 
 def step_once(model: Owl2Model, optimizer: torch.optim.Optimizer) -> None:
-    batch = pad(draw("2 I 3"))
-    model(batch.input_ids, batch.attention_mask, images_of(draw("2 I 3"))).square().mean().backward()
+    batch = pad(random_samples("2 I 3"))
+    model(
+        batch.input_ids, batch.attention_mask, images_of(random_samples("2 I 3"))
+    ).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

@@ -28,7 +28,7 @@ from owl2.demo.world.vocabulary import (
     plural,
 )
 
-SHORT = f" {wording.SHORT}"
+SHORT = f"\n{wording.SHORT}"
 LETTER = f"\n{wording.LETTER}"
 
 

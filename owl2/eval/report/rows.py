@@ -6,14 +6,15 @@ where it is partial or small. Rows of the paper that no task of the run covers a
 nothing looks complete that is not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from owl2.eval.report.paper import PaperRow, missing_rows, paper_rows
 from owl2.eval.scoring.score import TaskResult
-from owl2.eval.task import Score
+from owl2.eval.task import Score, Task, ending_note
+from owl2.processor.template import TEMPLATES
 
 COLUMNS = (
     "benchmark",
@@ -85,10 +86,12 @@ class Row:
 
     @property
     def questions(self) -> str:
-        """The task's answered questions, and how many the official files have if it is another number."""
+        """The task's answered questions, and how many records the official files have if some are left
+        out."""
         expected = " or ".join(f"{n:,}" for n in self.result.task.expected)
-        answered = len(self.result.answers)
-        return f"{answered:,}" if self.result.is_complete else f"{answered:,} of {expected}"
+        answered, skipped = len(self.result.answers), len(self.result.skipped)
+        shown = f"{answered:,}" + (f" + {skipped:,} skipped" if skipped else "")
+        return shown if self.result.is_complete else f"{shown} of {expected}"
 
     @property
     def unparsed(self) -> str:
@@ -222,19 +225,22 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
             if r.judge is not None and r.judge.num_other
         ],
         "Prompts that end differently from training": [
-            f"{r.task.title}: {r.config.template} has {prefix!r} after `ASSISTANT:`, unlike in training"
+            f"{r.task.title}: {note}"
             for r in results
-            if (prefix := answer_prefix(r)) and r.config.engine.get("kind") == "owl2"
+            if (note := ending_of(r.task, r.config.template, r.config.engine))
         ],
         "In the paper, not in this run": [f"{len(absent)} benchmarks: {', '.join(absent)}"] if absent else [],
     }
     return {title: lines for title, lines in found.items() if lines}
 
 
-def answer_prefix(result: TaskResult) -> str:
-    """The text between `ASSISTANT:` and the answer in the prompts of a run."""
-    template = result.task.templates.get(result.config.template)
-    return "" if template is None or result.config.mode == "rank" else template.answer_prefix
+def ending_of(task: Task, template: str, engine: Mapping[str, Any]) -> str:
+    """A note on prompts that end differently from the checkpoint's training; "" if they end alike."""
+    known = task.old_names.get(template, template)
+    conversation = engine.get("conversation")
+    if task.mode == "rank" or known not in task.templates or conversation not in TEMPLATES:
+        return ""
+    return ending_note(template, task.template(template), str(conversation))
 
 
 def name_runs(folders: Sequence[Path]) -> list[str]:
