@@ -263,7 +263,7 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         (OSError("a library's\nown words"), "owl2 report: a library's own words\n", 1),
         (UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "x"), "is not UTF-8, near b'caf\\xe9'\n", 1),
         (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "x"), "is not UTF-8, near 'caf\\udce9'\n", 1),
-        (ModuleNotFoundError("x", name="av.codec"), "package av: pip install 'owl2[video]'\n", 1),
+        (ModuleNotFoundError("x", name="av.codec"), "`pip install av`, or the extra that has it\n", 1),
         (ImportError("x needs y: pip install y"), "owl2 report: x needs y: pip install y\n", 1),
         (MemoryError(), "owl2 report: out of memory.\n", 1),
     ],
