@@ -8,10 +8,12 @@ for a command, option or value that does not exist. Any other exception is a def
 import errno
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from typing import NoReturn
 
 import owl2
 from owl2.cli.parser import Function, Parser, summary
@@ -26,6 +28,10 @@ COMMANDS = {
     "Evaluate": ("eval",),
 }
 """Modules of `owl2/cli/` by what people do. Each has a function of its name, or `COMMANDS` with several."""
+
+CONTINUED = ("demo", "train", "data convert", "eval run")
+"""Commands that, started again, go on where they were stopped."""
+STOPPED = "stopped; the same command continues it"
 
 EXTRAS = {
     "aiohttp": "http",
@@ -66,10 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _short_warnings():
             function = _find(words, command)
             if function is not None:
-                function(**Parser(prog=" ".join(command), function=function).parse(words))
+                with _stop_requests() if command[1] in ("demo", "train") else nullcontext():
+                    function(**Parser(prog=" ".join(command), function=function).parse(words))
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        explained = _explain(error)
+        explained = _explain(error, can_continue=" ".join(command[1:]) in CONTINUED)
         if explained is None:
             raise
         message, code = explained
@@ -150,7 +157,7 @@ def _lines(module: str) -> list[str]:
     ]
 
 
-def _explain(error: BaseException) -> tuple[str, int] | None:
+def _explain(error: BaseException, *, can_continue: bool) -> tuple[str, int] | None:
     """The message and exit code of an exception; None for a defect, whose traceback is shown."""
     if isinstance(error, SystemExit):
         from owl2.train.signals import EXIT_STOPPED, Interrupted
@@ -158,7 +165,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         speaks = os.environ.get("RANK", "0") == "0"  # of the processes of a run, one
         return (str(error) * speaks, EXIT_STOPPED) if isinstance(error, Interrupted) else None
     if isinstance(error, KeyboardInterrupt):
-        return "stopped", 130
+        return STOPPED if can_continue else "stopped", 130
     if isinstance(error, UsageError):
         return str(error), 2
     if isinstance(error, Owl2Error):
@@ -167,9 +174,9 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return "", 141  # as a program that the signal ends
     if isinstance(error, OSError):
         return _explain_os_error(error), 1
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
         near = error.object[max(0, error.start - 20) : error.end + 20]
-        return f"a file or the input is not {error.encoding.upper()} text, near {near!r}", 1
+        return f"text of a file, a name or the input is not {error.encoding.upper()}, near {near!r}", 1
     if isinstance(error, ImportError) and (message := _explain_import_error(error)):
         return message, 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -194,6 +201,22 @@ def _explain_import_error(error: ImportError) -> str | None:
     package = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(package)
     return None if extra is None else f"this needs the package {package}: pip install 'owl2[{extra}]'"
+
+
+@contextmanager
+def _stop_requests() -> Iterator[None]:
+    """End a run that is preempted while it starts as one that can go on; later, the training loop does so."""
+    from owl2.train.signals import Interrupted
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise Interrupted(STOPPED)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ TRAINING = {
     "losses": [],
     "sources": [],
     "speed": [],
-    "tables": [(("rule", "tensors"), [("*", "12 (!)")])],
+    "tables": [(("rule", "tensors"), [("*", "12 (!)")], [0])],
     "config": "steps: 7",
 }
 

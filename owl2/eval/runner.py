@@ -116,7 +116,7 @@ class Outcome:
 
 
 class Watch(Protocol):
-    """What is told about a run while it goes on."""
+    """Receives the progress of a run."""
 
     def begin(self, plan: Plan, engine: Engine) -> None:
         """A task begins."""
@@ -129,7 +129,7 @@ class Watch(Protocol):
 
 
 class NoWatch:
-    """Nobody watches."""
+    """Ignores the progress."""
 
     def begin(self, plan: Plan, engine: Engine) -> None: ...
 
@@ -280,7 +280,11 @@ def check_outcomes(outcomes: Sequence[Outcome], not_run: Sequence[NotRun]) -> No
 def record_omissions(out: Path, plans: Sequence[Plan], not_run: Sequence[NotRun]) -> None:
     """Update `skipped.jsonl` and `not_run.jsonl` for these benchmarks; lines of others stay."""
     names = {plan.task.name for plan in plans} | {one.task for one in not_run}
-    skipped = [{"task": plan.task.name, **asdict(record)} for plan in plans for record in plan.loaded.skipped]
+    skipped = [
+        {"task": plan.task.name, "where": record.where, "reason": record.reason}
+        for plan in plans
+        for record in plan.loaded.skipped
+    ]
     reasons = [{"task": one.task, "reason": one.reason} for one in not_run]
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in ((SKIPPED_FILE, skipped), (NOT_RUN_FILE, reasons)):

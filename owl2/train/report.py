@@ -1,7 +1,8 @@
-"""`RUN/report.html`: what a run learnt, how fast, and from what, for running, finished and broken runs alike.
+"""The report of a training run, `RUN/report.html`: losses, speed, parameters and data.
 
-It reads only the files of the run's folder, so it can be written at any time and anywhere. What is missing
-there is left out. Rates are those of steps; measuring held-out sources and saving take their time besides.
+It reads only the files in the run's folder, so it works at any time and on any machine, for running, finished
+and stopped runs. What the folder lacks is left out. Speeds are those of training steps, without validation
+and saving.
 """
 
 import math
@@ -28,16 +29,16 @@ from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, LOST_HEAD, Cells, Summar
 Row = Mapping[str, float]
 
 SLACK_S = 120
-"""A run that has been silent for longer, and for many of its steps, is taken for stopped."""
+"""A run without a new step for this long, and for 20 of its usual steps, is shown as stopped."""
 
 
 class ReportError(Owl2Error, ValueError):
-    """A folder that is not one of a run."""
+    """The folder is not a training run's."""
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Everything that a run has left in its folder so far."""
+    """What a run has written to its folder so far."""
 
     folder: Path
     config: str
@@ -47,14 +48,14 @@ class RunFiles:
     bad_samples: list[dict[str, Any]]
     """Samples that could not be used, with their reasons, from every rank."""
     silent_s: float
-    """Since the last step was written."""
+    """Seconds since the last step was written."""
 
     @classmethod
     def read(cls, run: Path) -> "RunFiles":
         """Read a run's folder.
 
         Raises:
-            ReportError: it is not one; names what looks like one beside or below it.
+            ReportError: it is no run's folder; the message names runs inside it or next to it.
         """
         config, metrics = run / "config.yaml", run / "metrics.jsonl"
         if not config.exists():
@@ -78,7 +79,7 @@ class RunFiles:
 
     @property
     def steps(self) -> int:
-        """How many the run is to have."""
+        """Steps of the whole run."""
         return int(yaml.safe_load(self.config)["steps"])
 
     @property
@@ -87,22 +88,22 @@ class RunFiles:
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     def total(self, what: str) -> float:
-        """Sum of a figure over all steps."""
+        """The sum of a metric over all steps."""
         return sum(row[what] for row in self.rows)
 
     def mean(self, what: str) -> float | None:
-        """Mean of a figure over the time of all steps that have it."""
-        having = [row for row in self.rows if what in row]
-        seconds = sum(row["seconds"] for row in having)
-        return sum(row[what] * row["seconds"] for row in having) / seconds if seconds else None
+        """The mean of a metric, weighted by step time, over the steps that have it."""
+        rows = [row for row in self.rows if what in row]
+        seconds = sum(row["seconds"] for row in rows)
+        return sum(row[what] * row["seconds"] for row in rows) / seconds if seconds else None
 
     def state(self) -> str:
-        """One sentence on where the run stands."""
+        """One sentence: finished, running or stopped, and how far."""
         if (self.folder / "checkpoint").exists():
             return f"Finished: {self.folder / 'checkpoint'}"
-        step = median(row["seconds"] for row in self.rows[-100:]) if self.rows else 0.0
-        if self.silent_s < max(SLACK_S, 20 * step):
-            left = f", about {duration(step * (self.steps - self.done))} left" if self.rows else ""
+        step_s = median(row["seconds"] for row in self.rows[-100:]) if self.rows else 0.0
+        if self.silent_s < max(SLACK_S, 20 * step_s):
+            left = f", about {duration(step_s * (self.steps - self.done))} left" if self.rows else ""
             return f"Running: step {self.done:,} of {self.steps:,}{left}."
         saved = [state.name.removeprefix("step-").lstrip("0") for state in saved_states(self.folder)]
         rest = f"the same command continues it after step {int(saved[-1]):,}" if saved else "nothing is saved"
@@ -215,17 +216,17 @@ def _speed(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
     return shown
 
 
-def _tables(files: RunFiles) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+def _tables(files: RunFiles) -> list[tuple[Cells, list[Cells], list[int]]]:
+    """(head, rows, places of the text columns)."""
     if files.summary is None:
         return []
-    summary = files.summary
-    tables: list[tuple[Cells, list[Cells]]] = [
-        (GROUP_HEAD, summary.group_rows()),
-        (CORPUS_HEAD, summary.corpus_rows()),
-        (LOST_HEAD, summary.lost_rows()),
-        (BAD_HEAD, bad_rows(files.bad_samples)),
+    tables = [
+        (GROUP_HEAD, files.summary.group_rows(), [0]),
+        (CORPUS_HEAD, files.summary.corpus_rows(), [0]),
+        (LOST_HEAD, files.summary.lost_rows(), [0, 1, 2]),
+        (BAD_HEAD, bad_rows(files.bad_samples), [0, 1]),
     ]
-    return [(head, rows) for head, rows in tables if rows]
+    return [table for table in tables if table[1]]
 
 
 BAD_HEAD: Cells = ("source", "reason", "unusable samples")
@@ -243,13 +244,13 @@ def _curve(rows: Sequence[Row], key: str, **how: Any) -> Curve:
 
 
 def _last_mean(rows: Sequence[Row], key: str) -> float:
-    """Mean of the finite values of the last tenth of the rows, one at least."""
+    """The mean of the finite values in the last tenth of the rows (at least one row)."""
     last = [row[key] for row in rows[-max(1, len(rows) // 10) :] if math.isfinite(row[key])]
     return sum(last) / len(last) if last else math.nan
 
 
 def short(value: float) -> str:
-    """Three digits and a letter for thousands, millions and more."""
+    """A number with three digits and k, M, B or T."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {letter}"
@@ -257,5 +258,5 @@ def short(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent."""
+    """A share as a percentage."""
     return f"{100 * share:.3g} %"
