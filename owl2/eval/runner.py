@@ -43,6 +43,8 @@ WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: records of the official files that no question can be made of."""
+MISSING = "missing"
+"""The first word of the reason of a benchmark without its files."""
 NOT_RUN_FILE = "not_run.jsonl"
 """In the run's folder: benchmarks that were wanted and could not run."""
 
@@ -197,10 +199,11 @@ def plan_tasks(
         try:
             loaded = task.load(data)
         except DataMissing as error:
-            not_run.append(NotRun(task.name, f"missing {', '.join(error.paths)}", error.paths))
+            not_run.append(NotRun(task.name, f"{MISSING} {', '.join(error.paths)}", error.paths))
             continue
         except (Owl2Error, ModuleNotFoundError) as error:  # a package that reads a format is not installed
-            not_run.append(NotRun(task.name, str(error), is_fault=True))
+            reason = str(error).removeprefix(f"{task.name}: ")
+            not_run.append(NotRun(task.name, reason, is_fault=True))
             continue
         items = loaded.items if limit is None else sample_items(task.name, loaded.items, limit)
         chosen = choose_template(task, template)
