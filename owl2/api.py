@@ -13,7 +13,14 @@ from torch import Tensor
 
 from owl2.checkpoint import load_model, resolve
 from owl2.errors import Owl2Error
-from owl2.generate import ChatSession, GenerationConfig, end_tokens, generate
+from owl2.generate import (
+    ChatSession,
+    GenerationConfig,
+    GenerationError,
+    end_tokens,
+    generate,
+    log_likelihoods,
+)
 from owl2.model import Owl2Model
 from owl2.processor import Message, Processor
 
@@ -87,6 +94,26 @@ class Owl2:
         """
         return self.session().answer(messages, **settings)
 
+    def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
+        """Return the log-probability of each answer to a conversation whose last turn is the user's.
+
+        The sum over the answer's tokens without an end token, so longer answers are less probable.
+
+        Args:
+            messages: see `chat`. They are read once for all answers.
+            answers: texts, none of them empty.
+
+        Raises:
+            GenerationError: no answer, an empty one, or one that exceeds the context.
+            TemplateError, ImageError, ContextError: a conversation that cannot be encoded.
+        """
+        if not answers or not all(answers):
+            raise GenerationError(f"answers {list(answers)!r:.80}: give at least one, and none that is empty")
+        encode = self.processor.tokenizer.encode
+        continuations = [(0, encode(answer, space=True)) for answer in answers]
+        batch = self.processor.collate([self.processor.encode(messages, generation_prompt=True)])
+        return [score for score, _ in log_likelihoods(self.model, batch, continuations)]
+
     def session(self) -> ChatSession:
         """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`."""
         return ChatSession(self.model, self.processor, self.generation_config)
@@ -112,14 +139,19 @@ def load(
             damaged; the message names it.
         DeviceError: no such device.
     """
-    device = _device(device)
+    device = find_device(device)
     folder = resolve(folder_or_hub_id)
     config = GenerationConfig.read(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
     return Owl2(model, Processor.from_folder(folder, model.config), config)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        DeviceError: PyTorch does not know it, or this machine does not have it.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -128,4 +160,9 @@ def _device(name: str | torch.device) -> torch.device:
         raise DeviceError(
             f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
         )
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, ImportError, AssertionError) as error:
+            raise DeviceError(f"device {name} cannot be used on this machine; use cpu or cuda") from error
     return device

@@ -1,11 +1,7 @@
 """Files: written whole or not at all, and read with an error that says what a damaged one seems to be."""
 
-import dataclasses
 import json
 import os
-import types
-import typing
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,11 +25,11 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; names `path`.
     """
-    if path.exists() and not path.is_file():  # /dev/null or a pipe is written to, never replaced
-        path.write_bytes(data)
-        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file():  # /dev/null or a pipe is written to, never replaced
+            path.write_bytes(data)
+            return
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
@@ -101,44 +97,12 @@ def parse_json(data: bytes, where: str, error: type[Owl2Error]) -> dict[str, Any
     except (ValueError, RecursionError) as reason:  # a number of 5,000 digits, lists nested 1,000 deep
         raise error(f"{where} is not JSON that can be read: {reason}") from None
     if not isinstance(content, dict):
-        raise error(f"{where} holds a {type(content).__name__}, expected an object")
+        kind = {list: "a list", str: "text", type(None): "null"}.get(type(content), "a value")
+        raise error(f"{where} holds {kind}, expected an object")
     return content
 
 
-def check_types(cls: type, raw: Mapping[str, Any], where: str, error: type[Owl2Error]) -> None:
-    """Check that the values of a JSON object have the types that a dataclass declares for them.
-
-    Raises:
-        error: one has not; the message names the field.
-    """
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        hint = hints[field.name]
-        if field.name in raw and not _has_type(raw[field.name], hint):
-            raise error(f"{where}: {field.name} is {_short(raw[field.name])}, expected {_in_words(hint)}")
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a JSON value has a type: whole numbers are floats too, true and false are no numbers."""
-    choices = typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
-        return any(_has_type(value, choice) for choice in choices)
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, list) and all(_has_type(item, choices[0]) for item in value)
-    if hint is float:
-        return type(value) in (int, float) and -1e300 < value < 1e300  # neither infinity nor NaN
-    return isinstance(value, Mapping) if dataclasses.is_dataclass(hint) else type(value) is hint
-
-
-def _in_words(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_in_words(choice) for choice in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return f"a list of {_in_words(typing.get_args(hint)[0]).removeprefix('a ')}s"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return words.get(hint, "an object")
-
-
-def _short(value: Any) -> str:
+def in_short(value: Any) -> str:
+    """A JSON value as text of at most 60 characters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -19,13 +19,14 @@ from owl2.checkpoint.dinov2 import read_dinov2, read_dinov2_onnx
 from owl2.checkpoint.errors import CheckpointError, check_fit
 from owl2.checkpoint.gguf import read_gguf
 from owl2.checkpoint.llama import read_llama
-from owl2.checkpoint.parts import RGB, LanguagePart, VisionPart
+from owl2.checkpoint.parts import LanguagePart, VisionPart
 from owl2.checkpoint.progress import bytes_bar
-from owl2.checkpoint.tensors import dtype_of, read_json
+from owl2.checkpoint.tensors import dtype_of
 from owl2.checkpoint.write import save_checkpoint
+from owl2.files import read_json
 from owl2.model import ConfigError, Owl2Config, Owl2Model, build
 from owl2.model.config import AbstractorConfig, MamConfig
-from owl2.processor.images import CONFIG_NAME, ImageTransform
+from owl2.processor.transform import CONFIG_NAME, RGB, ImageTransform
 
 VISION_READERS = {"clip": read_clip, "clip_vision_model": read_clip, "dinov2": read_dinov2}
 """By `model_type` of the folder's `config.json`."""
@@ -130,7 +131,7 @@ def read_vision(path: Path) -> VisionPart:
     try:
         if path.suffix == ".onnx":
             return read_dinov2_onnx(path)
-        raw = read_json(path / "config.json")
+        raw = read_json(path / "config.json", CheckpointError)
         kind = raw.get("model_type")
         if kind in VISION_READERS:
             return VISION_READERS[kind](path, raw)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from owl2.checkpoint.errors import CheckpointError
 from owl2.checkpoint.parts import (
     CLIP_NORMALISATION,
     Recipe,
@@ -48,6 +49,8 @@ def read_clip(folder: Path, config: Mapping[str, Any]) -> VisionPart:
         ConfigError: an activation or size that our encoder lacks.
     """
     raw = config.get("vision_config") or config
+    if not isinstance(raw, Mapping):
+        raise CheckpointError(f"{folder}: vision_config is {raw!r:.60}, expected an object")
     vision = VisionConfig(
         hidden_size=raw.get("hidden_size", 768),
         intermediate_size=raw.get("intermediate_size", 3072),
@@ -66,7 +69,7 @@ def read_clip(folder: Path, config: Mapping[str, Any]) -> VisionPart:
         _recipes,
         prefix="vision_model.",
         foreign=FOREIGN,
-        normalisation=CLIP_NORMALISATION,
+        default=CLIP_NORMALISATION,
     )
 
 

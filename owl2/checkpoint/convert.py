@@ -18,8 +18,9 @@ from owl2.checkpoint.errors import CheckpointError
 from owl2.checkpoint.folder import fit, skeleton
 from owl2.checkpoint.llama import read_tokenizer_files
 from owl2.checkpoint.progress import bytes_bar
-from owl2.checkpoint.tensors import TensorFolder, dtype_of, read_json
+from owl2.checkpoint.tensors import TensorFolder, dtype_of
 from owl2.checkpoint.write import MAX_SHARD_BYTES, default_generation, new_folder, write_json, write_shards
+from owl2.files import read_json
 from owl2.model import Owl2Config
 
 COMPANIONS = ("preprocessor_config.json", "generation_config.json")
@@ -74,7 +75,7 @@ def convert(
     companions = read_tokenizer_files(source)
     companions |= {n: (source / n).read_bytes() for n in COMPANIONS if (source / n).is_file()}
     used_types = sorted({str(types[name]).removeprefix("torch.") for name in sizes})
-    raw = _merged(read_json(source / "config.json"), config.to_dict())
+    raw = _merged(read_json(source / "config.json", CheckpointError), config.to_dict())
     if target is not None:
         raw["torch_dtype"] = used_types[0]
     total = sum(sizes.values())

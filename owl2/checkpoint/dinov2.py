@@ -55,10 +55,12 @@ def read_dinov2(folder: Path, config: Mapping[str, Any]) -> VisionPart:
             f"{folder}: a DINOv2 with use_swiglu_ffn (the giant) or without qkv_bias is not supported; "
             "use the small, base or large one"
         )
-    width = config.get("hidden_size", 768)
+    width, ratio = config.get("hidden_size", 768), config.get("mlp_ratio", 4)
+    if type(ratio) not in (int, float):
+        raise CheckpointError(f"{folder}: mlp_ratio is {ratio!r}, expected a number")
     vision = VisionConfig(
         hidden_size=width,
-        intermediate_size=int(width * config.get("mlp_ratio", 4)),
+        intermediate_size=int(width * ratio),
         num_hidden_layers=config.get("num_hidden_layers", 12),
         num_attention_heads=config.get("num_attention_heads", 12),
         num_channels=config.get("num_channels", 3),
@@ -75,7 +77,7 @@ def read_dinov2(folder: Path, config: Mapping[str, Any]) -> VisionPart:
         _recipes,
         prefix="dinov2.",
         foreign=("embeddings.mask_token", "classifier."),
-        normalisation=IMAGENET_NORMALISATION,
+        default=IMAGENET_NORMALISATION,
     )
 
 

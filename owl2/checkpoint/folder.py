@@ -17,7 +17,9 @@ from torch import Tensor
 from owl2.checkpoint.ends import with_generation_ends
 from owl2.checkpoint.errors import CheckpointError, Shape, check_fit, first_few
 from owl2.checkpoint.progress import bytes_bar
-from owl2.checkpoint.tensors import TensorFolder, dtype_of, read_json
+from owl2.checkpoint.settings import warn_of_ignored_settings
+from owl2.checkpoint.tensors import TensorFolder, dtype_of
+from owl2.files import read_json
 from owl2.model import ConfigError, Owl2Config, Owl2Model, build, reset_buffers
 
 OPTIONAL = (".q_pos_embed", ".k_pos_embed")
@@ -83,7 +85,7 @@ def read_config(folder: Path) -> Owl2Config:
             f"{folder} is not a checkpoint: looked for config.json and weights (model.safetensors or "
             f"pytorch_model.bin, or their shards); it holds {present}"
         )
-    raw = read_json(file)
+    raw = read_json(file, CheckpointError)
     try:
         config = Owl2Config.from_dict(raw)
         return config.replace(decoder=with_generation_ends(config.decoder, folder))
@@ -92,15 +94,16 @@ def read_config(folder: Path) -> Owl2Config:
 
 
 def skeleton(folder: Path, dtype: torch.dtype) -> Owl2Model:
-    """Build the model that a folder's `config.json` describes, without storage.
+    """Build the model that a folder's `config.json` describes, without storage; name settings it ignores.
 
     Raises:
         CheckpointError: see `read_config`; or its numbers make no model.
     """
     config = read_config(folder)
+    warn_of_ignored_settings(folder)
     try:
         return build(config, device="meta", dtype=dtype)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (TypeError, ArithmeticError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{folder / 'config.json'} describes no model that can be built: {reason}"

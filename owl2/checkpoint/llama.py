@@ -9,7 +9,8 @@ from pathlib import Path
 from owl2.checkpoint.ends import with_generation_ends
 from owl2.checkpoint.errors import CheckpointError
 from owl2.checkpoint.parts import LanguagePart, Recipe, account
-from owl2.checkpoint.tensors import TensorFolder, read_json
+from owl2.checkpoint.tensors import TensorFolder
+from owl2.files import read_json
 from owl2.model.config import ConfigError, DecoderConfig, decoder_from_dict
 
 TOKENIZER_FILES = (
@@ -42,7 +43,7 @@ def read_llama(folder: Path) -> LanguagePart:
     Raises:
         CheckpointError: another kind of model, missing or unknown tensors, or an unsupported feature.
     """
-    raw = read_json(folder / "config.json")
+    raw = read_json(folder / "config.json", CheckpointError)
     if raw.get("model_type") != "llama":
         raise CheckpointError(f"{folder} is a {raw.get('model_type')!r}; expected a 'llama' language model")
     fixed = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from owl2.checkpoint.errors import CheckpointError, first_few
-from owl2.checkpoint.tensors import TensorFolder, read_json
+from owl2.checkpoint.tensors import TensorFolder
+from owl2.files import read_json
 from owl2.model.config import DecoderConfig, VisionConfig
+from owl2.processor.images import ImageError
+from owl2.processor.transform import CLIP_MEAN, CLIP_STD, CONFIG_NAME, RGB, normalisation
 
-CLIP_NORMALISATION = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+CLIP_NORMALISATION = (CLIP_MEAN, CLIP_STD)
 IMAGENET_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def read_vision_folder(
     *,
     prefix: str,
     foreign: Sequence[str],
-    normalisation: tuple[RGB, RGB],
+    default: tuple[RGB, RGB],
 ) -> VisionPart:
     """Return the encoder in a folder of the Hugging Face layout.
 
@@ -149,7 +150,7 @@ def read_vision_folder(
         recipes_of: makes the recipes of a configuration, from the prefix of their names.
         prefix: begins the names of the encoder's tensors, unless the file leaves it out.
         foreign: beginnings of the names that belong to something else, without `prefix`.
-        normalisation: of the pixels, where no `preprocessor_config.json` states it.
+        default: the normalisation of the pixels if no `preprocessor_config.json` states it.
 
     Raises:
         CheckpointError: missing or unknown tensors.
@@ -163,18 +164,18 @@ def read_vision_folder(
         config=config,
         recipes=recipes,
         read_source=files.read,
-        normalisation=_normalisation(folder, normalisation),
+        normalisation=_normalisation(folder, default),
         unused=account(files.files, recipes, [*foreign, *(prefix + name for name in foreign)], where),
     )
 
 
 def _normalisation(folder: Path, default: tuple[RGB, RGB]) -> tuple[RGB, RGB]:
     """Return mean and standard deviation from `preprocessor_config.json`, or the default."""
-    file = folder / "preprocessor_config.json"
-    if not file.exists():
-        return default
-    raw = read_json(file)
-    return tuple(raw.get("image_mean", default[0])), tuple(raw.get("image_std", default[1]))
+    file = folder / CONFIG_NAME
+    try:
+        return normalisation(read_json(file, CheckpointError), default) if file.exists() else default
+    except ImageError as error:
+        raise CheckpointError(f"{file}: {error}") from error
 
 
 def _make(recipe: Recipe, read_source: Callable[[str], Tensor]) -> Tensor:

@@ -9,18 +9,17 @@ Weight files are an index with its shards, shards named `-00001-of-00033`, or a 
 preferred.
 """
 
-import json
 import pickle
 import re
 import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from owl2.checkpoint.errors import CheckpointError, Shape, first_few, gigabytes
+from owl2.files import read_json, seems_to_be
 
 REMAP_BYTES = 32 * 2**20
 
@@ -91,19 +90,20 @@ def map_file(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, damaged, not a dictionary of tensors, or a pickle that wants to run code.
     """
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{file} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder"
-        )
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    if found := seems_to_be(start):
+        raise CheckpointError(f"{file} {found}")
     return _map_safetensors(file) if file.suffix == ".safetensors" else _map_pickle(file)
 
 
 def _map_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
-    except SafetensorError as error:
+    except Exception as error:  # SafetensorError; of a header that is nonsense, also those of PyTorch
         raise CheckpointError(
             f"{file} ({gigabytes(file.stat().st_size)}) is damaged or cut short: {error}; download it again"
         ) from error
@@ -120,12 +120,14 @@ def _map_pickle(file: Path) -> dict[str, Tensor]:
             + (f", it asks to run {wanted[0]}" if wanted else "")
             + ". Nothing of it was executed; get the weights as safetensors from a source you trust"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle can fail with any of them
         raise CheckpointError(
             f"{file} ({gigabytes(file.stat().st_size)}) is damaged or cut short: "
             f"{str(error).splitlines()[0] if str(error) else 'no content'}; download it again"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise CheckpointError(f"{file} holds a {type(content).__name__} that is not a dictionary of tensors")
     return dict(content)
 
@@ -139,8 +141,12 @@ def find_weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     for stem, suffix in STEMS:
         index_file = folder / f"{stem}{suffix}.index.json"
         if index_file.exists():
-            index = read_json(index_file).get("weight_map")
-            if not isinstance(index, dict) or not index:
+            index = read_json(index_file, CheckpointError).get("weight_map")
+            if (
+                not isinstance(index, dict)
+                or not index
+                or not all(isinstance(v, str) for v in index.values())
+            ):
                 raise CheckpointError(f"{index_file} has no weight_map of tensor names to shards")
             return _complete(folder, sorted(set(index.values()))), index
         if (folder / f"{stem}{suffix}").exists():
@@ -172,23 +178,6 @@ def _complete(folder: Path, names: list[str]) -> list[Path]:
             f"{folder} lacks {len(missing)} of {len(names)} shards: {first_few(missing)}; download them again"
         )
     return [folder / name for name in names]
-
-
-def read_json(file: Path) -> dict:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: missing, not JSON, or not an object.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file} does not exist") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a {type(content).__name__}; expected an object")
-    return content
 
 
 def dtype_of(name: str | torch.dtype) -> torch.dtype:

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ctypes import c_bool
 from dataclasses import dataclass
 from functools import partial
@@ -203,7 +203,10 @@ class BatchLoader:
         num_workers: int,
         bad_samples: Path,
         max_bad_fraction: float,
+        num_drawn: int = 0,
+        num_bad: Mapping[str, int] | None = None,
     ):
+        """`num_drawn` and `num_bad` (by source) are what was drawn before `sampler.start_step`."""
         self.dataset = dataset
         self.is_over = RawValue(c_bool, False)
         self.loader = DataLoader(
@@ -216,8 +219,8 @@ class BatchLoader:
         )
         self.bad_samples = bad_samples
         self.max_bad_fraction = max_bad_fraction
-        self.num_drawn = 0
-        self.num_bad: Counter[str] = Counter()
+        self.num_drawn = num_drawn
+        self.num_bad: Counter[str] = Counter(num_bad)
         """Samples that could not be used, by source."""
         self.num_bad_by_kind: Counter[tuple[str, str]] = Counter()
         """Those and lost files, by source and kind."""

@@ -19,8 +19,7 @@ from owl2.demo.induction_heads import initialise_decoder
 from owl2.demo.presets import DemoPreset
 from owl2.jsonl import read_jsonl
 from owl2.model import Owl2Config, Owl2Model, build
-from owl2.processor import JsonTokenizer, Processor
-from owl2.processor.images import ImageTransform
+from owl2.processor import ImageTransform, JsonTokenizer, Processor
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
 VISION = "model.vision_model."

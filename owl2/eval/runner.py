@@ -38,6 +38,7 @@ from owl2.eval.task import (
     Item,
     Items,
     Task,
+    UnknownTask,
     all_tasks,
     find_task,
 )
@@ -144,6 +145,8 @@ def choose_tasks(names: str) -> list[Task]:
     wanted = (
         list(all_tasks()) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
     )
+    if not wanted:
+        raise UnknownTask(f"{names!r} names no benchmark; write their names, separated by commas, or all")
     return [find_task(name) for name in dict.fromkeys(wanted)]
 
 

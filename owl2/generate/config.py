@@ -1,14 +1,12 @@
 """Generation settings, as one frozen record: `generation_config.json` fills it, keywords override it.
 
 Names and meanings of the fields are those of `transformers`. The default is greedy decoding, as in the
-released evaluation. A setting in the file that is not supported here is named in a warning, never dropped in
-silence.
+released evaluation. Settings in the file that are not supported here are named when a checkpoint is loaded
+(owl2/checkpoint/settings.py).
 """
 
 import dataclasses
 import difflib
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,19 +17,6 @@ from owl2.files import read_json
 from owl2.model import Owl2Model
 
 FILE_NAME = "generation_config.json"
-
-BOOKKEEPING = {
-    "_from_model_config",
-    "bos_token_id",
-    "max_length",
-    "pad_token_id",
-    "transformers_version",
-    "use_cache",
-}
-"""Keys of `generation_config.json` that need no counterpart: `max_length` yields to `max_new_tokens`."""
-
-NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {})
-"""Values with which any other feature (penalties, ...) is off."""
 
 
 class GenerationError(Owl2Error, ValueError):
@@ -58,7 +43,7 @@ class GenerationConfig:
     """Row i of a batch samples with seed + i, whatever the other rows are; None: differently each time."""
     num_beams: int = number(1, ge=1, le=1000, hint="1 is no beam search")
     """Beams of a beam search; 1 is greedy decoding or sampling. Beams do not sample."""
-    length_penalty: float = 1.0
+    length_penalty: float = number(1.0, ge=-20, le=20)
     """A beam's score is its log-probability / length ** length_penalty: above 0 favours long answers."""
     early_stopping: bool | Literal["never"] = False
     """When a row with `num_beams` ended beams stops. True: at once. False: when no running beam would beat
@@ -109,29 +94,17 @@ class GenerationConfig:
         """Read `folder/generation_config.json`; the defaults if there is none.
 
         Raises:
-            GenerationError: the file is not JSON or holds an impossible value; the message names it.
+            GenerationError: the file is damaged or has an impossible value; the message names it.
         """
         path = folder / FILE_NAME
         if not path.exists():
             return cls()
         raw = read_json(path, GenerationError)
+        known = [f.name for f in dataclasses.fields(cls) if raw.get(f.name) is not None]
         try:
-            return cls._from_dict(raw, path)
+            return cls(**{name: raw[name] for name in known})
         except GenerationError as error:
             raise GenerationError(f"{path}: {error}") from None
-
-    @classmethod
-    def _from_dict(cls, raw: Mapping[str, Any], path: Path) -> "GenerationConfig":
-        known = {f.name for f in dataclasses.fields(cls)}
-        ignored = {
-            key: value
-            for key, value in raw.items()
-            if key not in known | BOOKKEEPING
-            and not any(type(value) is type(n) and value == n for n in NEUTRAL)
-        }
-        if ignored:
-            warnings.warn(f"{path}: these settings are not supported and ignored: {ignored}", stacklevel=3)
-        return cls(**{key: value for key, value in raw.items() if key in known and value is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """Return what differs from the defaults, as `generation_config.json` holds it."""

@@ -1,10 +1,10 @@
 """Conversations, raw prompts and images as model inputs, and ids back to text.
 
-Start with processor.py, which puts template.py, tokenizer.py and images.py together. For a prompt template
-copy a row of `TEMPLATES`, for another resizing `_pad` of images.py.
+Start with processor.py, which uses template.py, tokenizer.py, images.py and transform.py. For a prompt
+template copy a row of `TEMPLATES`, for another resizing `_pad` of transform.py.
 """
 
-from owl2.processor.images import ImageError, ImageTransform, load_image
+from owl2.processor.images import ImageError, load_image
 from owl2.processor.processor import ContextError, Encoding, ImageCountError, Processor
 from owl2.processor.streaming import StreamDecoder
 from owl2.processor.template import IMAGE_MARK, TEMPLATES, Chunk, Message, TemplateError, render
@@ -15,6 +15,7 @@ from owl2.processor.tokenizer import (
     TokenizerError,
     load_tokenizer,
 )
+from owl2.processor.transform import ImageTransform
 
 __all__ = [
     "IMAGE_MARK",

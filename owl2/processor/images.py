@@ -1,199 +1,76 @@
-"""Images to pixels exactly as the released code makes them, in the three ways it has.
+"""Image files and PIL images of any mode as upright RGB.
 
-`square` is what the release's README and all its evaluation use: stretched to a square of the longer side,
-then to the model's size (two bicubic steps; the aspect is distorted, nothing is lost). `pad` is its command
-line and training: a square canvas in the mean colour. `crop` is CLIP's own: shorter side to size, centre
-cropped. Pillow resizes, as in the slow CLIP image processor. Source: official mm_utils.py:157-179.
-
-Beyond 4096 px on a side the intermediate square would cost gigabytes; there the long axis is resized first.
-That gives the same pixels up to rounding (one 8-bit level; more only where bicubic overshoot is clipped).
+A file that is whole is read, whatever surrounds its pixels: malformed EXIF, long texts and colour profiles, a
+missing end mark. A file that lacks pixels is an error. Every exception of a decoder becomes an `ImageError`.
 """
 
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from owl2.errors import Owl2Error
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-CONFIG_NAME = "preprocessor_config.json"
+from owl2.errors import Owl2Error, Owl2Warning
 
 MAX_PIXELS = 178_956_970
-"""Pillow's own limit for a decompression bomb; checked from the header, before anything is decoded."""
+"""Pillow's own limit for a decompression bomb; checked in the header, before anything is decoded."""
 MAX_SIDE = 65_535
-_MAX_EDGE = 4096
-_EXIF_ORIENTATION = 0x0112
-_BICUBIC = Image.Resampling.BICUBIC
 
-Resize = Literal["square", "pad", "crop"]
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""The transposition that undoes an EXIF orientation."""
+
+Alpha = Literal["white", "drop"]
+"""What becomes of transparency: shown on white, or dropped, as the released code does."""
 ImageSource = Image.Image | str | Path | bytes
+
+_warned: set[str] = set()
+"""Kinds of warnings that this process has given."""
 
 
 class ImageError(Owl2Error, ValueError):
     """An image that cannot be read or used; the message names the file and the reason."""
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, alpha: Alpha = "white") -> Image.Image:
     """Return an image as RGB, upright.
 
-    The first frame of an animation; EXIF rotation applied; alpha dropped as `convert("RGB")` does; 16-bit
-    grey scaled to 8 bits.
+    The first frame of an animation, turned as EXIF says. Grey values of more than 8 bits are scaled (see
+    `_to_8_bits`). A JPEG without its end mark is read if all its pixels are there.
 
     Args:
         source: a path, the bytes of an image file, or a PIL image in any mode.
+        alpha: what becomes of transparency.
 
     Raises:
         ImageError: no such file, not an image, truncated, too large, or pixels without a known range.
     """
     name = _name_of(source)
-    image = source if isinstance(source, Image.Image) else _open(source, name)
-    _check_size(image, name)
+    image = _load(source, name) if isinstance(source, Image.Image) else _decode(_read(source, name), name)
+    orientation = _orientation(image)
     try:
-        image.load()
-        return _to_rgb(_upright(image), name)
+        image = _to_rgb(image, alpha, name)
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+            image.info = {}  # it states the orientation too, and the image would be turned again
     except ImageError:
         raise
-    except Exception as error:  # decoders fail with OSError, SyntaxError, struct.error, EOFError, ...
-        raise ImageError(f"{name}: damaged or truncated ({type(error).__name__}: {error})") from error
-
-
-@dataclass(frozen=True)
-class ImageTransform:
-    """An image to a normalised square tensor."""
-
-    size: int
-    """Side in pixels of what the vision encoder sees."""
-    resize: Resize = "square"
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-
-    def __post_init__(self) -> None:
-        if self.resize not in _RESIZERS:
-            raise ImageError(f"resize is {self.resize!r}, expected one of {', '.join(_RESIZERS)}")
-        if self.size <= 0:
-            raise ImageError(f"size is {self.size} px, expected a positive number")
-
-    def __call__(self, image: Image.Image, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the pixels of an RGB image, (3, size, size) float32, in `out` if it is given.
-
-        Raises:
-            ImageError: the image is not RGB; pass it through `load_image`.
-        """
-        if image.mode != "RGB":
-            raise ImageError(f"the image has the mode {image.mode}, expected RGB: use load_image")
-        pixels = np.asarray(_RESIZERS[self.resize](image, self))  # (H, W, 3) uint8
-        out = torch.empty((3, self.size, self.size), dtype=torch.float32) if out is None else out
-        for channel, values in enumerate(_normalised_values(tuple(self.mean), tuple(self.std))):
-            np.take(values, pixels[:, :, channel], out=out[channel].numpy(), mode="clip")
-        return out
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return `preprocessor_config.json` in the release's CLIP layout, plus our `resize`."""
-        return {
-            "image_processor_type": "CLIPImageProcessor",
-            "crop_size": self.size,
-            "do_center_crop": True,
-            "do_normalize": True,
-            "do_resize": True,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
-            "resample": int(_BICUBIC),
-            "resize": self.resize,
-            "size": self.size,
-        }
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> "ImageTransform":
-        """Read a released or our `preprocessor_config.json`; a released one, without `resize`, is `square`.
-
-        Raises:
-            ImageError: a step that this transform does not have; the message names the field.
-        """
-        fixed = {"resample": int(_BICUBIC), "do_resize": True, "do_center_crop": True, "do_normalize": True}
-        for name, value in {**fixed, "do_rescale": True}.items():
-            if raw.get(name, value) != value:
-                raise ImageError(f"{CONFIG_NAME}: {name} is {raw[name]!r}, expected {value!r}")
-        if abs(raw.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
-            raise ImageError(f"{CONFIG_NAME}: rescale_factor is {raw['rescale_factor']}, expected 1/255")
-        size, crop_size = _side(raw, "size"), _side(raw, "crop_size")
-        if size != crop_size:
-            raise ImageError(f"{CONFIG_NAME}: size {size} and crop_size {crop_size} must be equal")
-        mean, std = raw.get("image_mean", CLIP_MEAN), raw.get("image_std", CLIP_STD)
-        return cls(size=size, resize=raw.get("resize", "square"), mean=tuple(mean), std=tuple(std))
-
-
-@lru_cache(maxsize=8)
-def _normalised_values(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Return what each of the 256 levels becomes in each channel, (3, 256) float32.
-
-    Rescaled in float64, normalised in float32: bit for bit what the CLIP processor computes. To look a
-    image of 448 px up takes 1.6 ms, to compute it 5.9 ms, a third of decoding and resizing it.
-    """
-    levels = (np.arange(256) * (1 / 255)).astype(np.float32)
-    return (levels - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
-
-
-def _square(image: Image.Image, transform: ImageTransform) -> Image.Image:
-    """Stretch to a square of the longer side, then to size."""
-    size, edge = transform.size, max(image.size)
-    if edge > _MAX_EDGE:
-        image = _shrink_long_axis(image, size)
-        middle = (size, edge) if image.width == size else (edge, size)
-        return image.resize(middle, _BICUBIC).resize((size, size), _BICUBIC)
-    return image.resize((edge, edge), _BICUBIC).resize((size, size), _BICUBIC)
-
-
-def _pad(image: Image.Image, transform: ImageTransform) -> Image.Image:
-    """Put into the middle of a square canvas in the mean colour, then to size."""
-    size, edge = transform.size, max(image.size)
-    wide = image.width >= image.height
-    canvas_size = (edge, edge)
-    if edge > _MAX_EDGE:
-        image = _shrink_long_axis(image, size)
-        canvas_size = (size, edge) if wide else (edge, size)
-    canvas = Image.new("RGB", canvas_size, tuple(int(mean * 255) for mean in transform.mean))
-    canvas.paste(
-        image, (0, (canvas.height - image.height) // 2) if wide else ((canvas.width - image.width) // 2, 0)
-    )
-    return canvas.resize((size, size), _BICUBIC)
-
-
-def _crop(image: Image.Image, transform: ImageTransform) -> Image.Image:
-    """Resize the shorter side to size and cut out the centre."""
-    size = transform.size
-    short, long = sorted(image.size)
-    long_after = int(size * long / short)
-    start = (long_after - size) // 2
-    wide = image.width >= image.height
-    if long_after > _MAX_EDGE:
-        scale = long / long_after
-        first, last = start * scale, (start + size) * scale
-        box = (first, 0, last, short) if wide else (0, first, short, last)
-        return image.resize((size, size), _BICUBIC, box=box)
-    left, top = (start, 0) if wide else (0, start)
-    resized = image.resize((long_after, size) if wide else (size, long_after), _BICUBIC)
-    return resized.crop((left, top, left + size, top + size))
-
-
-_RESIZERS: dict[str, Callable[[Image.Image, ImageTransform], Image.Image]] = {
-    "square": _square,
-    "pad": _pad,
-    "crop": _crop,
-}
-
-
-def _shrink_long_axis(image: Image.Image, size: int) -> Image.Image:
-    return image.resize(
-        (size, image.height) if image.width >= image.height else (image.width, size), _BICUBIC
-    )
+    except Exception as error:
+        raise ImageError(f"{name}: damaged ({type(error).__name__}: {error})") from error
+    return image
 
 
 def _name_of(source: ImageSource) -> str:
@@ -202,11 +79,27 @@ def _name_of(source: ImageSource) -> str:
     return f"image data of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
 
 
-def _open(source: str | Path | bytes, name: str) -> Image.Image:
+def _read(source: str | Path | bytes, name: str) -> bytes:
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        return source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a NUL, or half a surrogate pair, in the path
+        raise ImageError(f"{name!a}: cannot be read ({error})") from error
+
+
+def _decode(data: bytes, name: str) -> Image.Image:
+    """Decode a file, without what surrounds the pixels if it fails for that."""
+    try:
+        return _load(_open(data, name), name)
+    except ImageError:
+        repaired = _png_without_texts(data) or _whole_jpeg(data, name)
+        if repaired is None:
+            raise
+    return _load(_open(repaired, name), name)
+
+
+def _open(data: bytes, name: str) -> Image.Image:
     Image.init()
     formats = [format_ for format_ in Image.ID if format_ != "EPS"]  # EPS would run Ghostscript on the file
     try:
@@ -219,7 +112,8 @@ def _open(source: str | Path | bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: damaged header ({type(error).__name__}: {error})") from error
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _load(image: Image.Image, name: str) -> Image.Image:
+    """Decode an opened image of a size that is allowed."""
     width, height = image.size
     if width * height > MAX_PIXELS or max(image.size) > MAX_SIDE:
         raise ImageError(
@@ -228,37 +122,115 @@ def _check_size(image: Image.Image, name: str) -> None:
         )
     if not width or not height:
         raise ImageError(f"{name}: {width} x {height} pixels, there is nothing to see")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65_535:
-            raise ImageError(
-                f"{name}: integer pixels from {values.min()} to {values.max()}; expected 0 to 65,535"
-            )
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8), mode="L")
-    elif image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixels have no known range; save it with 8 bits a channel")
     try:
-        return image.convert("RGB")
+        image.load()
+    except Exception as error:  # decoders fail with OSError, SyntaxError, struct.error, EOFError, ...
+        raise ImageError(f"{name}: damaged or truncated ({type(error).__name__}: {error})") from error
+    return image
+
+
+def _png_without_texts(data: bytes) -> bytes | None:
+    """Return a PNG without the chunks that do not change its pixels, or None for another file.
+
+    Pillow refuses a file for a text or colour profile above 1 MB, and for a wrong checksum of either.
+    """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    kept = [data[:8]]
+    for kind, chunk in _png_chunks(data):
+        is_whole = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        if (
+            kind[:1].isupper()
+            or kind in (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+            or (kind == b"eXIf" and is_whole)
+        ):
+            kept.append(chunk)
+    return b"".join(kept)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the type of each chunk and the whole of it: length, type, content and checksum."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        yield data[at + 4 : at + 8], data[at : at + 12 + length]
+        at += 12 + length
+
+
+def _whole_jpeg(data: bytes, name: str) -> bytes | None:
+    """Return a JPEG that lacks nothing but its end mark, with the mark; None for any other file.
+
+    It is whole if its pixels do not depend on what follows: two different fillers give the same. (Of a
+    progressive file, a cut between two scans cannot be noticed; it has all pixels, but fewer details.)
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    data = data.rstrip(b"\xff")
+    versions = [data + filler * 64 + b"\xff\xd9" for filler in (b"\x55", b"\xaa")]
+    try:
+        first, second = (np.asarray(_load(_open(version, name), name)) for version in versions)
+    except ImageError:
+        return None
+    if not np.array_equal(first, second):
+        return None
+    _warn_once("end mark", f"{name}: the JPEG has no end mark; it is read, because all its pixels are there")
+    return data + b"\xff\xd9"
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # malformed EXIF, as whatever library read it
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _to_rgb(image: Image.Image, alpha: Alpha, name: str) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bits(image, name)
+    try:
+        if not image.has_transparency_data:
+            return image if image.mode == "RGB" else image.convert("RGB")
+        image = image.convert("RGBA")
+        coverage = image.getchannel("A")
+        if alpha == "white":
+            shown = Image.new("RGBA", image.size, "white")
+            shown.alpha_composite(image)
+            shown = shown.convert("RGB")
+            remedy = "put it on a background of another colour"
+        else:
+            shown = image.convert("RGB")
+            remedy = '"owl2": {"alpha": "white"} in preprocessor_config.json shows it on white'
     except ValueError as error:
         raise ImageError(f"{name}: Pillow cannot make RGB of the mode {image.mode}") from error
+    if shown.getcolors(1) is not None and coverage.getcolors(1) is None:
+        done = "on white" if alpha == "white" else "with its transparency dropped, as in the released code"
+        _warn_once(alpha, f"{name}: {done}, the image is one plain colour: {remedy}")
+    return shown
 
 
-def _side(raw: Mapping[str, Any], field: str) -> int:
-    value = raw.get(field)
-    if isinstance(value, Mapping):
-        sides = {value[key] for key in ("shortest_edge", "height", "width") if key in value}
-        value = sides.pop() if len(sides) == 1 else None
-    if not isinstance(value, int):
-        raise ImageError(f"{CONFIG_NAME}: {field} is {raw.get(field)!r}, expected one side in pixels")
-    return value
+def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """Scale grey values of a wider type to 8 bits.
+
+    White is the greatest value of the number of bits that the file declares (TIFF: 9 to 15), or else of the
+    fewest of 8, 12 and 16 bits that hold the brightest pixel; floating-point values may also be in 0..1.
+    """
+    values = np.asarray(image).astype(np.float64)
+    low, high = values.min(), values.max()
+    whites = [1, 255, 4095, 65_535] if image.mode == "F" else [255, 4095, 65_535]
+    (bits,) = getattr(image, "tag_v2", {}).get(258, (16,))[:1]
+    if 8 < bits < 16:
+        whites.insert(0, 2**bits - 1)
+    if not 0 <= low <= high <= whites[-1]:
+        kind = "floating-point" if image.mode == "F" else "integer"
+        raise ImageError(
+            f"{name}: {kind} pixels from {low:g} to {high:g}; expected 0 to 65,535: save it with 8 bits"
+        )
+    white = next(white for white in whites if high <= white)
+    return Image.fromarray(np.floor(values * 255 / white + 0.5).astype(np.uint8), mode="L")
+
+
+def _warn_once(kind: str, message: str) -> None:
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(f"{message} (said once, for the first such image)", Owl2Warning, stacklevel=2)

@@ -18,11 +18,21 @@ import torch
 from PIL import Image
 
 from owl2.errors import Owl2Error
-from owl2.files import write_file
+from owl2.files import read_json, write_file
 from owl2.model.config import Owl2Config
-from owl2.processor.images import CONFIG_NAME, ImageError, ImageSource, ImageTransform, Resize, load_image
-from owl2.processor.template import END_MARK, IMAGE_MARK, Chunk, Message, find_template, images_of, render
+from owl2.processor.images import ImageError, ImageSource, load_image
+from owl2.processor.template import (
+    END_MARK,
+    IMAGE_MARK,
+    Chunk,
+    Message,
+    TemplateError,
+    find_template,
+    images_of,
+    render,
+)
 from owl2.processor.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from owl2.processor.transform import CONFIG_NAME, ImageTransform, Resize, own_settings
 
 PaddingSide = Literal["left", "right"]
 
@@ -141,11 +151,12 @@ class Processor:
         chunks = render(
             messages, self.template, generation_prompt=generation_prompt, answer_prefix=answer_prefix
         )
-        for chunk in chunks:
-            ids = self._chunk_ids(chunk)
+        is_end = [False, *(chunk.kind == "eos" for chunk in chunks), False]
+        for number, chunk in enumerate(chunks):
+            ids = self._chunk_ids(chunk, after_end=is_end[number], before_end=is_end[number + 2])
             encoding.ids += ids
             encoding.is_target += [chunk.is_target] * len(ids)
-        encoding.images = [load_image(image) for image in images_of(messages)]
+        encoding.images = [self.load_image(image) for image in images_of(messages)]
         self._check_length(encoding, "the conversation")
         return encoding
 
@@ -175,6 +186,14 @@ class Processor:
             "attention_mask": attention_mask,
             "pixel_values": self.pixels([image for encoding in encodings for image in encoding.images]),
         }
+
+    def load_image(self, source: ImageSource) -> Image.Image:
+        """Return an image as RGB, its transparency treated as the checkpoint's images are.
+
+        Raises:
+            ImageError: see `owl2.processor.load_image`.
+        """
+        return load_image(source, self.image_transform.alpha)
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Transform images to (N, 3, H, W) float32; N may be 0."""
@@ -218,7 +237,8 @@ class Processor:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(folder)
-        config = {**self.image_transform.to_dict(), "template": self.template}
+        config = self.image_transform.to_dict()
+        config["owl2"]["template"] = self.template
         write_file(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
 
     @classmethod
@@ -227,7 +247,8 @@ class Processor:
 
         Raises:
             TokenizerError: no tokenizer, or one with more tokens than the model has embeddings.
-            ImageError: no or a foreign `preprocessor_config.json`.
+            ImageError: `preprocessor_config.json` is missing, damaged, or describes other steps than ours.
+            TemplateError: it names an unknown template.
         """
         folder = Path(folder)
         tokenizer = load_tokenizer(folder)
@@ -237,10 +258,15 @@ class Processor:
                 f"{config.decoder.vocab_size}; they do not belong together"
             )
         path = folder / CONFIG_NAME
-        if not path.is_file():
+        if not path.exists():
             raise ImageError(f"{path} is missing: it says how images become pixels")
-        raw = json.loads(path.read_text("utf-8"))
-        transform = ImageTransform.from_dict(raw)
+        raw = read_json(path, ImageError)
+        try:
+            transform = ImageTransform.from_dict(raw, _released_resize(folder / "config.json"))
+            template = own_settings(raw).get("template", "mplug_owl2")
+            find_template(template)
+        except (ImageError, TemplateError) as error:
+            raise type(error)(f"{path}: {error}") from error
         if transform.size % config.vision.patch_size:
             raise ImageError(
                 f"{path}: images of {transform.size} px cannot be cut into patches of "
@@ -251,7 +277,7 @@ class Processor:
             transform,
             image_token_id=config.image_token_id,
             tokens_per_image=config.tokens_per_image,
-            template=raw.get("template", "mplug_owl2"),
+            template=template,
             max_tokens=config.decoder.max_position_embeddings,
         )
 
@@ -273,12 +299,12 @@ class Processor:
             # The release puts BOS before each piece and keeps the first; after a leading image it keeps all.
             if chunk and (number == 0 or not chunks[0]):
                 ids += self._bos_ids()
-            ids += self._text_ids(chunk)
-        encoding = Encoding(ids, [False] * len(ids), [load_image(image) for image in images])
+            ids += self._raw_ids(chunk)
+        encoding = Encoding(ids, [False] * len(ids), [self.load_image(image) for image in images])
         self._check_length(encoding, f"row {row}")
         return encoding
 
-    def _chunk_ids(self, chunk: Chunk) -> list[int]:
+    def _chunk_ids(self, chunk: Chunk, *, after_end: bool, before_end: bool) -> list[int]:
         match chunk.kind:
             case "bos":
                 return self._bos_ids()
@@ -287,15 +313,30 @@ class Processor:
             case "image":
                 return self._image_ids()
             case "text":
-                return self.tokenizer.encode(chunk.text, space=chunk.space)
+                return self._text_ids(
+                    chunk.text, space=chunk.space, after_end=after_end, before_end=before_end
+                )
 
-    def _text_ids(self, text: str) -> list[int]:
+    def _raw_ids(self, text: str) -> list[int]:
         """Return the ids of a raw piece, split at end tokens as the slow LLaMA tokenizer does."""
-        first, *others = text.split(END_MARK)
-        ids = self.tokenizer.encode(first)
-        for piece in others:
-            ids += [self.tokenizer.eos_token_id, *self.tokenizer.encode(piece)]
+        pieces = text.split(END_MARK)
+        ids: list[int] = []
+        for number, piece in enumerate(pieces):
+            ids += [self.tokenizer.eos_token_id] if number else []
+            ids += self._text_ids(piece, after_end=number > 0, before_end=number < len(pieces) - 1)
         return ids
+
+    def _text_ids(
+        self, text: str, *, space: bool = False, after_end: bool = False, before_end: bool = False
+    ) -> list[int]:
+        """Return the ids of text, which some tokenizers read otherwise next to an end token."""
+        strips_before, strips_after = self.tokenizer.end_strips
+        if after_end and strips_after:
+            text = text.lstrip()
+        if before_end and strips_before:
+            text = text.rstrip()
+            space = space and bool(text)  # the space in front belongs to white space that is stripped
+        return self.tokenizer.encode(text, space=space, after_end=after_end)
 
     def _bos_ids(self) -> list[int]:
         bos = self.tokenizer.bos_token_id
@@ -312,3 +353,9 @@ class Processor:
                 f"{what} has {count:,} tokens ({len(encoding.images)} images are {visual:,} of them), but "
                 f"the context is {limit:,}: shorten the text, drop earlier turns or show fewer images"
             )
+
+
+def _released_resize(config_file: Path) -> Resize:
+    """Return how the release resizes images of a folder: `pad` if its fine-tuning did, else `square`."""
+    aspect = read_json(config_file, ImageError).get("image_aspect_ratio") if config_file.exists() else None
+    return "pad" if aspect == "pad" else "square"

@@ -24,14 +24,14 @@ def gappy(monkeypatch: pytest.MonkeyPatch) -> None:
     """VQAv2 with a record that is no question, and one whose id is taken."""
     whole = VqaV2.read
 
-    def records(self: VqaV2, data: Path) -> Iterator[Item | Skipped]:
-        read = list(whole(self, data))
-        yield from read[:2]
+    def read(self: VqaV2, data: Path) -> Iterator[Item | Skipped]:
+        found = list(whole(self, data))
+        yield from found[:2]
         yield Skipped(WHERE, "question is None, not text")
-        yield from read[2:]
-        yield read[0]
+        yield from found[2:]
+        yield found[0]
 
-    monkeypatch.setattr(VqaV2, "read", records)
+    monkeypatch.setattr(VqaV2, "read", read)
 
 
 def break_boolq(data: Path) -> Path:

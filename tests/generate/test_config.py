@@ -1,7 +1,6 @@
-"""`generation_config.json` fills the settings, and nothing in it is dropped in silence."""
+"""`generation_config.json` fills the settings (other settings: tests/checkpoint/test_settings.py)."""
 
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ def test_a_folder_without_the_file_decodes_greedily(tmp_path: Path) -> None:
     assert GenerationConfig().is_greedy
 
 
-def test_the_released_file_is_read_without_a_warning(tmp_path: Path) -> None:
+def test_the_released_file_is_read(tmp_path: Path) -> None:
     write(
         tmp_path,
         _from_model_config=True,
@@ -28,9 +27,7 @@ def test_the_released_file_is_read_without_a_warning(tmp_path: Path) -> None:
         pad_token_id=0,
         transformers_version="4.31.0",
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert GenerationConfig.read(tmp_path) == GenerationConfig(eos_token_id=2)
+    assert GenerationConfig.read(tmp_path) == GenerationConfig(eos_token_id=2)
 
 
 def test_sampling_settings_and_several_end_tokens_are_read(tmp_path: Path) -> None:
@@ -48,12 +45,6 @@ def test_settings_of_a_beam_search_are_read(tmp_path: Path) -> None:
     write(tmp_path, num_beams=5, length_penalty=0, early_stopping="never", do_sample=False)
     config = GenerationConfig.read(tmp_path)
     assert (config.num_beams, config.length_penalty, config.early_stopping) == (5, 0, "never")
-
-
-def test_a_setting_that_is_not_supported_is_named_in_a_warning(tmp_path: Path) -> None:
-    write(tmp_path, repetition_penalty=1.2, num_beam_groups=1, use_cache=True)
-    with pytest.warns(UserWarning, match=r"generation_config.json: .*\{'repetition_penalty': 1.2\}"):
-        assert GenerationConfig.read(tmp_path) == GenerationConfig()
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"top_p": 3}', '{"temperature": "warm"}'])

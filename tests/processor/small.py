@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 import tokenizers
+from PIL import Image
 from tokenizers import decoders, models, normalizers
 
 from owl2.processor import ImageTransform, Processor, Tokenizer
@@ -54,7 +56,7 @@ def llama_json(model: bytes) -> str:
 
 LLAMA_CONFIG = {
     "bos_token": "<s>",
-    "eos_token": {"content": "</s>"},
+    "eos_token": {"__type": "AddedToken", "content": "</s>"},
     "unk_token": "<unk>",
     "add_bos_token": True,
 }
@@ -64,6 +66,11 @@ def make_processor(tokenizer: Tokenizer, **changes: Any) -> Processor:
     """Return a processor with 3 tokens an image of 28 px."""
     options: dict[str, Any] = {"image_token_id": -200, "tokens_per_image": 3, **changes}
     return Processor(tokenizer, ImageTransform(28), **options)
+
+
+def noise(width: int, height: int, low: int = 0, high: int = 256) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(low, high, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes | dict[str, Any]]) -> Path:

@@ -1,102 +1,29 @@
-"""Images: the released pixels, every mode and format made RGB, and bad files refused by name."""
+"""Images: every mode and format made RGB, and bad files refused by name."""
 
 import contextlib
 import io
-import subprocess
-import sys
 import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from owl2.processor import ImageError, ImageTransform, images, load_image
-from owl2.processor.images import Resize
-
-SIZES = [(64, 48), (48, 64), (31, 200), (200, 31), (50, 50), (1, 1), (3, 1), (28, 28), (300, 299)]
+import owl2
+from owl2.processor import ImageError, images, load_image
+from tests.processor.small import noise
 
 
-def noise(width: int, height: int, low: int = 0, high: int = 256) -> Image.Image:
-    pixels = np.random.default_rng(0).integers(low, high, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
+@pytest.fixture(autouse=True)
+def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_warned", set())
 
 
 def encoded(image: Image.Image, format_: str, **options: object) -> bytes:
     data = io.BytesIO()
     image.save(data, format_, **options)
     return data.getvalue()
-
-
-def released_pixels(image: Image.Image, resize: str, size: int) -> torch.Tensor:
-    """What the release computes, through the CLIP image processor of `transformers`."""
-    transformers = pytest.importorskip("transformers")
-    transformers.logging.set_verbosity_error()
-    clip = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, resample=3
-    )
-    edge = max(image.size)
-    if resize == "square":
-        image = image.resize((edge, edge))
-    if resize == "pad":
-        canvas = Image.new("RGB", (edge, edge), tuple(int(mean * 255) for mean in clip.image_mean))
-        canvas.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
-        image = canvas
-    return torch.from_numpy(np.asarray(clip(image, return_tensors="np")["pixel_values"][0]))
-
-
-@pytest.mark.parametrize("resize", ["square", "pad", "crop"])
-@pytest.mark.parametrize("size", SIZES)
-def test_pixels_are_those_of_the_released_code(resize: Resize, size: tuple[int, int]) -> None:
-    image = noise(*size)
-    ours = ImageTransform(28, resize)(image)
-    assert ours.shape == (3, 28, 28)
-    assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours, released_pixels(image, resize, 28), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("resize", ["square", "pad", "crop"])
-@pytest.mark.parametrize("size", SIZES)
-def test_the_frugal_way_for_long_images_gives_the_same_pixels_up_to_rounding(
-    resize: Resize, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = noise(*size, low=80, high=176)  # no overshoot beyond 0 and 255
-    transform = ImageTransform(28, resize, mean=(0.4, 0.5, 0.6), std=(1 / 255,) * 3)  # in 8-bit levels
-    direct = transform(image)
-    monkeypatch.setattr(images, "_MAX_EDGE", 2)
-    difference = (transform(image) - direct).abs()
-    assert difference.max() < 1.001
-    assert difference.mean() < 0.3
-
-
-MEASURE = """
-import resource, sys
-from PIL import Image
-from owl2.processor import ImageTransform
-wide = Image.new("RGB", (20_000, 10), (9, 90, 200))
-transforms = [ImageTransform(448, name) for name in ("square", "pad", "crop")]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for transform in transforms:
-    assert transform(wide).shape == (3, 448, 448)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
-
-
-def test_an_image_20000_pixels_wide_needs_little_memory() -> None:
-    result = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 250  # MiB; one square of 20,000 px would be 1,144
-
-
-@pytest.mark.parametrize("resize", ["square", "pad", "crop"])
-def test_one_pixel_becomes_a_plain_square(resize: Resize) -> None:
-    pixels = ImageTransform(28, resize)(Image.new("RGB", (1, 1), (255, 0, 128)))
-    levels = (
-        pixels * torch.tensor(images.CLIP_STD)[:, None, None] + torch.tensor(images.CLIP_MEAN)[:, None, None]
-    )
-    expected = torch.tensor([255, 0, 128])[:, None, None].expand(3, 28, 28)
-    torch.testing.assert_close(levels * 255, expected.float(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "HSV"])
@@ -112,9 +39,65 @@ def test_a_mode_that_has_no_rgb_is_an_error_that_names_it() -> None:
         load_image(noise(6, 4).convert("LA").convert("La"))
 
 
-def test_alpha_is_dropped_and_not_blended() -> None:
-    transparent = Image.new("RGBA", (2, 2), (200, 100, 50, 0))
-    assert load_image(encoded(transparent, "PNG")).getpixel((0, 0)) == (200, 100, 50)
+def ink(colour: tuple[int, int, int], mode: str = "RGBA") -> Image.Image:
+    """A square of one colour, the left half of it transparent."""
+    image = Image.new("RGBA", (8, 8), (*colour, 255))
+    image.paste((*colour, 0), (0, 0, 4, 8))
+    return image.convert(mode)
+
+
+def test_transparency_is_shown_on_white_or_dropped_as_the_release_does() -> None:
+    half = Image.new("RGBA", (2, 2), (200, 100, 50, 128))
+    data = encoded(half, "PNG")
+    assert load_image(data).getpixel((0, 0)) == (227, 177, 152)
+    assert load_image(data, "drop").getpixel((0, 0)) == (200, 100, 50)
+
+
+@pytest.mark.parametrize(
+    ("mode", "format_"), [("RGBA", "PNG"), ("LA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "GIF")]
+)
+def test_black_ink_on_transparency_is_black_on_white(mode: str, format_: str) -> None:
+    options = {"lossless": True} if format_ == "WEBP" else {}
+    loaded = load_image(encoded(ink((0, 0, 0), mode), format_, **options))
+    assert (loaded.mode, loaded.getpixel((1, 1)), loaded.getpixel((6, 1))) == ("RGB", (255,) * 3, (0,) * 3)
+
+
+def test_one_colour_of_a_png_can_be_the_transparent_one() -> None:
+    grey = Image.new("L", (8, 8), 10)
+    grey.paste(20, (0, 0, 4, 8))
+    for image, transparent in ((grey, 20), (grey.convert("RGB"), (20, 20, 20))):
+        loaded = load_image(encoded(image, "PNG", transparency=transparent))
+        assert (loaded.getpixel((1, 1)), loaded.getpixel((6, 1))) == ((255,) * 3, (10,) * 3)
+        dropped = load_image(encoded(image, "PNG", transparency=transparent), "drop")
+        assert dropped.getpixel((1, 1)) == (20,) * 3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA"])
+def test_dropping_transparency_gives_the_pixels_that_pillow_converts_to_bit_for_bit(mode: str) -> None:
+    image = noise(30, 20)
+    image.putalpha(noise(30, 20).getchannel("R"))
+    data = encoded(image if mode == "RGBA" else image.convert(mode), "PNG" if mode != "PA" else "TIFF")
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(load_image(data, "drop")), expected)
+
+
+def test_an_image_whose_contrast_is_all_in_its_transparency_is_said_once() -> None:
+    data = encoded(ink((0, 0, 0)), "PNG")
+    with pytest.warns(owl2.Owl2Warning, match=r'one plain colour: "owl2": {"alpha": "white"} in') as said:
+        assert [load_image(data, "drop").getpixel((1, 1)) for _ in range(3)] == [(0, 0, 0)] * 3
+    assert len(said) == 1
+    with pytest.warns(owl2.Owl2Warning, match="on white, the image is one plain colour"):
+        load_image(encoded(ink((255, 255, 255)), "PNG"))
+
+
+def test_an_image_that_keeps_contrast_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    two_colours = ink((0, 0, 0))
+    two_colours.paste((255, 0, 0, 255), (6, 0, 8, 8))
+    for alpha in ("white", "drop"):
+        load_image(two_colours, alpha)
+        load_image(Image.new("RGBA", (4, 4), (9, 9, 9, 0)), alpha)  # nothing to lose
+        load_image(Image.new("RGB", (4, 4)), alpha)
+    assert not recwarn.list
 
 
 def test_a_cmyk_jpeg_and_a_palette_png_keep_their_colours() -> None:
@@ -130,16 +113,45 @@ def test_16_bit_grey_is_scaled_and_not_clipped(format_: str) -> None:
     assert [loaded.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 1, 128, 255)]
 
 
-def test_32_bit_grey_is_read_as_16_bit_and_refused_beyond() -> None:
-    def grey(top: int) -> Image.Image:
-        return Image.fromarray(np.array([[0, top]], dtype=np.int32))
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+@pytest.mark.parametrize("white", [255, 4095, 65_535])
+def test_8_12_and_16_bit_values_in_a_wider_type_keep_their_brightness(dtype: str, white: int) -> None:
+    values = np.array([[0, white // 2, white]], dtype=dtype)
+    levels = [load_image(Image.fromarray(values)).getpixel((x, 0)) for x in range(3)]
+    assert levels == [(v, v, v) for v in (0, 127, 255)]
 
-    assert load_image(grey(65_535)).getpixel((1, 0)) == (255, 255, 255)
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+def test_12_bit_values_in_a_file_of_16_bits_keep_their_brightness(format_: str) -> None:
+    loaded = load_image(encoded(Image.fromarray(np.array([[0, 4095]], dtype=np.uint16)), format_))
+    assert loaded.getpixel((1, 0)) == (255, 255, 255)
+
+
+def test_the_number_of_bits_that_a_file_declares_decides_for_dark_images_too() -> None:
+    dark = np.array([[0, 255]], dtype=np.uint16)  # of a camera of 12 bits, 255 is nearly black
+    tiff = bytearray(encoded(Image.fromarray(dark), "TIFF"))
+    tiff_12 = Image.open(io.BytesIO(bytes(tiff)))
+    tiff_12.load()
+    tiff_12.tag_v2[258] = (12,)
+    assert load_image(tiff_12).getpixel((1, 0)) == (16, 16, 16)
+    assert load_image(bytes(tiff)).getpixel((1, 0)) == (255, 255, 255)
+
+
+def test_floating_point_values_from_0_to_1_are_shares_of_white() -> None:
+    values = np.array([[0, 0.25, 1]], dtype=np.float32)
+    assert [load_image(Image.fromarray(values)).getpixel((x, 0))[0] for x in range(3)] == [0, 64, 255]
+
+
+def test_grey_values_without_a_known_range_are_errors_with_the_numbers() -> None:
+    def grey(*values: float, dtype: str = "int32") -> Image.Image:
+        return Image.fromarray(np.array([values], dtype=dtype))
+
     for top in (65_536, -1):
         with pytest.raises(ImageError, match=r"integer pixels from .*expected 0 to 65,535"):
-            load_image(grey(top))
-    with pytest.raises(ImageError, match="floating-point pixels have no known range"):
-        load_image(Image.new("F", (2, 2)))
+            load_image(grey(0, top))
+    for odd in (-0.5, 1e6, float("nan"), float("inf")):
+        with pytest.raises(ImageError, match=r"floating-point pixels from .*expected 0 to 65,535"):
+            load_image(grey(0, odd, dtype="float32"))
 
 
 def test_the_first_frame_of_an_animation_is_used() -> None:
@@ -236,47 +248,75 @@ def test_a_decompression_bomb_is_refused_from_its_header(
             load_image(header_only_png(100_000, 10))
 
 
-def test_a_config_without_resize_is_a_released_one_and_means_square() -> None:
-    released = {
-        "crop_size": 448,
-        "do_center_crop": True,
-        "do_normalize": True,
-        "do_resize": True,
-        "feature_extractor_type": "CLIPFeatureExtractor",
-        "image_mean": list(images.CLIP_MEAN),
-        "image_std": list(images.CLIP_STD),
-        "resample": 3,
-        "size": 448,
-    }
-    assert ImageTransform.from_dict(released) == ImageTransform(448, "square")
-    newer = {**released, "size": {"shortest_edge": 448}, "crop_size": {"height": 448, "width": 448}}
-    assert ImageTransform.from_dict(newer) == ImageTransform(448, "square")
+def long_text(kind: str) -> dict[str, object]:
+    """What makes Pillow refuse a PNG: three million characters, compressed to a few thousand bytes."""
+    if kind == "profile":
+        return {"icc_profile": bytes(3_000_000)}
+    info = PngImagePlugin.PngInfo()
+    (info.add_text if kind == "zTXt" else info.add_itxt)("comment", "x" * 3_000_000, zip=True)
+    return {"pnginfo": info}
 
 
-def test_a_transform_survives_its_config() -> None:
-    transform = ImageTransform(56, "pad", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    assert ImageTransform.from_dict(transform.to_dict()) == transform
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "profile"])
+@pytest.mark.parametrize("mode", ["RGB", "LA", "P"])
+def test_a_png_with_a_long_text_or_profile_has_its_pixels(kind: str, mode: str) -> None:
+    image = noise(40, 30).convert(mode)
+    data = encoded(image, "PNG", **long_text(kind))
+    with pytest.raises(ValueError, match="too large"):
+        Image.open(io.BytesIO(data)).load()
+    np.testing.assert_array_equal(np.asarray(load_image(data)), np.asarray(image.convert("RGB")))
 
 
+def test_a_png_with_a_long_text_is_still_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert load_image(encoded(noise(5, 3), "PNG", exif=exif, **long_text("zTXt"))).size == (3, 5)
+
+
+def test_a_png_with_a_wrong_checksum_is_read_if_it_is_not_that_of_the_pixels() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "hello")
+    data = encoded(noise(40, 30), "PNG", pnginfo=info)
+    np.testing.assert_array_equal(np.asarray(load_image(data.replace(b"hello", b"jello"))), noise(40, 30))
+    for kind in (b"IHDR", b"IDAT"):
+        begin = data.index(kind)
+        with pytest.raises(ImageError):
+            load_image(data[: begin + 5] + bytes([data[begin + 5] ^ 1]) + data[begin + 6 :])
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("format_", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"resample": 2}, "resample is 2, expected 3"),
-        ({"do_center_crop": False}, "do_center_crop is False"),
-        ({"rescale_factor": 1.0}, "rescale_factor is 1.0, expected 1/255"),
-        ({"crop_size": 224}, "size 448 and crop_size 224 must be equal"),
-        ({"size": {"height": 448, "width": 224}}, "size is .*, expected one side in pixels"),
-        ({"size": None}, "size is None, expected one side in pixels"),
-        ({"resize": "stretch"}, "resize is 'stretch', expected one of square, pad, crop"),
-    ],
+    "exif",
+    [b"nonsense", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff"],
 )
-def test_a_config_that_asks_for_other_steps_is_an_error_that_names_the_field(
-    change: dict[str, object], complaint: str
-) -> None:
-    with pytest.raises(ImageError, match=complaint):
-        ImageTransform.from_dict({**ImageTransform(448).to_dict(), **change})
+def test_an_image_with_malformed_exif_has_its_pixels(format_: str, exif: bytes) -> None:
+    options = {"lossless": True} if format_ == "WEBP" else {}
+    loaded = load_image(encoded(noise(40, 30), format_, exif=exif, **options))
+    expected = Image.open(io.BytesIO(encoded(noise(40, 30), format_, **options)))
+    np.testing.assert_array_equal(np.asarray(loaded), np.asarray(expected))
 
 
-def test_an_image_that_is_not_rgb_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ImageError, match="mode L, expected RGB: use load_image"):
-        ImageTransform(28)(Image.new("L", (4, 4)))
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("end", [b"", b"\xff", b"\xff\xff"])
+def test_a_jpeg_without_its_end_mark_is_read_and_said_once(progressive: bool, end: bytes) -> None:
+    data = encoded(noise(80, 60), "JPEG", quality=90, progressive=progressive)
+    with pytest.warns(owl2.Owl2Warning, match="has no end mark; it is read, because all its pixels") as said:
+        loaded = [load_image(data[:-2] + end) for _ in range(3)]
+    assert len(said) == 1
+    for image in loaded:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(load_image(data)))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("missing", [3, 10, 100, 1000])
+def test_a_jpeg_without_its_last_pixels_is_an_error(progressive: bool, missing: int) -> None:
+    data = encoded(noise(80, 60), "JPEG", quality=90, progressive=progressive)
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(data[:-missing])
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "\ud800.png", "x" * 5000])
+def test_a_path_that_no_file_can_have_is_an_error(path: str) -> None:
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_image(path)

@@ -59,9 +59,9 @@ def test_time_grows_linearly_with_the_answer_even_without_one_whole_character(to
     last_byte = tokenizer.encode("🦙")[-1]
 
     def seconds(count: int) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         stream(tokenizer, [last_byte] * count)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(1000)
     assert seconds(64_000) < 40 * max(seconds(4_000), 1e-3)

@@ -178,8 +178,13 @@ def test_a_folder_without_tokenizer_is_an_error_that_names_both_files(tmp_path: 
 def test_a_broken_tokenizer_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"tokenizer\.json cannot be read"):
         JsonTokenizer("{}", LLAMA_CONFIG)
-    for content in (b"", b"<!DOCTYPE html>"):
-        with pytest.raises(TokenizerError, match=r"tokenizer\.model is not a sentencepiece model"):
+    for content, found in (
+        (b"", "is empty"),
+        (b"<!DOCTYPE html>", "is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer: run `git lfs pull`"),
+        (b"no model", "is not a sentencepiece model"),
+    ):
+        with pytest.raises(TokenizerError, match=rf"tokenizer\.model {found}"):
             SentencePieceTokenizer(content)
     write_folder(tmp_path, {"tokenizer.json": {}})
     with pytest.raises(TokenizerError, match=r"tokenizer_config\.json is missing"):

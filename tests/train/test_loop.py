@@ -88,7 +88,7 @@ def test_the_micro_batches_of_that_test_have_uneven_numbers_of_targets(
     """Otherwise a mean of means would pass it too."""
     config = stage(tmp_path, checkpoint, corpora, global_batch_size=8, accumulation=4)
     _, processor = loop.load_stage(config)
-    batches = list(loop.make_batches(config, loop.open_dataset(config, processor), 0))
+    batches = list(loop.make_loader(config, loop.open_dataset(config, processor), 0))
     counts = [batch.targets.count for batch in batches[:4] if batch is not None]
     assert max(counts) > 1.5 * min(counts)
 
@@ -220,7 +220,7 @@ def test_a_run_says_at_its_start_what_learns_and_what_is_drawn_and_one_line_a_st
         ["0.01", "0 to 0.05"],
         ["frozen", ""],
     ]
-    assert rows[4:] == [["captions", "20", "33.3%", "0"], ["chat", "20", "66.7%", "0"]]
+    assert rows[4:] == [["captions", "20", "33.3%", "0", "0"], ["chat", "20", "66.7%", "0", "0"]]
     steps = [line for line in lines if line.startswith("run  step")]
     assert [line.split()[2] for line in steps] == ["2/3", "3/3"]
     assert all("img/s" in line and "eta" in line for line in steps)

@@ -17,7 +17,7 @@ from owl2.checkpoint import load_model
 from owl2.cli.train import read_config
 from owl2.model import Owl2Model, build, preset
 from owl2.train import loop
-from owl2.train.adapters.lora import add_adapters, merge_adapters, summary, target_layers
+from owl2.train.adapters.lora import add_adapters, load_adapter, merge_adapters, summary, target_layers
 from owl2.train.adapters.qlora import FourBitLinear, coded_layers
 from owl2.train.config import LoraConfig, TrainConfigError
 from owl2.train.plan.inputs import Averages
@@ -106,6 +106,7 @@ def test_a_run_learns_resumes_and_leaves_an_ordinary_checkpoint(
     vision = [name for name in before if name.startswith("model.vision_model.")]
     assert all(torch.equal(before[name], after[name]) for name in vision)
     assert torch.isfinite(logits(load_model(whole.run / "checkpoint", progress=False))).all()
+    load_adapter(load_model(checkpoint, progress=False), whole.run / "adapter")  # it is of this checkpoint
 
 
 def test_two_ranks_have_the_losses_of_one(

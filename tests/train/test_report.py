@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from owl2.__main__ import main
-from owl2.pages.curves import Curve, Panel, draw_panels, thin
+from owl2.pages.curves import Curve, Panel, render_panels, thin
 from owl2.train import report
 from owl2.train.config import TrainConfig
 from owl2.train.metrics import read_metrics
-from owl2.train.report import Record, ReportError, percent, short, write_report
+from owl2.train.report import ReportError, RunFiles, percent, short, write_report
 from tests.markup import check_that_text_stays_text
 from tests.train.tiny import STEPS, run_until
 
@@ -88,7 +88,7 @@ def test_a_run_that_broke_off_says_how_far_it_came_and_from_where_it_goes_on(
     metrics = tmp_path / "metrics.jsonl"
     with metrics.open("a") as file:
         file.write('{"step": 6, "lo')
-    assert Record.read(tmp_path).state().startswith(f"Running: step 5 of {STEPS}, about ")
+    assert RunFiles.read(tmp_path).state().startswith(f"Running: step 5 of {STEPS}, about ")
     os.utime(metrics, (time.time() - 3700,) * 2)
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -146,7 +146,7 @@ def test_a_long_curve_keeps_its_extremes_and_a_drawing_its_size() -> None:
     assert len(kept) <= 1200
     assert kept.max() == 40.0
     assert kept_steps[kept.argmax()] == 31_007
-    assert len(draw_panels("long", [Panel("y", [Curve(list(steps), list(values))])])) < 100_000
+    assert len(render_panels("long", [Panel("y", [Curve(list(steps), list(values))])])) < 100_000
 
 
 def test_figures_are_short() -> None:

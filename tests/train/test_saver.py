@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from owl2.checkpoint import CheckpointError, load_model
 from owl2.train import loop
 from owl2.train.config import TrainConfig
+from owl2.train.fingerprints import frozen_fingerprints
 from owl2.train.metrics import read_metrics
 from owl2.train.ranks import ALONE
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.state import state
-from owl2.train.state.config_diff import fingerprints
 from owl2.train.state.state import StateError, saved_states
 from tests.train.ranks import Pool
 from tests.train.splits import Reference, split
@@ -215,12 +215,12 @@ def test_a_run_goes_on_from_no_other_frozen_weights_than_it_began_with(
 
 def test_the_fingerprint_of_a_parameter_changes_with_any_of_its_bits(checkpoint: Path) -> None:
     model = load_model(checkpoint, progress=False).requires_grad_(False)
-    before = fingerprints(model, ALONE)
+    before = frozen_fingerprints(model, ALONE)
     weight = model.lm_head.weight.view(torch.int32)
     seen = {before["lm_head.weight"]}
     for bit in range(32):
         weight[7, 1] ^= torch.tensor(-(2**31) if bit == 31 else 2**bit, dtype=torch.int32)
-        after = fingerprints(model, ALONE)
+        after = frozen_fingerprints(model, ALONE)
         assert {name for name in before if before[name] != after[name]} == {"lm_head.weight"}
         seen.add(after["lm_head.weight"])
     assert len(seen) == 33

@@ -30,8 +30,9 @@ class ByteTokenizer:
     vocab_size = 258
     add_bos = True
     dummy_space = False
+    end_strips = (False, False)
 
-    def encode(self, text: str, *, space: bool = False) -> list[int]:
+    def encode(self, text: str, *, space: bool = False, after_end: bool = False) -> list[int]:
         return list((" " * space + text).encode())
 
     def token_bytes(self, token_id: int) -> bytes:

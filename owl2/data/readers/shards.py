@@ -39,7 +39,7 @@ of its data, and the same of the caption. Tars are made of blocks of 512 bytes, 
 _PAIR_BYTES = 4 * _CELL.itemsize
 _LARGEST = np.iinfo(_CELL).max
 _TAIL_BYTES = 64
-"""Of each image, which the fingerprint covers: the end of a compressed image depends on all of it."""
+"""Bytes at the end of each image that the hash covers: the end of a compressed image depends on all of it."""
 
 Extent = tuple[int, int]
 """Offset and size in bytes of a member, its headers included."""
@@ -270,7 +270,7 @@ def _scan(stored: StoredFile) -> _Scan:
             key = (archive, stem)  # archives in one file may count their keys from 0 each
             found = texts if kind == ".txt" else images
             if key in found:
-                doubled[key] = info.name
+                doubled.setdefault(key, info.name)
             found[key] = (info.offset, info.offset_data + info.size - info.offset)
             digest.update(f"{info.name}\0{info.size}\0".encode("utf-8", "surrogateescape"))
             skipped = 0 if kind == ".txt" else max(0, info.size - _TAIL_BYTES)
