@@ -20,7 +20,7 @@ def test_the_data_benchmark_prints_its_tables_and_writes_its_figures(
     assert record["results"]["pillow"]["ratio"] == 1
     assert record["memory"][-1]["samples"] == 40
     assert record["memory"][-1]["worker"] > 0
-    assert "samples drawn" in capsys.readouterr().out
+    assert "samples read" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -174,12 +174,6 @@ def _read_fields(value: Any, kind: Any, where: str) -> Any:
     return kind(**given)
 
 
-def item_of(kind: Any) -> Any:
-    """The kind of the items of a list, also of one that may be left out; None if it is no list."""
-    lists = [member for member in (kind, *get_args(kind)) if get_origin(member) is list]
-    return get_args(lists[0])[0] if lists else None
-
-
 def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether a field has no default."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -21,11 +21,11 @@ from owl2.data.sample import StoredImage
 from owl2.demo.world.test_sets import MAIN_KINDS
 from owl2.eval.answers.predictions import read_task
 from owl2.eval.engines.local import OwlEngine
+from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.report.display import Bar, print_results
 from owl2.eval.report.rows import Run
 from owl2.eval.report.write import write_report
 from owl2.eval.runner import Shard, choose_tasks, plan_tasks, run_plans
-from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.scoring.score import score_run, score_task, write_scores
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template
 from owl2.eval.tasks.prompts import turn

@@ -12,7 +12,17 @@ OTHER_SUFFIXES = {".json": ".jsonl", ".jsonl": ".json"}
 
 
 def locate(root: Path, path: str) -> Path | None:
-    """A file or folder below `root`: the exact path, then any case, then .json for .jsonl or a .gz file."""
+    """A file or folder below `root`: the exact path, then any case, then .json for .jsonl or a .gz file.
+
+    None if there is none that may be looked at.
+    """
+    try:
+        return _locate(root, path)
+    except OSError:  # a folder without permission
+        return None
+
+
+def _locate(root: Path, path: str) -> Path | None:
     if (root / path).exists():
         return root / path
     *parents, name = path.split("/")

@@ -43,6 +43,8 @@ WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: records of the official files that no question can be made of."""
+MISSING = "missing"
+"""The first word of the reason of a benchmark without its files."""
 NOT_RUN_FILE = "not_run.jsonl"
 """In the run's folder: benchmarks that were wanted and could not run."""
 
@@ -116,7 +118,7 @@ class Outcome:
 
 
 class Watch(Protocol):
-    """What is told about a run while it goes on."""
+    """Receives the progress of a run."""
 
     def begin(self, plan: Plan, engine: Engine) -> None:
         """A task begins."""
@@ -129,7 +131,7 @@ class Watch(Protocol):
 
 
 class NoWatch:
-    """Nobody watches."""
+    """Ignores the progress."""
 
     def begin(self, plan: Plan, engine: Engine) -> None: ...
 
@@ -197,10 +199,11 @@ def plan_tasks(
         try:
             loaded = task.load(data)
         except DataMissing as error:
-            not_run.append(NotRun(task.name, f"missing {', '.join(error.paths)}", error.paths))
+            not_run.append(NotRun(task.name, f"{MISSING} {', '.join(error.paths)}", error.paths))
             continue
         except (Owl2Error, ModuleNotFoundError) as error:  # a package that reads a format is not installed
-            not_run.append(NotRun(task.name, str(error), is_fault=True))
+            reason = str(error).removeprefix(f"{task.name}: ")
+            not_run.append(NotRun(task.name, reason, is_fault=True))
             continue
         items = loaded.items if limit is None else sample_items(task.name, loaded.items, limit)
         chosen = choose_template(task, template)
@@ -280,7 +283,11 @@ def check_outcomes(outcomes: Sequence[Outcome], not_run: Sequence[NotRun]) -> No
 def record_omissions(out: Path, plans: Sequence[Plan], not_run: Sequence[NotRun]) -> None:
     """Update `skipped.jsonl` and `not_run.jsonl` for these benchmarks; lines of others stay."""
     names = {plan.task.name for plan in plans} | {one.task for one in not_run}
-    skipped = [{"task": plan.task.name, **asdict(record)} for plan in plans for record in plan.loaded.skipped]
+    skipped = [
+        {"task": plan.task.name, "where": record.where, "reason": record.reason}
+        for plan in plans
+        for record in plan.loaded.skipped
+    ]
     reasons = [{"task": one.task, "reason": one.reason} for one in not_run]
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in ((SKIPPED_FILE, skipped), (NOT_RUN_FILE, reasons)):

@@ -181,8 +181,8 @@ class Owl2Config:
         check_fields(self, ConfigError)
         if 0 <= self.image_token_id < self.decoder.vocab_size:
             raise ConfigError(
-                f"image_token_id = {self.image_token_id} is a token of the vocabulary; it must be below 0, or at "
-                f"least {self.decoder.vocab_size}"
+                f"image_token_id = {self.image_token_id} is one of the {self.decoder.vocab_size} tokens of "
+                f"the vocabulary: it must be negative, or above them"
             )
         if self.abstractor.hidden_size != self.vision.hidden_size:
             raise ConfigError(

@@ -36,7 +36,7 @@ BAD_INPUT = [
     ("train stage.yaml --config nothing.yaml", 1, "nothing.yaml: does not exist"),
     ("train stage.yaml --model nothing", 1, "nothing"),
     ("train stage.yaml --model file", 1, "file"),
-    ("train stage.yaml --run file", 1, "file: exists already, and is not a folder"),
+    ("train stage.yaml --run file", 1, "run file cannot be a folder that this run writes to"),
     ("train stage.yaml --run file/x", 1, "file/x"),
     ("train stage.yaml --data.sources '[{name: a, path: nothing.jsonl}]'", 1, "nothing.jsonl"),
     ("train stage.yaml --data.sources '[{name: a, path: latin.jsonl}]'", 1, "latin"),

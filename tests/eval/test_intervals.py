@@ -88,12 +88,12 @@ def test_a_figure_that_is_no_mean_is_scored_anew_on_drawn_clusters() -> None:
         for i in range(200)
     ]
 
-    def worst_pairs(drawn: object) -> list[Score]:
+    def worst_pairs(resampled: object) -> list[Score]:
         pairs: dict[str, list[Answer]] = {}
-        for answer in drawn:  # type: ignore[attr-defined]
+        for answer in resampled:  # type: ignore[attr-defined]
             pairs.setdefault(answer.item.cluster, []).append(answer)
         assert len(pairs) == 100
-        assert all(len(pair) == 2 for pair in pairs.values()), "a cluster drawn twice is two clusters"
+        assert all(len(pair) == 2 for pair in pairs.values()), "a cluster chosen twice is two clusters"
         both = sum(all(answer.parsed == "yes" for answer in pair) for pair in pairs.values())
         return [Score("both", float(both), 100)]
 

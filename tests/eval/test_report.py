@@ -1,4 +1,4 @@
-"""The report: every figure beside the paper's, what is missing said, failures with their images."""
+"""The report: every figure next to the paper's, what is missing, wrong answers with their images."""
 
 import csv
 import dataclasses

@@ -16,9 +16,9 @@ from tests.eval.small import Scripted, plan, run, write_json, write_vqa
 def right(data: Path, share: float = 1.0) -> Scripted:
     """An engine that gives the most frequent answer to the first share of the questions."""
     items = plan(data).items
-    told = items[: round(share * len(items))]
+    known = items[: round(share * len(items))]
     return Scripted(
-        {item.id: Reply(max(item.references, key=item.references.count)) for item in told},
+        {item.id: Reply(max(item.references, key=item.references.count)) for item in known},
     )
 
 

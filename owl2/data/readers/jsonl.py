@@ -29,6 +29,8 @@ MIN_BROKEN_LINES = 10
 """A file is never refused for so few lines that are not UTF-8."""
 SETTLED_NS = 2_000_000_000
 """Age of a file whose next change will be seen in its date: file systems count time in steps."""
+_SPACE = b" \t\r\n"
+"""White space of JSON, and no other: a line of it is skipped, and so read with the row before."""
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -63,6 +65,7 @@ class JsonlSource(Source):
         return self.lines.digest
 
     def __getitem__(self, index: int) -> Sample:
+        self._check(index)
         begin, end = self.lines.offsets[index : index + 2].tolist()
         number = self.lines.numbers[index]
         where = f"{self.name}: line {number} of {self.path}"
@@ -72,7 +75,7 @@ class JsonlSource(Source):
             raise DataError(str(error), "not a JSON object") from error
         columns = [column for column in map(_column, row.keys(), row.values()) if column is not None]
         cells = {role: row[name] for role, name in form_of(columns, where).columns.items()}
-        key = str(cells.get("key", f"{Path(self.path).name}:{number}"))
+        key = str(cells["key"]) if "key" in cells else f"{Path(self.path).name}:{number}"
         return sample_of(self.name, key, cells, partial(self._stored, where))
 
     def _stored(self, where: str, media: Any) -> StoredImage:
@@ -86,16 +89,18 @@ class JsonlSource(Source):
 _TEXT = frozenset(("caption", "image", "video", "system", "key"))
 _MEDIA = frozenset(("image", "video", "key"))
 _OTHER = frozenset(("key",))
+_TURNS = frozenset(("conversation", "key"))
+_KNOWN = frozenset(name for names in ROLES.values() for name in names)
 
 
 def _column(name: str, value: Any) -> Column | None:
     """Return what a value of a row is; None if it is empty."""
     if isinstance(value, list) and name in ROLES["conversation"] and all(map(_is_turn, value)):
-        return Column(name, "list of turns", frozenset(("conversation", "key")))
+        return Column(name, "list of turns", _TURNS)
     if value is None or value in ("", [], {}):
         return None
     if isinstance(value, str):
-        return Column(name, "text", _TEXT, media_of_name(value))
+        return Column(name, "text", _TEXT, "" if name in _KNOWN else media_of_name(value))
     if isinstance(value, dict):
         return Column(name, "object", _MEDIA if _is_media(value) else _OTHER)
     if isinstance(value, list):
@@ -171,9 +176,7 @@ def _scan(stored: StoredFile) -> bytes:
     with open(stored.path, "rb") as file:
         for number, line in enumerate(file, start=1):
             digest.update(line)
-            if line.strip(
-                b" \t\r\n"
-            ):  # white space of JSON: what is skipped here is read with the row before
+            if line.strip(_SPACE):
                 numbers.append(number)
                 offsets.append(position)
             if not line.isascii():

@@ -3,7 +3,7 @@
 A row is a conversation, with or without images and clips, or an image with its caption. Corpora are alike in
 that and differ in what they call their columns: `ROLES` has the names that are known. A row or table that has
 none of them, or two for one role, is an error that shows its columns; so is a column that looks like media or
-a system prompt and has no known name, for without it a row would be learned blind. Nothing is guessed.
+a system prompt and has no known name, for without it the model would train blind. Nothing is guessed.
 """
 
 import difflib
@@ -28,7 +28,7 @@ ROLES = {
 """What a column may be called, by its role; of keys the first counts."""
 
 IMAGE_MARKS = ("<|image|>", "<image>")
-"""The released code's mark and LLaVA's; both stand for the next image of the sample."""
+"""The released code's mark and LLaVA's; both mean the next image of the sample."""
 VIDEO_MARKS = ("<|video|>", "<video>")
 """The next clip, in a row that has any: elsewhere these are words of HTML. In a row of clips alone image
 marks mean them too, as in LLaVA-Video's files."""
@@ -36,7 +36,7 @@ marks mean them too, as in LLaVA-Video's files."""
 UNKNOWN = "unknown row format"
 """The kind of fault of a row in which something is missing or has another type than expected."""
 UNREAD = "media is not read"
-"""The kind of fault of a row with a column that looks like media or a system prompt and has no known name."""
+"""The kind of fault of a row with media or a system prompt under a name that is not known."""
 
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _BOM = "\ufeff"
@@ -60,11 +60,7 @@ _SUFFIXES = {
     "video": (".mp4", ".webm", ".avi", ".mkv", ".mov"),
     "audio": (".wav", ".mp3", ".flac", ".ogg"),
 }
-
-
 LOOKS = {"image": "an image", "video": "a video", "audio": "audio", "system": "a system prompt"}
-
-
 _PLAIN = re.compile("number|u?int|half|float|double|decimal|bool|date|time|duration|null")
 """How the names of types begin that hold neither media nor text, or nothing at all."""
 
@@ -137,10 +133,14 @@ def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], list[str]]:
     return Form(roles, unread), [], blind
 
 
+def _unread(fields: Mapping[str, Any]) -> str:
+    """Return the name of media that a turn, or a text in it, has in a field that is not read."""
+    return next((name for name, value in fields.items() if value and _is_media_name(name)), "")
+
+
 @lru_cache(1024)
 def _is_media_name(name: str) -> bool:
-    """Whether a field of a turn or of a part of it holds media."""
-    return _looks_like(Column(name, "", frozenset(("image",)))) in _MEDIA_WORDS
+    return _looks_like(Column(name, "", frozenset())) in _MEDIA_WORDS
 
 
 def _looks_like(column: Column) -> str:
@@ -236,7 +236,9 @@ def conversation(
             is_video = is_video or not left_images
             media = (left_videos if is_video else left_images).popleft()
         file = stored(media)
-        return {"type": "video", "video": Clip(file.name, file.read)} if is_video else image_part(file)
+        if is_video:
+            return {"type": "video", "video": Clip(file.name, file.read)}
+        return {"type": "image", "image": file}
 
     opening: list[str | _Mark] = [f"{prompt}\n"] if prompt else []
     if not marks:
@@ -285,16 +287,8 @@ def captioned(source: str, key: str, caption: Any, image: StoredImage) -> Sample
     text = _text(caption, f"{source}: the caption of {key}").strip().removeprefix(_BOM).strip()
     if not text:
         raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
-    return Sample(
-        source,
-        key,
-        [{"role": "user", "content": [image_part(image)]}, {"role": "assistant", "content": text}],
-    )
-
-
-def image_part(image: StoredImage) -> dict[str, Any]:
-    """Return the part of a message that is an image."""
-    return {"type": "image", "image": image}
+    question = {"role": "user", "content": [{"type": "image", "image": image}]}
+    return Sample(source, key, [question, {"role": "assistant", "content": text}])
 
 
 def checked_path(path: Any, what: str) -> str:
@@ -338,8 +332,8 @@ def _system_and_turns(
         where = f"{source}: turn {number} of sample {key}"
         if not isinstance(turn, Mapping):
             raise DataError(f"{where} is {_short(turn)}, expected {{from, value}}", UNKNOWN)
-        if unread := [name for name, value in turn.items() if value and _is_media_name(name)]:
-            raise DataError(f"{where} has {unread[0]} of its own, which is not read", UNREAD)
+        if len(turn) > 2 and (unread := _unread(turn)):
+            raise DataError(f"{where} has {unread} of its own, which is not read", UNREAD)
         is_llava = "from" in turn
         role, content = (turn.get(name) for name in (("from", "value") if is_llava else ("role", "content")))
         pieces = [*_pieces(content, where, is_mark)]
@@ -366,8 +360,8 @@ def _pieces(content: Any, where: str, is_mark: re.Pattern[str]) -> Iterator[str 
     for part in content:
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
         if kind == "text":
-            if unread := [name for name, value in part.items() if value and _is_media_name(name)]:
-                raise DataError(f"{where} has a text with {unread[0]}, which is not read", UNREAD)
+            if unread := _unread(part):
+                raise DataError(f"{where} has a text with {unread}, which is not read", UNREAD)
             yield from _split(_text(part.get("text"), where), is_mark)
         elif kind in ("image", "image_url", "video", "video_url"):
             medium = kind.removesuffix("_url")
@@ -405,6 +399,5 @@ def _text(value: Any, what: str) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value as errors show it: cut where it is long or deep, for `repr` fails on the deepest
-    ones."""
+    """Return a value as errors show it, cut if it is long or deep: `repr` fails on the deepest ones."""
     return reprlib.repr(value)

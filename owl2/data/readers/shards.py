@@ -39,7 +39,7 @@ of its data, and the same of the caption. Tars are made of blocks of 512 bytes, 
 _PAIR_BYTES = 4 * _CELL.itemsize
 _LARGEST = np.iinfo(_CELL).max
 _TAIL_BYTES = 64
-"""Of each image, which the fingerprint covers: the end of a compressed image depends on all of it."""
+"""Bytes at the end of each image that the hash covers: the end of a compressed image depends on all of it."""
 
 Extent = tuple[int, int]
 """Offset and size in bytes of a member, its headers included."""

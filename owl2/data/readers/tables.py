@@ -1,8 +1,8 @@
 """Parquet and Arrow files as the Hugging Face hub has them: a folder of them, one file, or a pattern.
 
-What a row is and which column is what is said in rows.py, how a single row is reached in arrow.py. Images may
-be in the table, as `datasets` keeps them, or in files of their own; either way their bytes stay where they
-are until an image is opened.
+`rows.py` says how a row is read, `arrow.py` how a single row is reached. Images may be in the table, as
+`datasets` keeps them, or in files of their own; either way their bytes stay where they are until an image is
+opened.
 """
 
 import re
@@ -112,7 +112,7 @@ def _files(name: str, path: Location) -> tuple[str, list[StoredFile]]:
     splits = {re.split("[^a-z]", name.lower())[0]: name for name in names}
     if len(splits) > 1 and splits.keys() & set(HELD_OUT):
         raise DataError(
-            f"{name}: {path} has {' and '.join(splits.values())}, of which some may not be meant; say which "
+            f"{name}: {path} has {' and '.join(splits.values())}, and some may not be meant; say which "
             f"are, for instance path: {folder}/train*.parquet"
         )
     return folder, [found[name] for name in names]

@@ -1,7 +1,7 @@
 """Console output of an evaluation: progress, what cannot run, results next to the paper's.
 
 Progress goes to standard error, a bar only in a terminal; results go to standard output, one line for each
-benchmark. Nothing here drives a run: `Bar` is told what happens.
+benchmark. Nothing here drives a run: `Bar` receives its progress.
 """
 
 import sys

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
+from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.metrics.cider import cider_d
 from owl2.eval.metrics.exact import ExactVariant, exact_match
 from owl2.eval.metrics.vqa import Variant, vqa_accuracy
-from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template
 from owl2.eval.tasks.prompts import (
     CAPTIONS,

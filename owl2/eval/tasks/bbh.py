@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from owl2.eval.formats.records import Record, as_records, read_object, read_text, usable
 from owl2.eval.locate import locate
+from owl2.eval.metrics.averages import is_right, mean_by_group, mean_of_groups
 from owl2.eval.metrics.exact import after_answer_is, bbh_choice, bbh_free_form
-from owl2.eval.scoring.averages import is_right, mean_by_group, mean_of_groups
 from owl2.eval.task import (
     Answer,
     DataFile,

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, Records, official, read_any, usable
+from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.metrics.gqa import GqaVariant, gqa_match
-from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, task
 from owl2.eval.tasks.base import UNPUBLISHED_VQA, WordsTask, qwen_file
 from owl2.eval.tasks.prompts import SHORT_ANSWER

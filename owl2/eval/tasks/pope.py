@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, official, read_records, usable
+from owl2.eval.metrics.averages import mean
 from owl2.eval.metrics.yes_no import binary_scores, pope_answer
-from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import QUESTION_ALONE, SHORT_ANSWER, by_analogy, released, short_answer_below
 
