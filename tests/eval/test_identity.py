@@ -32,15 +32,25 @@ def set_in(file: str, **values: Any) -> Change:
     return change
 
 
+def set_in_owl2(**values: Any) -> Change:
+    """Change fields of `preprocessor_config.json` that are ours."""
+
+    def change(folder: Path) -> None:
+        own = json.loads((folder / "preprocessor_config.json").read_text()).get("owl2", {})
+        set_in("preprocessor_config.json", owl2={**own, **values})(folder)
+
+    return change
+
+
 def lively(folder: Path) -> OwlEngine:
     return OwlEngine(owl2.load(folder, progress=False), str(folder))
 
 
 CHANGES: dict[str, Change] = {
-    r"processor\.resize 'square' -> 'crop'": set_in("preprocessor_config.json", resize="crop"),
+    r"processor\.owl2\.resize 'square' -> 'crop'": set_in_owl2(resize="crop"),
     r"processor\.image_mean": set_in("preprocessor_config.json", image_mean=[0.0, 0.0, 0.0]),
     r"processor\.image_std": set_in("preprocessor_config.json", image_std=[0.1, 0.1, 0.1]),
-    r"conversation 'mplug_owl2' -> 'vicuna_v1'": set_in("preprocessor_config.json", template="vicuna_v1"),
+    r"conversation 'mplug_owl2' -> 'vicuna_v1'": set_in_owl2(template="vicuna_v1"),
     r"tokenizer": set_in("tokenizer_config.json", add_bos_token=False),
     r"end_tokens .* -> \[2, 40\]": set_in("generation_config.json", eos_token_id=[2, 40]),
     r"model\.rms_norm_eps": set_in("config.json", rms_norm_eps=0.1),
