@@ -10,7 +10,8 @@ from pathlib import Path
 from owl2.api import find_device
 from owl2.checkpoint import load_model
 from owl2.checkpoint.tensors import dtype_of
-from owl2.data.loader import BatchLoader, SampleDataset, Sampler
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.base import Source

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from owl2.data.loader import SampleDataset
+from owl2.data.dataset import SampleDataset
 from owl2.data.order import BLOCK
 from owl2.data.readers.base import Source
 from owl2.errors import Owl2Error

@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
-from owl2.data.loader import Batch, Collate, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import Batch, Collate
 from owl2.data.order import Draw, Mixture
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError

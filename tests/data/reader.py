@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from owl2.data.loader import BatchLoader, SampleDataset, Sampler
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.sources import open_source

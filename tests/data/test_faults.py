@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from owl2.data.dataset import SampleDataset
 from owl2.data.inspect.inspection import inspect_source
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError

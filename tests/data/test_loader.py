@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from owl2.data.loader import MIN_BAD_SAMPLES, Batch, BatchLoader, Collate, SampleDataset, truncate
+from owl2.data.dataset import SampleDataset, truncate
+from owl2.data.loader import MIN_BAD_SAMPLES, Batch, BatchLoader, Collate
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from owl2.data.loader import Batch, Collate, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import Batch, Collate
 from owl2.data.order import Mixture
 from owl2.data.readers.sources import open_source
 from owl2.model import build, preset
