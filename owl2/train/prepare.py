@@ -138,9 +138,9 @@ def make_dataset(
         [config.augment for config in configs],
         mixture,
         processor.replace(template=data.template).without_limit(),  # the dataset cuts to data.max_tokens
-        data.max_tokens,
-        data.targets,
-        data.num_frames,
+        max_tokens=data.max_tokens,
+        targets=data.targets,
+        num_frames=data.num_frames,
         turns_apart=[config.name for config in configs if config.turns == "apart"],
     )
 

@@ -47,6 +47,10 @@ class Validation:
         for held_out in config.validation.sources:
             plain = replace(held_out, augment="none")
             source = open_source(plain.name, plain.path, plain.image_root, plain.shuffle)
+            if source.lost:
+                files = "; ".join(f"{file}: {reason}" for file, reason in source.lost)
+                text = f"validation: {source.lost_share:.1%} of {plain.name} is left out with {files}"
+                console.print(text, soft_wrap=True, highlight=False)
             mixture = FirstSamples(len(source))
             self.datasets[plain.name] = make_dataset(config.data, [plain], [source], mixture, processor)
         if ranks.is_first:

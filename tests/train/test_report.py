@@ -110,6 +110,28 @@ def test_a_folder_of_no_run_is_an_error_that_names_its_neighbours(run: Path) -> 
         main(["report", str(run / "state")])
 
 
+def test_damaged_files_of_a_run_are_errors_that_name_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damages = {
+        "config.yaml": [b"\xff", b"steps: [", b"steps: 3"],
+        "facts.json": [b"{", b"[]", b'{"groups": [{}], "corpora": []}'],
+        "metrics.jsonl": [b'{"step": 1}\nnonsense\n{"step": 2}\n'],
+        "bad_samples.jsonl": [b"nonsense\n"],
+    }
+    for name, contents in damages.items():
+        for content in contents:
+            copy = tmp_path / "copy"
+            shutil.copytree(
+                run, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint", "state")
+            )
+            (copy / name).write_bytes(content)
+            with pytest.raises(SystemExit, match="1"):
+                main(["report", str(copy)])
+            assert name in capsys.readouterr().err
+            shutil.rmtree(copy)
+
+
 def test_the_command_writes_the_page_where_it_is_asked_to(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
