@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import NoReturn
 
@@ -29,26 +29,14 @@ COMMANDS = {
 }
 """Modules of `owl2/cli/` by what people do. Each has a function of its name, or `COMMANDS` with several."""
 
+OPTIONS = ("--help", "--version", "--print-completion")
+NOTES = """
+In every option, --batch-size and --batch_size are the same. --version prints the version.
+Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same with zsh."""
+
 CONTINUED = ("demo", "train", "data convert", "eval run")
 """Commands that, started again, go on where they were stopped."""
 STOPPED = "stopped; the same command continues it"
-
-EXTRAS = {
-    "aiohttp": "http",
-    "av": "video",
-    "bitsandbytes": "qlora",
-    "gguf": "gguf",
-    "matplotlib": "train",
-    "onnx": "onnx",
-    "openai": "endpoint",
-    "openpyxl": "eval",
-    "peft": "lora",
-    "pyarrow": "data",
-    "resvg_py": "demo",
-    "rouge_score": "eval",
-    "s3fs": "s3",
-}
-"""Optional package -> what to install: `pip install 'owl2[EXTRA]'`."""
 
 OS_ERRORS = {
     errno.EACCES: "permission denied",
@@ -90,7 +78,8 @@ def _find(words: list[str], command: list[str]) -> Function | None:
     """Move the words that name a command from `words` to `command`; None if they only asked for help."""
     modules = [module for group in COMMANDS.values() for module in group]
     if not words or words[0] in ("-h", "--help"):
-        print(overview())
+        print(overview(COMMANDS, "owl2"))
+        print(NOTES)
         return None
     if words[0] == "--version":
         print(f"owl2 {owl2.__version__}")
@@ -108,15 +97,9 @@ def _find(words: list[str], command: list[str]) -> Function | None:
     if "" in functions:
         return functions[""]
     if not words or words[0] in ("-h", "--help"):
-        print(group_overview(module))
+        print(overview({"Commands": [module]}, f"owl2 {module}"))
         return None
     return functions[_take(words, command, list(functions))]
-
-
-OPTIONS = ("--help", "--version", "--print-completion")
-NOTES = """\
-In every option, --batch-size and --batch_size are the same. --version prints the version.
-Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same with zsh."""
 
 
 def _take(words: list[str], command: list[str], known: list[str]) -> str:
@@ -135,26 +118,15 @@ def functions_of(module: str) -> dict[str, Function]:
     return getattr(found, "COMMANDS", None) or {"": getattr(found, module)}
 
 
-def overview() -> str:
-    """Every command with a line, in groups."""
-    lines = ["usage: owl2 COMMAND [options]      owl2 COMMAND --help lists them"]
-    for title, modules in COMMANDS.items():
+def overview(groups: Mapping[str, Sequence[str]], program: str) -> str:
+    """Every command of the modules with a line."""
+    lines = [f"usage: {program} COMMAND [options]      {program} COMMAND --help lists them"]
+    for title, modules in groups.items():
         lines += ["", f"{title}:"]
         for module in modules:
-            lines += _lines(module)
-    return "\n".join([*lines, "", NOTES])
-
-
-def group_overview(module: str) -> str:
-    """Every sub-command with a line."""
-    usage = f"usage: owl2 {module} COMMAND [options]      owl2 {module} COMMAND --help lists them"
-    return "\n".join([usage, "", *_lines(module)])
-
-
-def _lines(module: str) -> list[str]:
-    return [
-        f"  {f'{module} {name}':14} {summary(function)}" for name, function in functions_of(module).items()
-    ]
+            for name, function in functions_of(module).items():
+                lines.append(f"  {f'{module} {name}':14} {summary(function)}")
+    return "\n".join(lines)
 
 
 def _explain(error: BaseException, *, can_continue: bool) -> tuple[str, int] | None:
@@ -177,8 +149,11 @@ def _explain(error: BaseException, *, can_continue: bool) -> tuple[str, int] | N
     if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
         near = error.object[max(0, error.start - 20) : error.end + 20]
         return f"text of a file, a name or the input is not {error.encoding.upper()}, near {near!r}", 1
-    if isinstance(error, ImportError) and (message := _explain_import_error(error)):
-        return message, 1
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return str(error), 1
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("owl2"):
+        package = str(error.name).partition(".")[0]
+        return f"the package {package} is not installed; `pip install {package}`, or the extra that has it", 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory. {str(error).partition(chr(10))[0]}".strip(), 1
     if isinstance(error, Exception):
@@ -192,15 +167,6 @@ def _explain_os_error(error: OSError) -> str:
         return " ".join(str(error).split())
     what = OS_ERRORS.get(error.errno, error.strerror or str(error))
     return f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, str | bytes) else what
-
-
-def _explain_import_error(error: ImportError) -> str | None:
-    """Which extra brings a missing package; None if it is not an optional one."""
-    if "pip install" in str(error):
-        return str(error)
-    package = (error.name or "").partition(".")[0]
-    extra = EXTRAS.get(package)
-    return None if extra is None else f"this needs the package {package}: pip install 'owl2[{extra}]'"
 
 
 @contextmanager

@@ -114,8 +114,8 @@ def evaluate(out: Path, language: Path) -> dict[str, dict[str, float]]:
     return table
 
 
-def evaluate_official(out: Path) -> Path:
-    """Run the official tasks whose files the world has, as `owl2 eval run` does; return their folder."""
+def evaluate_official(out: Path) -> None:
+    """Run the official tasks whose files the world has, as `owl2 eval run` does, and write their report."""
     folder, data = out / BENCHMARKS, out / "world/test"
     plans, _ = plan_tasks(choose_tasks("all"), data)
     with Bar(plans, Shard()) as bar:
@@ -125,7 +125,6 @@ def evaluate_official(out: Path) -> Path:
     runs = [Run(out.resolve().name, folder, results, {})]
     write_report(runs, folder)
     print_results(runs)
-    return folder
 
 
 def _engine(checkpoint: Path) -> OwlEngine:

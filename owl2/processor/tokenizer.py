@@ -10,6 +10,7 @@ mm_utils.py:181, where every piece of text gets sentencepiece's dummy space in f
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,7 @@ MAX_TOKENS = 10_000_000
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _SENTENCEPIECE_SPACE = "▁"
-_WITHOUT_DUMMY_SPACE = b"\x1a\x02\x18\x00"
+_NO_DUMMY_SPACE = b"\x1a\x02\x18\x00"
 """`normalizer_spec { add_dummy_prefix: false }`, which overrides that field when appended to a model."""
 
 
@@ -107,8 +108,8 @@ class SentencePieceTokenizer(_ByteVocabulary):
     """A sentencepiece `tokenizer.model`, used as the released code uses LLaMA's.
 
     Each `encode` call puts the model's dummy space in front, whatever `space` says: the released code
-    tokenises each piece of a prompt alone. With `"legacy": false` there is none after an end token. The
-    padding id is the unknown token's if the model has no padding token, as in the release.
+    tokenises each piece of a prompt alone. With `"legacy": false` it is taken away again after an end token.
+    The padding id is the unknown token's if the model has no padding token, as in the release.
     """
 
     def __init__(self, model: bytes, companions: Mapping[str, bytes] | None = None) -> None:
@@ -136,9 +137,7 @@ class SentencePieceTokenizer(_ByteVocabulary):
         self.pad_token_id: int = pad if pad >= 0 else self._pieces.unk_id()
         self.add_bos: bool = self.bos_token_id is not None and _flag(config, "add_bos_token", True)
         self.end_strips = _strips(special.get("eos_token"))
-        self._after_end = self._pieces
-        if not _flag(config, "legacy", "legacy" not in config):  # null is false, as in transformers 4.31
-            self._after_end = _load_pieces(model + _WITHOUT_DUMMY_SPACE)
+        self._is_legacy = _flag(config, "legacy", "legacy" not in config)  # null is false, as in 4.31
 
     @classmethod
     def from_folder(cls, folder: Path) -> "SentencePieceTokenizer":
@@ -149,7 +148,27 @@ class SentencePieceTokenizer(_ByteVocabulary):
         """Return the ids of plain text behind the dummy space; of "" only if `space` asks for it."""
         if not text and space:
             return [self._pieces.piece_to_id(_SENTENCEPIECE_SPACE)]
-        return (self._after_end if after_end else self._pieces).encode(text)
+        ids = self._pieces.encode(text)
+        return self._without_dummy_space(text, ids) if after_end and not self._is_legacy else ids
+
+    def _without_dummy_space(self, text: str, ids: list[int]) -> list[int]:
+        """Take the dummy space away from the ids of text, as the slow tokenizer of transformers 4.31 does.
+
+        It cuts the space off the first piece: `▁US ER :` becomes `US ER :`, though LLaMA has a piece `USER`.
+        Where the rest of the piece is none, 4.31 makes it the unknown token; here the text is split anew.
+        """
+        first = self._pieces.id_to_piece(ids[0]) if ids else ""
+        if text.startswith(" ") or not first.startswith(_SENTENCEPIECE_SPACE):
+            return ids
+        rest = first.removeprefix(_SENTENCEPIECE_SPACE)
+        token_id = self._pieces.piece_to_id(rest)
+        if rest and self._pieces.id_to_piece(token_id) != rest:
+            return self._pieces_without_dummy_space.encode(text)
+        return [*([token_id] if rest else []), *ids[1:]]
+
+    @cached_property
+    def _pieces_without_dummy_space(self) -> sentencepiece.SentencePieceProcessor:
+        return _load_pieces(self._model + _NO_DUMMY_SPACE)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.model` and the files that came with it (or the one that `transformers` needs)."""

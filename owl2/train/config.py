@@ -68,13 +68,20 @@ def check_fields(config: Any, where: str = "") -> None:
         value, key = getattr(config, name), f"{where}.{name}" if where else name
         if not _is_a(value, hint):
             raise TrainConfigError(f"{key} {value!r:.200} must be {_expected(hint)}")
-        for item in value if isinstance(value, list | tuple) else [value]:
+        is_list = isinstance(value, list | tuple)
+        for number, item in enumerate(value if is_list else [value]):
             if dataclasses.is_dataclass(item):
-                check_fields(item, f"{key}.{item.name}" if isinstance(item, SourceConfig) else key)
+                check_fields(item, key + _item_suffix(item, number) * is_list)
             elif isinstance(item, int | float) and not isinstance(item, bool):
                 _check_number(key, item, bounds)
             elif isinstance(item, str | Path):
                 _check_text(key, str(item))
+
+
+def _item_suffix(item: Any, number: int) -> str:
+    """Names an item of a list in a dotted key: a source by its name, anything else by its number."""
+    name = getattr(item, "name", None)
+    return f".{name}" if isinstance(name, str) and name.isprintable() and name else f"[{number}]"
 
 
 def _check_number(key: str, value: float, bounds: Mapping[str, Any]) -> None:

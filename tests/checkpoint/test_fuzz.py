@@ -118,7 +118,7 @@ def test_any_value_or_bytes_in_a_json_file_load_or_are_our_error(folders, kind, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), FILES)
-@examples(300)
+@examples(150)
 @given(data=st.data())
 def test_many_values_in_a_json_file_load_or_are_our_error(folders, kind, name, data):
     load_with_other_values(folders[kind] / name, data)
@@ -126,7 +126,7 @@ def test_many_values_in_a_json_file_load_or_are_our_error(folders, kind, name, d
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), FILES)
-@examples(100)
+@examples(50)
 @given(data=st.data())
 def test_many_bytes_in_a_json_file_load_or_are_our_error(folders, kind, name, data):
     load_with_other_bytes(folders[kind] / name, data)

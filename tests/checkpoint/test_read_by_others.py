@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 import owl2
 from owl2.processor import Tokenizer
-from tests.checkpoint.small import edit, write_checkpoint
+from tests.checkpoint.small import write_checkpoint
 from tests.processor.conftest import (  # noqa: F401  (fixtures)
     byte_level_tokenizer,
     llama_json_tokenizer,
@@ -86,10 +86,8 @@ def test_the_tokenizer_gives_our_ids_of_plain_text(folder):
     assert read.pad_token_id in (tokenizer.pad_token_id, None)
 
 
-@pytest.mark.parametrize("legacy", [True, False])
-def test_the_tokenizer_gives_our_ids_of_several_turns(tmp_path, sentencepiece_tokenizer, legacy):  # noqa: F811
+def test_the_tokenizer_gives_our_ids_of_several_turns(tmp_path, sentencepiece_tokenizer):  # noqa: F811
     folder = write_checkpoint(tmp_path / "ours", sentencepiece_tokenizer)
-    edit(folder / "tokenizer_config.json", legacy=legacy)
     read = transformers.AutoTokenizer.from_pretrained(folder)
     processor = owl2.load(folder, progress=False).processor
     prompt = "USER: what is in the image? ASSISTANT: an owl</s>USER: two apples? ASSISTANT: yes</s>"

@@ -91,6 +91,13 @@ def test_the_demo_survives_an_interruption_and_ends_with_a_model_that_answers(tm
     assert "holds a demo of preset smoke (world, base, language" in finish(refused)
     assert refused.returncode == 1
 
+    moved = out.rename(tmp_path / "moved")
+    again = owl2("demo", "--preset", "smoke", "--out", str(moved))
+    output = finish(again)
+    assert again.returncode == 0, output
+    assert "step" not in output, "a finished demo is not trained again"
+    out = moved
+
     image = next((out / "world" / "test" / "images").iterdir())
     asked = owl2("chat", str(out / "checkpoint"), "--image", str(image), "-m", "What is in the picture?")
     answer = finish(asked)

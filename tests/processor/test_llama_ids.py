@@ -6,6 +6,7 @@ the score `259 - i`, runs of spaces are merged last. The prompts' ids are those 
 """
 
 import base64
+import json
 import re
 import shutil
 import struct
@@ -111,6 +112,17 @@ def test_a_prompt_that_starts_with_the_image_has_bos_behind_it(llama: SentencePi
 def test_evaluation_prompts_end_in_a_lone_space(llama: SentencePieceTokenizer) -> None:
     batch = make_processor(llama)(text=["USER: owl ASSISTANT: "])
     assert batch["input_ids"][0, -2:].tolist() == [29901, 29871]
+
+
+@pytest.mark.parametrize(("legacy", "second_turn"), [(True, [3148, 1001]), (False, [3308, 1001])])
+def test_turns_after_the_first_begin_as_legacy_says(
+    llama: SentencePieceTokenizer, legacy: bool, second_turn: list[int]
+) -> None:
+    companions = {"tokenizer_config.json": json.dumps({"legacy": legacy}).encode()}
+    processor = make_processor(SentencePieceTokenizer(llama._model, companions))
+    ids = processor(text=["USER: owl</s>USER:"])["input_ids"][0].tolist()
+    assert ids[:3] == [1, 3148, 1001]
+    assert ids[ids.index(2) + 1 :][:2] == second_turn
 
 
 def test_no_piece_of_llama_merges_across_the_start_of_a_word(llama: SentencePieceTokenizer) -> None:

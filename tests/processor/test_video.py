@@ -18,9 +18,11 @@ RATE = 5
 STEP = 20
 
 
-def write_clip(file: Path, num_frames: int, codec: str = "mpeg4") -> Path:
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream(codec, rate=RATE)
+def write_clip(
+    file: Path, num_frames: int, codec: str = "mpeg4", format_: str | None = None, rate: int = RATE
+) -> Path:
+    with av.open(str(file), "w", format=format_) as container:
+        stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
         for number in range(num_frames):
             pixels = np.full((16, 32, 3), STEP * number, np.uint8)
@@ -57,6 +59,46 @@ def test_a_segment_is_in_seconds_and_its_end_is_outside(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.mp4", 12)
     assert numbers(sample_frames(clip, 3, segment=(0.8, 1.4))) == [4, 5, 6]
     assert numbers(sample_frames(clip, 12)) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "format_"),
+    [
+        ("a.ts", "mpeg2video", None),  # seeking ends behind the frame that was sought
+        ("a.ts", "libx264", None),  # or at no frame at all
+        ("a.h264", "libx264", "h264"),  # frames have no times, and there is no seeking
+        ("a.m4v", "mpeg4", "m4v"),  # a stream without a container
+        ("a.mkv", "libx264", None),
+        ("a.flv", "flv1", None),
+    ],
+)
+def test_segments_have_the_same_frames_in_every_format(
+    tmp_path: Path, name: str, codec: str, format_: str | None
+) -> None:
+    clip = write_clip(tmp_path / name, 12, codec, format_)
+    assert numbers(sample_frames(clip, 3, segment=(0.8, 1.4))) == [4, 5, 6]
+    assert numbers(sample_frames(clip, 3, segment=(0, 0.6))) == [0, 1, 2]
+    assert numbers(sample_frames(clip.read_bytes(), 4, segment=(1.6, 9))) == [8, 9, 10, 11]
+    assert numbers(sample_frames(clip, 12)) == list(range(12))
+    with pytest.raises(VideoError, match=rf"{name}: no frames from 3 to 4 s; its last frame is at 2\.20 s"):
+        sample_frames(clip, 2, segment=(3, 4))
+
+
+def test_a_segment_ends_where_it_says_though_times_are_rounded(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mpg", 12, "mpeg2video", rate=25)  # begins at 0.54 s: 0.7 - 0.54 < 0.16
+    assert numbers(sample_frames(clip, 3, segment=(0.16, 0.28))) == [4, 5, 6]
+
+
+def test_a_transparent_gif_is_shown_on_white(tmp_path: Path) -> None:
+    frames = []
+    for left in (0, 2, 4):
+        frame = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+        frame.paste((0, 0, 0, 255), (left, 0, left + 2, 8))
+        frames.append(frame)
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100, disposal=2)
+    for left, frame in zip((0, 2, 4), sample_frames(tmp_path / "a.gif", 3), strict=True):
+        shown = [frame.getpixel((x, 3)) == (0, 0, 0) for x in range(8)]
+        assert shown == [left <= x < left + 2 for x in range(8)]
 
 
 def test_a_gif_is_sampled_alike_and_its_segment_follows_the_durations(tmp_path: Path) -> None:
@@ -144,6 +186,12 @@ def test_without_pyav_videos_are_an_error_that_says_what_to_install_and_gifs_are
     with pytest.raises(VideoError, match=r"pip install 'owl2\[video\]'"):
         sample_frames(clip, 2)
     assert numbers(sample_frames(gif, 3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("path", ["a\0b.mp4", "\ud800.mp4"])
+def test_a_path_that_no_file_can_have_is_an_error(path: str) -> None:
+    with pytest.raises(VideoError, match="cannot be read"):
+        sample_frames(path, 2)
 
 
 @pytest.mark.parametrize(("num_frames", "segment"), [(0, None), (2, (3.0, 3.0)), (2, (-1.0, 1.0))])

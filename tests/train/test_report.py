@@ -80,7 +80,7 @@ def test_the_page_needs_no_other_file_and_its_drawings_share_no_ids(html: str) -
     assert "<h1>a &lt;b&gt; run</h1>" in html
 
 
-def test_a_run_that_broke_off_says_how_far_it_came_and_from_where_it_goes_on(
+def test_a_stopped_run_says_how_far_it_came_and_where_it_continues(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(whole, run=tmp_path, save_every=2)
@@ -103,7 +103,7 @@ def test_a_run_without_a_step_and_one_of_skipped_steps_have_a_page_too(run: Path
     assert "7 of 7" in write_report(tmp_path).read_text()
 
 
-def test_a_folder_of_no_run_is_an_error_that_names_those_beside_it(run: Path) -> None:
+def test_a_folder_of_no_run_is_an_error_that_names_its_neighbours(run: Path) -> None:
     with pytest.raises(ReportError, match=r"no config\.yaml; did you mean .*a <b> run"):
         write_report(run.parent)
     with pytest.raises(SystemExit, match="1"):
@@ -126,7 +126,7 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
         write_report(run)
 
 
-def test_training_from_the_command_line_leaves_the_page_beside_the_checkpoint(
+def test_training_from_the_command_line_leaves_the_page_next_to_the_checkpoint(
     whole: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(whole.run, tmp_path / "run")

@@ -28,7 +28,7 @@ from owl2.demo.world.vocabulary import (
     plural,
 )
 
-SHORT = f"\n{wording.SHORT}"
+SHORT = f" {wording.SHORT}"
 LETTER = f"\n{wording.LETTER}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2.eval.report.paper import PaperRow, missing_rows, paper_rows
+from owl2.eval.runner import MISSING
 from owl2.eval.scoring.score import TaskResult
 from owl2.eval.task import Score, Task, ending_note
 from owl2.processor.template import TEMPLATES
@@ -183,11 +184,7 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
     shown = {row.score.paper_id for row in rows}
     absent = dict.fromkeys(row.benchmark for row in missing_rows(shown).values())
     found = {
-        "Not run": [
-            f"{f'{run.name}, ' if several else ''}{task}: {reason}"
-            for run in runs
-            for task, reason in run.not_run.items()
-        ],
+        "Not run": [line for run in runs for line in _not_run(run, several)],
         "Not scored": [f"{r.task.title}: {r.problem}" for r in results if r.problem],
         "Not as many questions as the official files have": [
             f"{r.task.title}: {len(r.answers):,} answered of {r.num_items:,} in the data{_sampled(r)}; "
@@ -257,6 +254,14 @@ def describe_source(run: Run) -> str:
     seconds = sum(result.seconds for result in run.results)
     asked = sum(len(result.answers) for result in run.results)
     return f"{', '.join(sources)}; {asked:,} answers in {seconds / 60:.1f} min of the model's time"
+
+
+def _not_run(run: Run, several: bool) -> list[str]:
+    """A line for each benchmark that could not run, and one for all those without their files."""
+    name = f"{run.name}, " if several else ""
+    absent = [task for task, reason in run.not_run.items() if reason.startswith(MISSING)]
+    lines = [f"{name}{task}: {reason}" for task, reason in run.not_run.items() if task not in absent]
+    return lines + ([f"{name}{len(absent)} without their files: {', '.join(absent)}"] if absent else [])
 
 
 def _sampled(result: TaskResult) -> str:

@@ -172,6 +172,8 @@ def _item(exam: str, record: Record) -> Item:
         record.fail(f"options is {options!r:.60}, expected a list")
     if not label:
         record.fail("neither label nor answer")
+    if exam in SEVERAL and not isinstance(label, str | list):
+        record.fail(f"label is {label!r:.60}, expected letters")
     letters = "".join(sorted(map(str, label))) if exam in SEVERAL else str(label)
     count = 5 if exam in FIVE_OPTIONS else 4
     is_single = exam not in (*SEVERAL, *GAPS)

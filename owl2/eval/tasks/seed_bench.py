@@ -91,7 +91,8 @@ class SeedBench(Task):
         content = read_object(file, "questions", "question_type")
         if not isinstance(content["question_type"], dict):
             raise EvalDataError(f"{file}: question_type is no object of numbers by name")
-        names = {number: name for name, number in content["question_type"].items()}
+        types = content["question_type"].items()
+        names = {number: name for name, number in types if isinstance(number, int)}
         for made in usable(as_records(content["questions"], file), lambda row: _item(row, folders, names)):
             if made is not None:
                 yield made

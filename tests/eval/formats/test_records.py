@@ -57,6 +57,7 @@ def test_a_field_that_is_missing_or_no_text_names_the_record(tmp_path: Path) -> 
         ({"a": False}, "whole", "a is False, expected a whole number"),
         ({"a": []}, "texts", r"a is \[\], expected a list of text"),
         ({"a": ["x", 1]}, "texts", "expected a list of text"),
+        ({"a": ["x", "\udc00"]}, "texts", "a has half a surrogate pair"),
         ({"a": float("nan")}, "text", "a is nan, not text"),
         ({"a": "\ud83d alone"}, "text", "a has half a surrogate pair"),
     ],
