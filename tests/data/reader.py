@@ -16,7 +16,7 @@ from owl2.processor.tokenizer import load_tokenizer
 
 BATCH = 12
 STEPS = 2000
-"""More than anybody waits for."""
+"""More than a test waits for."""
 
 
 @dataclass(frozen=True)
