@@ -34,8 +34,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
+from owl2.data.dataset import SampleDataset
 from owl2.data.inspect.inspection import ByteTokenizer
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.base import Source
 from owl2.data.readers.shards import TarSource

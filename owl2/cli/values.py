@@ -99,13 +99,10 @@ def _read_text(text: str, kind: type, where: str) -> Any:
         if not text:
             raise UsageError(f"{where} is empty; name a file or a folder")
         return Path(text)  # a file's name may be bytes that are not UTF-8
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"{where} is not UTF-8 text (character {error.start + 1} of {_shown(text)})"
-        ) from None
-    return text
+    try:  # where the locale is ASCII, arguments have escapes in place of their UTF-8
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        raise UsageError(f"{where} is not UTF-8 text: {_shown(text)}") from None
 
 
 def _read_number(text: str, kind: type, where: str) -> Any:

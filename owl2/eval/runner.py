@@ -16,11 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from owl2.data.sample import StoredImage
 from owl2.errors import Owl2Error
-from owl2.eval.answers.predictions import Prediction, PredictionWriter, RunConfig, shard_of
+from owl2.eval.answers.predictions import (
+    Prediction,
+    PredictionWriter,
+    RunConfig,
+    check_identity,
+    shard_of,
+)
 from owl2.eval.engines.engine import Engine, EngineError, Prompt, Reply, images_of
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.hashing import short_hash
@@ -117,8 +123,8 @@ class Outcome:
         return not self.num_kept and 0 < self.num_asked == len(self.errors)
 
 
-class Watch(Protocol):
-    """Receives the progress of a run."""
+class Watch:
+    """Receives the progress of a run; this one ignores it."""
 
     def begin(self, plan: Plan, engine: Engine) -> None:
         """A task begins."""
@@ -128,16 +134,6 @@ class Watch(Protocol):
 
     def end(self, plan: Plan, outcome: Outcome) -> None:
         """A task is done."""
-
-
-class NoWatch:
-    """Ignores the progress."""
-
-    def begin(self, plan: Plan, engine: Engine) -> None: ...
-
-    def advance(self, count: int) -> None: ...
-
-    def end(self, plan: Plan, outcome: Outcome) -> None: ...
 
 
 def choose_tasks(names: str) -> list[Task]:
@@ -201,7 +197,7 @@ def plan_tasks(
         except DataMissing as error:
             not_run.append(NotRun(task.name, f"{MISSING} {', '.join(error.paths)}", error.paths))
             continue
-        except (Owl2Error, ModuleNotFoundError) as error:  # a package that reads a format is not installed
+        except (Owl2Error, OSError, ModuleNotFoundError) as error:  # the last for a format's own package
             reason = str(error).removeprefix(f"{task.name}: ")
             not_run.append(NotRun(task.name, reason, is_fault=True))
             continue
@@ -240,8 +236,10 @@ def run_plans(
         PredictionError, EngineError: see `run_plan`.
     """
     check_plans(plans, not_run, data)
-    watch = watch or NoWatch()
+    watch = watch or Watch()
     shard = shard or Shard()
+    for plan in plans:  # all of them before the first question, which may be hours earlier
+        check_identity(out, config_of(plan, engine, data))
     if shard.rank == 0:
         record_omissions(out, plans, not_run)
     outcomes = []

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from owl2.data.loader import Batch, BatchLoader, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import Batch, BatchLoader
 from owl2.errors import Owl2Error
 from owl2.processor import Processor
 from owl2.train.adapters import lora

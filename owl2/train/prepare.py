@@ -10,7 +10,8 @@ from pathlib import Path
 from owl2.api import find_device
 from owl2.checkpoint import load_model
 from owl2.checkpoint.tensors import dtype_of
-from owl2.data.loader import BatchLoader, SampleDataset, Sampler
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.base import Source
@@ -137,9 +138,9 @@ def make_dataset(
         [config.augment for config in configs],
         mixture,
         processor.replace(template=data.template).without_limit(),  # the dataset cuts to data.max_tokens
-        data.max_tokens,
-        data.targets,
-        data.num_frames,
+        max_tokens=data.max_tokens,
+        targets=data.targets,
+        num_frames=data.num_frames,
         turns_apart=[config.name for config in configs if config.turns == "apart"],
     )
 

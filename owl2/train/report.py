@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from owl2.errors import Owl2Error
@@ -23,6 +22,7 @@ from owl2.pages.curves import Curve, Panel, lr_panel, render_panels
 from owl2.pages.drawing import SECOND
 from owl2.pages.page import render, write_page
 from owl2.train.metrics import duration, rates, read_metrics
+from owl2.train.state.config_diff import read_settings
 from owl2.train.state.state import saved_states
 from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, LOST_HEAD, Cells, Summary
 
@@ -42,6 +42,8 @@ class RunFiles:
 
     folder: Path
     config: str
+    settings: dict[str, Any]
+    """`config`, parsed."""
     rows: list[dict[str, float]]
     validation: list[dict[str, float]]
     summary: Summary | None
@@ -63,9 +65,15 @@ class RunFiles:
             near = ", ".join(str(path.parent) for path in found[:3])
             hint = f"; did you mean {near}?" if near else ""
             raise ReportError(f"{run} is not the folder of a run: it has no config.yaml{hint}")
+        settings = read_settings(config)
+        if missing := {"model", "data", "steps", "global_batch_size"} - settings.keys():
+            raise ReportError(
+                f"{config} is not that of a training run: it has no {', '.join(sorted(missing))}"
+            )
         return cls(
             folder=run,
             config=config.read_text(encoding="utf-8"),
+            settings=settings,
             rows=read_metrics(run),
             validation=read_metrics(run, "validation.jsonl"),
             summary=Summary.read(run),
@@ -80,7 +88,7 @@ class RunFiles:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return int(yaml.safe_load(self.config)["steps"])
+        return int(self.settings["steps"])
 
     @property
     def done(self) -> int:
@@ -127,7 +135,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 def page(files: RunFiles) -> str:
     """The whole document."""
-    config = yaml.safe_load(files.config)
+    config = files.settings
     where = "" if files.summary is None else f"{files.summary.ranks} x {files.summary.device}, "
     name = files.folder.absolute().name
     return render(
@@ -179,7 +187,7 @@ def _losses(files: RunFiles) -> list[str]:
 def _sources(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
     """(source, lines, drawing); a held-out source of the same name shares the drawing."""
     found = {key for row in [*files.rows, *files.validation] for key in row if key.startswith("loss/")}
-    mixture = [f"loss/{source['name']}" for source in yaml.safe_load(files.config)["data"]["sources"]]
+    mixture = [f"loss/{source['name']}" for source in files.settings["data"]["sources"]]
     keys = [*(key for key in mixture if key in found), *sorted(found - set(mixture))]
     shown = []
     for number, key in enumerate(keys):

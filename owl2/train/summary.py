@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from owl2.data.loader import SampleDataset
+from owl2.data.dataset import SampleDataset
 from owl2.data.order import BLOCK
 from owl2.data.readers.base import Source
+from owl2.errors import Owl2Error
 from owl2.files import write_file
 from owl2.model import Owl2Model
 from owl2.train.config import TrainConfig
@@ -28,6 +29,10 @@ Cells = tuple[str, ...]
 GROUP_HEAD: Cells = ("rule", "tensors", "parameters", "learning rate", "weight decay")
 CORPUS_HEAD: Cells = ("source", "samples", "share of samples", "incomplete", "left out")
 LOST_HEAD: Cells = ("source", "file left out", "reason")
+
+
+class SummaryError(Owl2Error, ValueError):
+    """A summary that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,24 @@ class Summary:
 
     @classmethod
     def read(cls, run: Path) -> "Summary | None":
-        """The summary in a run's folder; None if it has none yet."""
+        """The summary in a run's folder; None if it has none yet.
+
+        Raises:
+            SummaryError: the file is damaged.
+        """
         path = run / FILE
         if not path.exists():
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
-        groups = [Group(**group) for group in record.pop("groups")]
-        corpora = [Corpus(**corpus) for corpus in record.pop("corpora")]
-        return cls(groups=groups, corpora=corpora, **record)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            groups = [Group(**group) for group in record.pop("groups")]
+            corpora = [Corpus(**corpus) for corpus in record.pop("corpora")]
+            return cls(groups=groups, corpora=corpora, **record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SummaryError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); delete it, the next start of the "
+                f"run writes it again"
+            ) from None
 
     def write(self, run: Path) -> None:
         """Keep the summary in the run's folder."""

@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
-from owl2.data.loader import Batch, Collate, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import Batch, Collate
 from owl2.data.order import Draw, Mixture
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
@@ -46,6 +47,10 @@ class Validation:
         for held_out in config.validation.sources:
             plain = replace(held_out, augment="none")
             source = open_source(plain.name, plain.path, plain.image_root, plain.shuffle)
+            if source.lost:
+                files = "; ".join(f"{file}: {reason}" for file, reason in source.lost)
+                text = f"validation: {source.lost_share:.1%} of {plain.name} is left out with {files}"
+                console.print(text, soft_wrap=True, highlight=False)
             mixture = FirstSamples(len(source))
             self.datasets[plain.name] = make_dataset(config.data, [plain], [source], mixture, processor)
         if ranks.is_first:

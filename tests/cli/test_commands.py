@@ -1,6 +1,7 @@
 """Every command: help at once without heavy packages, one spelling, the nearest for a typo, completion."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,11 +30,11 @@ FUNCTIONS = {
 LIGHT = {"owl2", "yaml"}
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "owl2", *words],
-        cwd=ROOT,
-        env={**os.environ, **environment},
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -363,10 +364,38 @@ def test_a_warning_to_users_is_a_line(capsys: pytest.CaptureFixture[str]) -> Non
         assert "file:1: UserWarning: x" in warnings.formatwarning("x", UserWarning, "file", 1)
 
 
-def test_an_ascii_terminal_shows_everything_as_far_as_it_can() -> None:
-    done = run("data", "list", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
+def test_an_ascii_terminal_shows_tables_and_bars_in_ascii(desk: Path) -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    for words in (["list", "--source", "."], ["inspect", "talk.jsonl", "--out", "page.html"]):
+        done = run("data", *words, cwd=desk, **ascii_only)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.isascii()
+        assert "\\" not in done.stdout, "nothing is shown as an escape"
+    done = run("chat", "checkpoint", "-m", "\N{OWL}", "--max-new-tokens=3", cwd=desk, **ascii_only)
     assert done.returncode == 0, done.stderr
-    assert "\\xb7" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="no program that makes a terminal")
+def test_bars_on_an_ascii_terminal_do_not_fail(desk: Path) -> None:
+    command = shlex.join(
+        [sys.executable, "-m", "owl2", "chat", "checkpoint", "-m", "hi", "--max-new-tokens=3"]
+    )
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"],
+        cwd=desk,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONIOENCODING": "ascii",
+            "LC_ALL": "C",
+            "TERM": "xterm",
+        },
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+    assert b"Loading" in done.stdout
+    assert done.stdout.isascii()
 
 
 def test_a_reader_that_has_seen_enough_ends_the_program_quietly() -> None:

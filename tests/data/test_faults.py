@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from owl2.data.dataset import SampleDataset
 from owl2.data.inspect.inspection import inspect_source
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
@@ -72,28 +73,28 @@ def talk_lines(folder: Path) -> Iterator[tuple[bytes, str | None]]:
         value = {"id": key, "conversations": turns(*values), **others}
         return json.dumps(value if image is None else {**value, "image": image}).encode()
 
-    def pictured(name: str, data: bytes | None) -> bytes:
+    def with_image(name: str, data: bytes | None) -> bytes:
         if data is not None:
             (folder / name).write_bytes(data)
         return row(name, "<image>what is it?", "an owl", image=name)
 
     for number in range(12):
-        yield pictured(f"good-{number}.jpg", jpeg(number)), None
+        yield with_image(f"good-{number}.jpg", jpeg(number)), None
         yield row(f"text-{number}", "what is it?", f"two owls {number}"), None
     for name, data in odd_images().items():
-        yield pictured(name, data), None
-    yield pictured("cut.jpg", jpeg(3)[:-200]), "image cannot be read"
-    yield pictured("empty.jpg", b""), "image cannot be read"
-    yield pictured("page.jpg", b"<html>404</html>"), "image cannot be read"
-    yield pictured("bomb.png", bomb()), "image cannot be read"
-    yield pictured("gone.jpg", None), "image is missing"
+        yield with_image(name, data), None
+    yield with_image("cut.jpg", jpeg(3)[:-200]), "image cannot be read"
+    yield with_image("empty.jpg", b""), "image cannot be read"
+    yield with_image("page.jpg", b"<html>404</html>"), "image cannot be read"
+    yield with_image("bomb.png", bomb()), "image cannot be read"
+    yield with_image("gone.jpg", None), "image is missing"
     yield b'{"id": "torn", "conversations": [{"from": "hum', "not a JSON object"
     yield b'{"id": "latin", "conversations": [{"from": "human", "value": "caf\xe9"}]}', "text is not UTF-8"
     yield row("half", "what is it?", "half \ud800"), "text is not UTF-8"
     yield row("bot", "x", "y").replace(b'"gpt"', b'"bot"'), "turns do not alternate"
     yield row("no-image", "<image>what is it?", "an owl"), "image marks and images differ"
     yield row("two-marks", "<image><image>?", "an owl", image="good-0.jpg"), "image marks and images differ"
-    yield row("drawn", "what is it?", "<image>", image="good-0.jpg"), "unusable conversation"
+    yield row("image-in-answer", "what is it?", "<image>", image="good-0.jpg"), "unusable conversation"
     yield row("monologue", "what is it?"), "no answer within the limit"
     yield row("clip", "<video>what is it?", "an owl", video="page.jpg"), "video cannot be read"
     yield row("nul", "<image>?", "an owl", image="a\0.jpg"), "path is not a path"
@@ -197,7 +198,7 @@ def test_every_fault_at_once_is_counted_exactly_and_the_rest_comes_in_order(
     assert {name for name, _ in bad} == {"talk", "web"}
     assert {kind for kinds in faulty.kinds.values() for kind in kinds if kind} == {
         kind for _, kind in bad if kind != "shard is damaged"
-    }, "every fault was drawn"
+    }, "every fault occurred"
     recorded = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert Counter((row["source"], row["kind"]) for row in recorded) == bad
     assert all(row["key"] and row["reason"] for row in recorded)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from owl2.data.loader import SampleDataset
+from owl2.data.dataset import SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.readers.base import Source
 from owl2.data.readers.sources import open_source

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from owl2.__main__ import main
+from owl2.data.dataset import SampleDataset
 from owl2.data.inspect import page
 from owl2.data.inspect.inspection import inspect_source, pieces_of
 from owl2.data.inspect.page import render_page
-from owl2.data.loader import SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.readers.sources import open_source
 from owl2.processor import Encoding, Processor

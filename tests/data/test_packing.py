@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bench.packing import random_step
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler, Size, deal, pack
 from owl2.data.readers.sources import open_source

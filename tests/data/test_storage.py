@@ -8,7 +8,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers import storage
 from owl2.data.readers.base import Source

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from owl2.data.dataset import SampleDataset
 from owl2.data.inspect.inspection import inspect_source
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.base import Source

@@ -173,6 +173,23 @@ def test_a_second_tar_that_is_cut_is_an_error(tmp_path: Path) -> None:
             TarSource("captions", tmp_path)
 
 
+def test_links_and_compressed_shards_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", pair("a"))
+    with tarfile.open(path, "a") as tar:
+        for suffix, kind in ((".jpg", tarfile.LNKTYPE), (".txt", tarfile.SYMTYPE)):
+            link = tarfile.TarInfo(f"b{suffix}")
+            link.type, link.linkname = kind, f"a{suffix}"
+            tar.addfile(link)
+    source = TarSource("captions", tmp_path)
+    assert (len(source), source.num_incomplete) == (1, 1)
+    for name in ("1.tar.gz", "1.tgz", "1.tar.zst"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DataError, match=rf"has 1 compressed file.* such as {name}, which are not read"):
+            open_source("captions", tmp_path)
+        (tmp_path / name).unlink()
+    assert len(open_source("captions", tmp_path)) == 1
+
+
 def test_a_folder_without_shards_or_without_a_single_pair_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"captions: no \*.tar in "):
         TarSource("captions", tmp_path)

@@ -19,7 +19,7 @@ from tests.train.tiny import STAGE_1, run_until, run_whole, weights
 DECAY = 0.75
 
 
-def test_the_average_is_that_of_a_hand_computation_and_only_of_what_learns() -> None:
+def test_the_average_is_that_of_a_hand_computation_and_only_of_trainable_parameters() -> None:
     model = build("tiny")
     apply_freeze(model, assign_rules(model, STAGE_1, 0.0))
     average = MovingAverage(model, DECAY)

@@ -61,7 +61,7 @@ def adapted(run: Path, checkpoint: Path, corpora: Path, **changes: object) -> Tr
     return stage(run, checkpoint, corpora, **{"rules": RULES, "lora": LORA, "optim": OPTIM, **changes})
 
 
-def with_drawn_adapters(config: LoraConfig = LORA) -> Owl2Model:
+def with_random_adapters(config: LoraConfig = LORA) -> Owl2Model:
     """A tiny model whose adapters are far from zero."""
     model = tiny_model()
     add_adapters(model, config)
@@ -89,7 +89,7 @@ def learnt(folder: Path) -> dict[str, Tensor]:
 # -- where adapters go -----------------------------------------------------------------------------------
 
 
-def test_a_pattern_reaches_both_ways_of_mam_or_one_that_it_names() -> None:
+def test_a_pattern_reaches_both_branches_of_mam_or_one_that_it_names() -> None:
     model = build("tiny", device="meta")
     keys = [f"model.layers.{i}.self_attn.k_proj.multiway.{way}" for i in (0, 1) for way in (0, 1)]
     assert target_layers(model, ["*.k_proj"]) == keys
@@ -164,7 +164,7 @@ def test_a_table_that_trains_what_has_an_adapter_or_freezes_an_adapter_is_an_err
         check_rules(assign_rules(model, rules, 0.0))
 
 
-def test_a_run_moves_adapters_of_both_ways_and_leaves_the_decoder_and_the_vision_encoder_bit_for_bit(
+def test_a_run_moves_adapters_of_both_branches_and_leaves_the_decoder_and_the_vision_encoder_bit_for_bit(
     trained: TrainConfig, checkpoint: Path
 ) -> None:
     rows = read_metrics(trained.run)
@@ -180,7 +180,7 @@ def test_a_run_moves_adapters_of_both_ways_and_leaves_the_decoder_and_the_vision
     assert all(name.startswith("model.visual_abstractor.") for name in changed - targets)
 
 
-def test_the_number_of_parameters_that_learn_is_printed(
+def test_the_number_of_trainable_parameters_is_printed(
     checkpoint: Path, corpora: Path, tmp_path: Path
 ) -> None:
     output = io.StringIO()
@@ -207,7 +207,7 @@ def test_the_memory_benchmark_counts_what_is_there(capsys: pytest.CaptureFixture
 
 
 def test_merged_adapters_give_the_logits_of_adapters_at_run_time() -> None:
-    model = with_drawn_adapters()
+    model = with_random_adapters()
     names = set(tiny_model().state_dict())
     expected, plain = logits(model), logits(tiny_model())
     assert (expected - plain).abs().max() > 0.1
@@ -227,7 +227,7 @@ def test_the_exported_checkpoint_is_the_base_with_the_saved_adapter(
 
 
 def test_peft_reads_the_saved_adapter(tmp_path: Path) -> None:
-    model = with_drawn_adapters()
+    model = with_random_adapters()
     save_adapter(model, tmp_path / "adapter", LORA, base=Path("base"))
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json",
@@ -242,7 +242,7 @@ def test_peft_reads_the_saved_adapter(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_another_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    save_adapter(with_drawn_adapters(), tmp_path / "adapter", LORA, base=Path("base"))
+    save_adapter(with_random_adapters(), tmp_path / "adapter", LORA, base=Path("base"))
     wider = build(dataclasses.replace(tiny_model().config, decoder=wider_decoder()))
     with pytest.raises(CheckpointError, match="of another shape"):
         load_adapter(wider, tmp_path / "adapter")

@@ -173,7 +173,7 @@ def test_a_damaged_state_is_set_aside_loudly_and_the_one_before_is_taken(
     assert_same_run(config, whole)
 
 
-def test_a_run_whose_states_are_all_damaged_does_not_begin_anew_by_itself(
+def test_a_run_whose_states_are_all_damaged_does_not_start_over_by_itself(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(whole, run=tmp_path)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from PIL import Image
 
-from owl2.data.decode import AUGMENTATIONS
+from owl2.data.sample import augment
 from owl2.errors import Owl2Error
 from owl2.processor import TemplateError
 from owl2.train.config import (
@@ -247,7 +248,13 @@ def test_a_home_folder_may_be_written_as_a_tilde() -> None:
 
 
 def test_the_augmentations_of_a_source_are_those_that_there_are() -> None:
-    assert get_args(get_type_hints(SourceConfig)["augment"]) == AUGMENTATIONS
+    image = Image.effect_noise((40, 30), 90).convert("RGB")
+    kinds = get_args(get_type_hints(SourceConfig)["augment"])
+    seen = {kind: {augment(image, kind, seed).tobytes() for seed in range(20)} for kind in kinds}
+    counts = {kind: len(images) for kind, images in seen.items()}
+    assert (counts["none"], counts["flip"]) == (1, 2)
+    assert min(counts["crop"], counts["crop_flip"]) > 10
+    assert len(counts) == 4
 
 
 def test_the_configuration_is_read_without_torch() -> None:

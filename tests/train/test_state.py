@@ -52,7 +52,7 @@ def trained(rules: str = "stage 2") -> tuple[Owl2Model, torch.optim.AdamW]:
     return model, optimizer
 
 
-def test_a_disk_that_runs_full_while_saving_is_a_clear_error_and_the_last_state_stands(
+def test_a_disk_that_runs_full_while_saving_is_a_clear_error_and_the_last_state_is_kept(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(whole, run=tmp_path, save_every=2)
@@ -133,7 +133,7 @@ def test_frozen_parameters_have_no_moments(tmp_path: Path) -> None:
     assert slots == {f"optimizer.{n}.{key}" for n in learning for key in ("exp_avg", "exp_avg_sq", "step")}
 
 
-def test_states_of_every_so_many_steps_are_kept_for_good(tmp_path: Path) -> None:
+def test_states_after_a_multiple_of_keep_every_steps_are_never_deleted(tmp_path: Path) -> None:
     model, optimizer = trained()
     for step in range(2, 14, 2):
         save_state(tmp_path, StateRecord(step), tensors_of(model, optimizer), keep_last=1, keep_every=4)

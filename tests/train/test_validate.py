@@ -66,9 +66,9 @@ def direct(config: TrainConfig) -> float:
     model = load_model(config.run / "checkpoint", progress=False)
     _, processor = load_stage(config)
     data = dataclasses.replace(config.data, sources=config.validation.sources)
-    draws = open_dataset(dataclasses.replace(config, data=data), processor)
-    in_order = {draws.mixture[n].index: n for n in range(1000)}
-    batch, _ = Collate(draws.processor)([draws[in_order[index]] for index in range(7)])
+    dataset = open_dataset(dataclasses.replace(config, data=data), processor)
+    in_order = {dataset.mixture[n].index: n for n in range(1000)}
+    batch, _ = Collate(dataset.processor)([dataset[in_order[index]] for index in range(7)])
     assert batch is not None
     with torch.no_grad():
         total = model.token_losses(batch.input_ids, batch.layout, batch.targets, batch.pixel_values).sum()

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from owl2.api import Owl2
 from owl2.checkpoint.fingerprint import fingerprint
-from owl2.data.decode import BLANK
-from owl2.data.sample import StoredImage
+from owl2.data.sample import BLANK, StoredImage
 from owl2.eval.engines.engine import EngineError, Prompt, Reply, describe, images_of
 from owl2.eval.hashing import short_hash
 from owl2.eval.task import Decoding

@@ -26,11 +26,11 @@ from owl2.eval.engines.engine import Engine
 from owl2.eval.judge.grading import Grading
 from owl2.eval.report.rows import COLUMNS, Run, ending_of, notes
 from owl2.eval.report.write import marks_of
-from owl2.eval.runner import SKIPPED_FILE, NotRun, Outcome, Plan, Shard
+from owl2.eval.runner import SKIPPED_FILE, NotRun, Outcome, Plan, Shard, Watch
 from owl2.eval.task import DataFile, Task, find_task
 
 
-class Bar:
+class Bar(Watch):
     """One bar for a whole run with the time left, and a line for each task that is done. A context
     manager."""
 

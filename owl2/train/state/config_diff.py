@@ -63,7 +63,7 @@ def changes(run: Path, config: TrainConfig) -> Changes:
     path = run / "config.yaml"
     if not path.exists():
         return {}
-    before = {**ADDED, **dict(_flat(_read(path)))}
+    before = {**ADDED, **dict(_flat(read_settings(path)))}
     now = dict(_flat(yaml.safe_load(yaml.safe_dump(config_to_dict(config)))))
     # A key that one of the two lacks and that is None in the other is no change.
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -109,7 +109,12 @@ def keep_config(run: Path, config: TrainConfig, start: int, console: Console) ->
     write_file(path, yaml.safe_dump(config_to_dict(config), sort_keys=False).encode())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the `config.yaml` of a run as plain data.
+
+    Raises:
+        TrainConfigError: it is damaged.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
