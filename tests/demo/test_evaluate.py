@@ -212,3 +212,10 @@ def test_a_finished_demo_is_far_above_chance_in_the_official_tasks_and_near_its_
         vqa["value"] > 100 * max(own[kind]["blank_image"] for kind in ("naming", "colour", "counting")) + 20
     )
     assert abs(vqa["value"] - 100 * sum(looking) / len(looking)) < 5
+    pope = [
+        score["value"]
+        for (task, metric, _), score in figures.items()
+        if (task, metric) == ("pope", "accuracy")
+    ]
+    assert len(pope) == 3
+    assert min(pope) > 65
