@@ -28,6 +28,7 @@ from owl2.model.decoder import rotary_frequencies
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+MAX_DIMS = 4
 
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -129,7 +130,10 @@ class GGUFFile:
         entries = []
         for _ in range(num_tensors):
             name = self._string()
-            shape = self._unpack("Q" * self._unpack("I")[0])[::-1]
+            num_dims = self._unpack("I")[0]
+            if num_dims > MAX_DIMS:
+                raise ValueError(f"a tensor of {num_dims} dimensions")
+            shape = self._unpack("Q" * num_dims)[::-1]
             entries.append((name, shape, *self._unpack("IQ")))
         alignment = self.metadata.get("general.alignment", 32)
         start = -(-self._at // alignment) * alignment
@@ -168,7 +172,13 @@ def read_gguf(file: Path) -> LanguagePart:
         CheckpointError: not GGUF, another architecture, or a feature that the decoder lacks.
     """
     gguf = GGUFFile(file)
-    config = _config(gguf)
+    try:
+        config = _config(gguf)
+        tokenizer_files = rebuild_tokenizer(gguf.metadata, str(file))
+    except CheckpointError:
+        raise
+    except Exception as error:  # what values of the wrong type or a damaged vocabulary lead to
+        raise CheckpointError(f"{file} has damaged metadata ({type(error).__name__}: {error})") from error
     recipes = {name: _recipe(name, config) for name in tensor_names(config)}
     where = f"{file} (GGUF)"
     return LanguagePart(
@@ -176,7 +186,7 @@ def read_gguf(file: Path) -> LanguagePart:
         config=config,
         recipes=recipes,
         read_source=gguf.read,
-        tokenizer_files=rebuild_tokenizer(gguf.metadata, str(file)),
+        tokenizer_files=tokenizer_files,
         unused=account(gguf.tensors, recipes, (ROPE_FACTORS,), where),
     )
 

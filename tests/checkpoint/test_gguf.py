@@ -2,6 +2,8 @@
 
 import io
 import json
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -327,3 +329,25 @@ def test_a_damaged_gguf_file_is_named(tmp_path, bpe):
     part = read_gguf(file)
     with pytest.raises(CheckpointError, match="is cut short"):
         part.read("model.norm.weight")
+
+
+def test_a_gguf_file_with_any_bytes_in_its_header_is_read_or_an_error(tmp_path, bpe):
+    file, rng = tmp_path / "model.gguf", random.Random(0)
+    write_gguf(file, tokenizer=bpe, config=DecoderConfig(**{**vars(CONFIG), "vocab_size": 400}))
+    whole = file.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        begin = rng.randrange(whole.index(b"blk.0.attn_norm.weight") + 1000)
+        damaged[begin : begin + rng.randrange(1, 5)] = rng.randbytes(rng.randrange(1, 5))
+        file.write_bytes(damaged)
+        with suppress(CheckpointError):
+            read_gguf(file).read("model.norm.weight")
+
+
+@pytest.mark.parametrize("field", ["tokenizer.ggml.tokens", "tokenizer.ggml.merges"])
+def test_a_damaged_vocabulary_is_named_with_its_file(tmp_path, bpe, field):
+    file = tmp_path / "model.gguf"
+    write_gguf(file, tokenizer=bpe, config=DecoderConfig(**{**vars(CONFIG), "vocab_size": 400}))
+    file.write_bytes(file.read_bytes().replace(field.encode(), field[:-1].encode() + b"?"))
+    with pytest.raises(CheckpointError, match=r"model\.gguf"):
+        read_gguf(file)
