@@ -1,14 +1,14 @@
-"""What the loader costs beside the work that nobody can avoid, and whether it grows with the corpus.
+"""What the loader costs on top of decoding and resizing, and whether its memory grows with the corpus.
 
     python -m bench.data [--images 100] [--size 448] [--rounds 7] [--samples 0] [--out data.json]
 
-Each way turns the same JPEG files (640 x 480, about 100 KB) into images of the same pixels. `pillow` only
+Each loader turns the same JPEG files (640 x 480, about 100 KB) into images of the same pixels. `pillow` only
 decodes and resizes, twice as the released preprocessing does; the others also read, normalise, and give
 batches: `owl2` from shards in its own order, with captions tokenised and packed; a plain DataLoader over a
 folder; and webdataset over the same shards, both with captions as they are. No workers: figures are process
-CPU time on one thread, the ways take turns within each round, and `ratio` is the median over rounds of time /
-time of `pillow`. `--samples` then draws so many tiny ones from shards with two workers, their images left
-closed, and watches memory.
+CPU time on one thread, the loaders take turns within each round, and `ratio` is the median over rounds of
+time / time of `pillow`. `--samples` then reads that many tiny ones from shards with two workers, their images
+left closed, and watches memory.
 """
 
 import io
@@ -34,8 +34,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
+from owl2.data.dataset import SampleDataset
 from owl2.data.inspect.inspection import ByteTokenizer
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.base import Source
 from owl2.data.readers.shards import TarSource
@@ -44,7 +45,7 @@ from owl2.processor import ImageTransform, Processor
 
 BATCH = 8
 PAIRS_OF_TINY = 10_000
-"""In the one shard that stands, under many names, for many."""
+"""In one shard that is linked under many names."""
 CAPTION = "an owl on the branch of an old tree, looking over its shoulder at whoever took the image"
 
 Run = Callable[[], object]
@@ -76,7 +77,7 @@ def write_shard(path: Path, images: Sequence[bytes]) -> None:
 
 
 class Folder(Dataset[Item]):
-    """What a plain DataLoader reads: images with captions beside them."""
+    """What a plain DataLoader reads: images and captions as files of one folder."""
 
     def __init__(self, folder: Path, transform: ImageTransform):
         self.images = sorted(folder.glob("*.jpg"))
@@ -93,7 +94,7 @@ class Folder(Dataset[Item]):
 
 
 class Bench:
-    """The same images in a folder and in shards, and the ways to read them."""
+    """The same images in a folder and in shards, and loaders for them."""
 
     def __init__(self, root: Path, num_images: int, size: int):
         self.root = root
@@ -116,7 +117,7 @@ class Bench:
         )
         self.files = sorted((root / "folder").glob("*.jpg"))
 
-    def ways(self) -> dict[str, Run]:
+    def loaders(self) -> dict[str, Run]:
         """Each reads all images once."""
         return {name: getattr(self, name) for name in ("pillow", "owl2", "folder", "webdataset")}
 
@@ -158,7 +159,7 @@ class Bench:
 
 
 def measure(runs: dict[str, Run], num_images: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Let the ways take turns; a round more than counted goes ahead, to fill caches."""
+    """Let the loaders take turns; one round that is not counted fills the caches first."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -192,7 +193,7 @@ class Reads(Dataset[int]):
 
 
 def watch_memory(root: Path, num_samples: int, points: int = 5) -> list[dict[str, float]]:
-    """Draw all samples of a corpus once and return MB of the main process and its workers on the way."""
+    """Read all samples of a corpus once; return MB of the main process and its workers at several points."""
     (root / "tiny").mkdir()
     pairs = min(num_samples, PAIRS_OF_TINY)
     write_shard(root / "tiny" / "000000.tar", [jpeg(0, 16, 16)] * pairs)
@@ -234,7 +235,7 @@ def show(results: dict[str, dict[str, float]], memory: Sequence[dict[str, float]
             table.add_row(name, f"{row['ms']:.2f}", f"{row['per_s']:.1f}", f"{row['ratio']:.3f}")
         console.print(table)
     if memory:
-        table = Table("samples drawn", "main, MB", "worker, MB")
+        table = Table("samples read", "main, MB", "worker, MB")
         for row in memory:
             table.add_row(f"{row['samples']:,}", f"{row['main']:.1f}", f"{row['worker']:.1f}")
         console.print(table)
@@ -250,13 +251,13 @@ def own_cache() -> Iterator[Path]:
 def main(
     images: int = 100, size: int = 448, rounds: int = 7, samples: int = 0, out: Path | None = None
 ) -> None:
-    """Time the ways to read images, and watch memory.
+    """Time the loaders, and watch memory.
 
     Args:
         images: how many different images; rounded down to whole batches of 8; 0 for none.
         size: side in pixels of what the vision encoder sees.
-        rounds: in which each way reads all images once.
-        samples: tiny samples to draw while memory is watched; 0 for none.
+        rounds: in each, every loader reads all images once.
+        samples: tiny samples to read while memory is watched; 0 for none.
         out: JSON file for the figures.
     """
     torch.set_num_threads(1)
@@ -265,7 +266,7 @@ def main(
     with own_cache() as root:
         if images:
             bench = Bench(root, images, size)
-            results = measure(bench.ways(), bench.num_images, rounds)
+            results = measure(bench.loaders(), bench.num_images, rounds)
         if samples:
             memory = watch_memory(root, samples)
     show(results, memory)

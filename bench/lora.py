@@ -2,29 +2,28 @@
 
     python -m bench.lora [--width 512] [--layers 8] [--rank 8] [--steps 3] [--out lora.json]
 
-Both take the same steps on the same samples, float32, with the rules of `configs/lora.yaml` and
-`configs/instruct.yaml` and the optimizer of the engine. Each has a process of its own, because a peak never
-falls; `peak` is how far it rose from before the model was there, activations included. What is counted on
-the small model by looking at every tensor is what the same formula gives; the formula is then put to
-mPLUG-Owl2-7B, which has no storage here.
+Both take the same steps on the same samples in float32, with the rules of `configs/lora.yaml` and
+`configs/instruct.yaml` and the optimizer of training. Each runs in its own process, because a peak never
+falls; `peak` is the rise from before the model existed, activations included. The formula is checked against
+every tensor of the small model, then applied to the shapes of mPLUG-Owl2-7B.
 """
 
 import dataclasses
 import json
 import multiprocessing
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import peft  # noqa: F401  (in both processes, before the first measure)
+import peft  # noqa: F401  (in both processes, before the first measurement)
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from owl2.cli.train import read_config
+from owl2.files import write_file
 from owl2.model import Owl2Config, Owl2Model, Targets, build, packed_layout, preset
 from owl2.train.adapters.lora import add_adapters, check_rules
 from owl2.train.flops import peak_memory
@@ -34,14 +33,14 @@ from owl2.train.rules import Assignment, apply_freeze, assign_rules
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = {"full fine-tuning": "instruct.yaml", "LoRA": "lora.yaml"}
 ROWS, TEXT = 2, 60
-"""Samples a step, each an image and so many tokens of text."""
+"""Samples per step, and tokens of text in each, after an image."""
 FLOAT32 = 4
 
 Figures = dict[str, float]
 
 
 def small_config(width: int, layers: int) -> Owl2Config:
-    """The tiny preset with a decoder that outweighs the rest, as that of the released model does."""
+    """The tiny preset with a decoder that has most of the parameters, as in the released model."""
     tiny = preset("tiny")
     decoder = dataclasses.replace(
         tiny.decoder,
@@ -57,7 +56,7 @@ def small_config(width: int, layers: int) -> Owl2Config:
 
 
 def prepare(model: Owl2Model, stage: str, rank: int | None = None) -> list[Assignment]:
-    """Let a model learn as a shipped stage does; `rank` in place of the stage's."""
+    """Apply the rules of a shipped stage to a model, with adapters of `rank` if given."""
     config = read_config([str(CONFIGS / STAGES[stage])])
     if config.lora is not None:
         rank = config.lora.rank if rank is None else rank
@@ -70,7 +69,7 @@ def prepare(model: Owl2Model, stage: str, rank: int | None = None) -> list[Assig
 
 
 def formula(model: Owl2Model) -> Figures:
-    """Bytes in float32: weights, and a gradient and two moments for what learns."""
+    """Bytes in float32: weights, and for trainable parameters a gradient and two moments."""
     total = sum(p.numel() for p in model.parameters())
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
     figures: Figures = {"share": learns / total}
@@ -79,10 +78,10 @@ def formula(model: Owl2Model) -> Figures:
 
 
 def measure(stage: str, width: int, layers: int, rank: int, steps: int) -> Figures:
-    """Take steps and return bytes: what the formula says, after it was held against every tensor, and `peak`.
+    """Take steps and return bytes: those of the formula, checked against every tensor, and `peak`.
 
     Raises:
-        AssertionError: the tensors are not what the formula says.
+        AssertionError: the formula is wrong.
     """
     torch.set_num_threads(1)
     before = peak_memory("cpu")
@@ -104,7 +103,7 @@ def measure(stage: str, width: int, layers: int, rank: int, steps: int) -> Figur
 
 
 def loss_of(model: Owl2Model, step: int) -> Tensor:
-    """The mean loss of drawn samples, each an image followed by text that is to be predicted."""
+    """The mean loss of random samples, each an image followed by text to predict."""
     config = model.config
     generator = torch.Generator().manual_seed(step)
     queries, size = config.tokens_per_image, config.vision.image_size
@@ -118,39 +117,39 @@ def loss_of(model: Owl2Model, step: int) -> Tensor:
 
 
 def released(stage: str) -> Figures:
-    """What the shipped stage keeps for mPLUG-Owl2-7B, from its shapes."""
+    """The bytes of the shipped stage for mPLUG-Owl2-7B, from its shapes."""
     model = build("owl2_7b", device="meta")
     prepare(model, stage)
     return formula(model)
 
 
 def show(results: dict[str, dict[str, Figures]]) -> None:
-    """Print one table a model."""
+    """Print one table per model."""
     for model, stages in results.items():
         table = Table(title=f"{model}, MB", title_justify="left")
         columns = [name for name in next(iter(stages.values())) if name != "share"]
         table.add_column("")
-        for column in ("learns", *columns):
+        for column in ("trainable", *columns):
             table.add_column(column, justify="right")
         for stage, figures in stages.items():
             sizes = [f"{figures[name] / 1e6:,.1f}" for name in columns]
             table.add_row(stage, f"{figures['share']:.2%}", *sizes)
         full, lora = (stages[stage] for stage in STAGES)
-        # A model so small that the process need not grow for it has no ratio of peaks.
+        # The peak of a very small model may be 0.
         ratios = [f"{lora[name] / full[name]:.3f}" if full[name] else "-" for name in columns]
         table.add_row("LoRA / full", "", *ratios)
         Console(width=110).print(table)
 
 
 def main(width: int = 512, layers: int = 8, rank: int = 8, steps: int = 3, out: Path | None = None) -> None:
-    """Measure both on a small model and count both for the released one.
+    """Measure both on a small model and compute both for the released one.
 
     Args:
         width: hidden size of the decoder; heads of 64.
         layers: of the decoder.
-        rank: of the adapters of the small model; the released one has that of the configuration.
+        rank: of the small model's adapters; the released model has that of the configuration.
         steps: optimizer steps to take.
-        out: JSON file for the figures.
+        out: JSON file for the results.
     """
     small: dict[str, Figures] = {}
     for stage in STAGES:
@@ -164,9 +163,7 @@ def main(width: int = 512, layers: int = 8, rank: int = 8, steps: int = 3, out: 
     if out is not None:
         settings: dict[str, Any] = {"width": width, "layers": layers, "rank": rank, "steps": steps}
         record = {**settings, "torch": torch.__version__, "machine": platform.machine(), "results": results}
-        temporary = out.with_name(out.name + ".tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        os.replace(temporary, out)
+        write_file(out, json.dumps(record, indent=1).encode())
 
 
 if __name__ == "__main__":

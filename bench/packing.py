@@ -1,6 +1,6 @@
 """How full packs of the instruction mixture are, and how even the work of ranks is, with packs and without.
 
-Lengths are drawn from log-normal distributions in the shares of Table 14. Means and spreads are estimates
+Lengths are sampled from log-normal distributions in the shares of Table 14. Means and spreads are estimates
 from what is published of each corpus (questions an image, turns, words an answer), in LLaMA tokens of text;
 an image is 65 tokens more. The number of samples a step is Table 15's.
 
@@ -34,8 +34,8 @@ class Corpus:
     """Standard deviation of their logarithm."""
     images: int = 1
 
-    def draw(self, rng: random.Random) -> Size:
-        """The size of a sample."""
+    def random_size(self, rng: random.Random) -> Size:
+        """Return the size of a random sample."""
         text = rng.lognormvariate(math.log(self.mean) - self.spread**2 / 2, self.spread)
         return Size(min(LIMIT, max(30, round(text)) + IMAGE_TOKENS * self.images), self.images)
 
@@ -56,14 +56,14 @@ CORPORA = [
 ]
 
 
-def draw_step(rng: random.Random, samples: int) -> list[Size]:
+def random_step(rng: random.Random, samples: int) -> list[Size]:
     """The sizes of a step's samples."""
     chosen = rng.choices(CORPORA, [corpus.weight for corpus in CORPORA], k=samples)
-    return [corpus.draw(rng) for corpus in chosen]
+    return [corpus.random_size(rng) for corpus in chosen]
 
 
 def plain(sizes: Sequence[Size], ranks: int) -> list[list[list[int]]]:
-    """What `StepSampler` gives each rank: every so-manieth sample, here in micro-batches of eight."""
+    """What `StepSampler` gives each rank: every n-th sample of n ranks, here in micro-batches of eight."""
     mine = [list(range(rank, len(sizes), ranks)) for rank in range(ranks)]
     return [[numbers[n : n + 8] for n in range(0, len(numbers), 8)] for numbers in mine]
 
@@ -90,24 +90,26 @@ def main(samples: int = 256, steps: int = 200) -> None:
         samples: of a step.
         steps: to average over.
     """
-    drawn = [draw_step(random.Random(number), samples) for number in range(steps)]
-    tokens = mean([size.tokens for sizes in drawn for size in sizes])
+    all_sizes = [random_step(random.Random(number), samples) for number in range(steps)]
+    tokens = mean([size.tokens for sizes in all_sizes for size in sizes])
     print(f"{steps} steps of {samples} samples, {tokens:.0f} tokens a sample on average\n")
     print("full, of pack_tokens, on one rank")
     for capacity in (2048, 4096, 8192, 16384):
         began = time.process_time()
-        packs = [pack(sizes, capacity) for sizes in drawn]
+        packs = [pack(sizes, capacity) for sizes in all_sizes]
         seconds = time.process_time() - began
-        full = sum(size.tokens for sizes in drawn for size in sizes) / (capacity * sum(map(len, packs)))
+        full = sum(size.tokens for sizes in all_sizes for size in sizes) / (capacity * sum(map(len, packs)))
         print(f"  {capacity:>6}  {full:.1%}  {1000 * seconds / steps:.1f} ms a step")
     print("\nlargest over mean of the ranks: in a step / of what is computed at the same time")
     print("  ranks  order   tokens         images")
     for ranks in (2, 4, 8, 16):
-        in_packs = [deal(sizes, pack(sizes, 4096, ranks), ranks) for sizes in drawn]
-        for name, dealt in (("plain", [plain(sizes, ranks) for sizes in drawn]), ("packed", in_packs)):
+        in_packs = [deal(sizes, pack(sizes, 4096, ranks), ranks) for sizes in all_sizes]
+        for name, dealt in (("plain", [plain(sizes, ranks) for sizes in all_sizes]), ("packed", in_packs)):
             columns = []
             for field in (0, 1):
-                pairs = [evenness(sizes, of_step, field) for sizes, of_step in zip(drawn, dealt, strict=True)]
+                pairs = [
+                    evenness(sizes, of_step, field) for sizes, of_step in zip(all_sizes, dealt, strict=True)
+                ]
                 columns.append(" / ".join(f"{mean(values):.3f}" for values in zip(*pairs, strict=True)))
             print(f"  {ranks:>5}  {name:6}  {'  '.join(columns)}")
 

@@ -1,12 +1,12 @@
-"""How long training stands still for a save: written between two steps, and beside the steps that follow.
+"""How long a save interrupts training: written between two steps, or in the background.
 
     python -m bench.save [--width 512] [--layers 8] [--steps 8] [--rounds 5] [--out save.json]
 
-A model learns in float32, all of it. In each round the same steps are taken without a save, after a save that
-waits for the disk, and after one that is written beside them; a round before these is not counted, as the
-memory of the copy is new only once. `call` is the time until the loop goes on, `all` what a save costs until
-it is on the disk: the call, what the steps took longer than without, and what was left to wait for. Wall
-clock, because a disk is waited for; medians over the rounds.
+A model is trained in float32, all of it. Each round takes the same steps without a save, after a save that
+waits for the disk, and after a save in the background; a first round is not counted, because it allocates the
+memory of the copy. `call` is the time until the loop goes on. `all` is the whole cost until the state is on
+the disk: the call, the slowdown of the steps, and the final wait. Wall clock, because the disk is part of it;
+medians over the rounds.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ from owl2.model import Owl2Model, build
 from owl2.train.optim import make_optimizer
 from owl2.train.ranks import ALONE
 from owl2.train.state.saver import Saver
-from owl2.train.state.state import Record, tensors_of
+from owl2.train.state.state import StateRecord, tensors_of
 
-KINDS = {"between steps": False, "beside the steps": True}
+KINDS = {"between steps": False, "in the background": True}
 
 
 def take_steps(model: Owl2Model, optimizer: torch.optim.Optimizer, steps: int) -> float:
@@ -46,16 +46,16 @@ def take_steps(model: Owl2Model, optimizer: torch.optim.Optimizer, steps: int) -
 
 
 def measure(width: int, layers: int, steps: int, rounds: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of each kind of save, and the size of a state."""
+    """Seconds for each kind of save, and the size of a state."""
     torch.set_num_threads(1)
     config = read_config([str(CONFIGS / STAGES["full fine-tuning"])])
     model = build(small_config(width, layers))
     optimizer = make_optimizer(model, prepare(model, "full fine-tuning"), config.optim)
     take_steps(model, optimizer, 2)
     savers = {}
-    for kind, beside in KINDS.items():
+    for kind, in_background in KINDS.items():
         own = dataclasses.replace(
-            config, run=folder / kind, device="cpu", save_in_background=beside, keep_last=1
+            config, run=folder / kind, device="cpu", save_in_background=in_background, keep_last=1
         )
         savers[kind] = Saver(own, ALONE, Console(file=io.StringIO()))
     seconds: dict[str, dict[str, list[float]]] = {kind: {"call": [], "all": []} for kind in KINDS}
@@ -63,7 +63,7 @@ def measure(width: int, layers: int, steps: int, rounds: int, folder: Path) -> d
         plain = take_steps(model, optimizer, steps)
         for kind, saver in savers.items():
             began = time.perf_counter()
-            saver.save(Record(number), tensors_of(model, optimizer))
+            saver.save(StateRecord(number), tensors_of(model, optimizer))
             called = time.perf_counter()
             take_steps(model, optimizer, steps)
             saver.wait()
@@ -76,14 +76,14 @@ def measure(width: int, layers: int, steps: int, rounds: int, folder: Path) -> d
 
 
 def main(width: int = 512, layers: int = 8, steps: int = 8, rounds: int = 5, out: Path | None = None) -> None:
-    """Measure both ways to save a small model.
+    """Measure both kinds of save with a small model.
 
     Args:
         width: hidden size of the decoder; heads of 64.
         layers: of the decoder.
-        steps: from a save to the next.
+        steps: between two saves.
         rounds: saves of each kind that are counted.
-        out: JSON file for the figures.
+        out: JSON file for the results.
     """
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(width, layers, steps, rounds, Path(folder))

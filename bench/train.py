@@ -2,18 +2,18 @@
 
     python -m bench.train [--width 1024] [--layers 8] [--labelled 32] [--rounds 5] [--out train.json]
 
-Both take whole steps (forward, backward, clipping, AdamW) on the same weights and samples; the released
-formulation is made again from its description (docs/fidelity.md): the embeddings are merged row by row, every
-norm and key-value projection finds, gathers and scatters its rows (bench/mam.py), attention is eager, logits
-of all tokens exist at once and their shifted copy meets the loss. Images are encoded alike in both, by a
-vision encoder too small to count.
+Both take whole steps (forward, backward, clipping, AdamW) on the same weights and samples. The released
+formulation is written from its description (docs/fidelity.md): embeddings are merged row by row, every norm
+and key-value projection finds, gathers and scatters its rows (bench/mam.py), attention is eager, and the loss
+takes a shifted copy of the logits of all tokens. Images are encoded the same way in both, by a vision encoder
+too small to matter.
 
-Time is process CPU time on one thread, both in turn within each round, as in bench/mam.py. Memory is looked
-at in a process each, because a peak never falls: weights, gradients and moments are made first, then `step`
-is how much further the high-water mark of the process's resident memory rises in two steps of accumulation
-and update. In these processes glibc gives every block that is freed back to the system at once: by default it
-keeps hundreds of MB that no tensor uses any more, more of them for ours than for the released formulation.
-Losses and gradients must be equal, or there is nothing to compare.
+Time is process CPU time on one thread, alternating within each round, as in bench/mam.py. Memory is measured
+in separate processes, because a peak never falls: weights, gradients and moments are made first; `step` is
+then the further rise of the peak of resident memory during two steps of accumulation and update. In these
+processes glibc returns freed blocks to the system at once: by default it keeps hundreds of MB that no tensor
+uses any more, and more of them for ours than for the released formulation. If losses or gradients differ, the
+comparison is an error.
 """
 
 import dataclasses
@@ -39,6 +39,7 @@ from torch.nn import functional as F
 
 from bench.mam import START, TOKENS, VISUAL, Released
 from owl2.data.loader import Batch
+from owl2.files import write_file
 from owl2.model import Owl2Config, Owl2Model, build, packed_layout, preset, targets_of
 from owl2.model.decoder import rotary_tables
 from owl2.model.layout import IGNORE
@@ -48,9 +49,9 @@ from owl2.train.objectives import next_token
 PARTS = ("forward", "backward", "update", "step")
 MAX_NORM = 1.0
 FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
-"""Tells glibc, where a process starts, which blocks to take from the system and to give back one by one."""
+"""Read by glibc at process start: larger blocks are taken from the system and returned one by one."""
 TOLERANCE = 1e-5
-"""Losses and, as a share of the largest, gradients may differ by so much."""
+"""Largest difference of losses and, relative to the largest one, of gradients."""
 
 Loss = Callable[[Owl2Model, Batch], Tensor]
 Figures = dict[str, float]
@@ -88,18 +89,18 @@ def make_batch(config: Owl2Config, rows: int, labelled: int) -> Batch:
         layout=layout,
         targets=targets_of(labels, layout),
         pixel_values=torch.randn(rows, config.vision.num_channels, size, size, generator=generator),
-        keys=tuple(f"drawn:{row}" for row in range(rows)),
+        keys=tuple(f"random:{row}" for row in range(rows)),
         num_samples=rows,
     )
 
 
 def our_loss(model: Owl2Model, batch: Batch) -> Tensor:
-    """What the engine minimises, as a mean over the targets."""
+    """The training loss, as a mean over the targets."""
     return next_token(model, batch).sum() / batch.targets.count
 
 
 def released_loss(model: Owl2Model, batch: Batch) -> Tensor:
-    """The same number, computed as the released code does."""
+    """The same value, computed as in the released code."""
     config, backbone = model.config, model.model
     ids = batch.input_ids.unflatten(0, (-1, TOKENS))
     labels = torch.full_like(batch.input_ids, IGNORE)
@@ -116,7 +117,7 @@ def released_loss(model: Owl2Model, batch: Batch) -> Tensor:
 
 
 def merge(model: Owl2Model, ids: Tensor, visual_tokens: Tensor) -> Tensor:
-    """Embed (B, T) -> (B, T, D) piece by piece: text, image, text of each row."""
+    """Embed (B, T) -> (B, T, D) row by row: text, image, text."""
     rows = []
     for row, image in zip(ids, visual_tokens, strict=True):
         places = torch.where(row == model.config.image_token_id)[0]
@@ -144,7 +145,7 @@ class Bench:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6, fused=True)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # of no gradient: makes the moments
+        optimizer.step()  # with zero gradients, to create the moments
         return cls(model, make_batch(config, rows, labelled), optimizer)
 
     def step(self, formulation: str) -> dict[str, float]:
@@ -182,7 +183,7 @@ def check_equal(bench: Bench) -> None:
 
 
 def measure_time(bench: Bench, rounds: int) -> dict[str, Figures]:
-    """Time whole steps in turn: medians of CPU seconds, and of a round's step as a multiple of ours."""
+    """Median CPU seconds of whole steps, taken in turn, and the median ratio of a round's step to ours."""
     taken: dict[str, list[Figures]] = {name: [] for name in FORMULATIONS}
     for turn in range(rounds):
         for name in list(FORMULATIONS)[:: 1 if turn % 2 else -1]:
@@ -198,10 +199,10 @@ def measure_time(bench: Bench, rounds: int) -> dict[str, Figures]:
 def measure_memory(
     formulation: str, width: int, layers: int, rows: int, labelled: int, vocab: int
 ) -> tuple[Figures, list[float]]:
-    """Take two steps in this fresh process and return bytes, and the losses.
+    """Take two steps in this new process and return memory in bytes, and the losses.
 
-    `rest` is counted: weights, gradients and two moments. `step` is what the high-water mark rises above the
-    process that holds them, `peak` above the process without a model.
+    `rest` is counted: weights, gradients and two moments. `step` is the rise of the peak above the process
+    that holds them, `peak` above the process without a model.
     """
     torch.set_num_threads(1)
     start = peak_memory("cpu")
@@ -214,7 +215,7 @@ def measure_memory(
 
 
 def memory_of_each(*shape: int) -> dict[str, Figures]:
-    """Measure each formulation in a process of its own.
+    """Measure each formulation in its own process.
 
     Raises:
         AssertionError: their losses differ, before or after an update.
@@ -230,7 +231,7 @@ def memory_of_each(*shape: int) -> dict[str, Figures]:
 
 
 def show(seconds: dict[str, Figures], memory: dict[str, Figures], title: str) -> None:
-    """Print one table, with ours as a share of the released formulation in its last row."""
+    """Print one table; its last row has the ratios of the two formulations."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for column in (*(f"{part} s" for part in PARTS), "rest MB", "step MB", "peak MB"):
@@ -239,7 +240,7 @@ def show(seconds: dict[str, Figures], memory: dict[str, Figures], title: str) ->
         times = [f"{seconds[name][part]:.2f}" for part in PARTS]
         table.add_row(name, *times, *(f"{value / 1e6:,.0f}" for value in memory[name].values()))
     times = [f"{seconds['released'][part] / seconds['ours'][part]:.2f} x" for part in PARTS[:-1]]
-    # A model so small that the process need not grow for it has no ratio of peaks.
+    # The peak of a very small model may be 0.
     pairs = [(memory["ours"][name], memory["released"][name]) for name in ("rest", "step", "peak")]
     shares = [f"{ours / released:.2f}" if released else "-" for ours, released in pairs]
     table.add_row("faster, share", *times, f"{seconds['released']['ratio']:.2f} x", *shares)
@@ -261,11 +262,11 @@ def main(
         width: hidden size of the decoder; heads of 64.
         layers: of the decoder.
         rows: samples of 256 tokens, 65 of them visual.
-        labelled: tokens at the end of each row that are to be predicted. Answers of a word or two, as in
-            VQAv2, are fewer than 32 of 256 tokens, descriptions more.
+        labelled: target tokens at the end of each row. Answers of a word or two, as in VQAv2, are fewer than
+            32 of 256 tokens, descriptions more.
         vocab: size of the vocabulary.
-        rounds: how often the formulations take turns.
-        out: JSON file for the figures.
+        rounds: number of alternations.
+        out: JSON file for the results.
     """
     torch.set_num_threads(1)
     shape = (width, layers, rows, labelled, vocab)
@@ -279,9 +280,7 @@ def main(
         settings = {"width": width, "layers": layers, "rows": rows, "labelled": labelled, "vocab": vocab}
         versions = {"torch": torch.__version__, "machine": platform.machine()}
         record = {**settings, "rounds": rounds, **versions, "seconds": seconds, "memory": memory}
-        temporary = out.with_name(out.name + ".tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        os.replace(temporary, out)
+        write_file(out, json.dumps(record, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ for a command, option or value that does not exist. Any other exception is a def
 import errno
 import importlib
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from typing import NoReturn
 
 import owl2
 from owl2.cli.parser import Function, Parser, summary
@@ -27,22 +29,14 @@ COMMANDS = {
 }
 """Modules of `owl2/cli/` by what people do. Each has a function of its name, or `COMMANDS` with several."""
 
-EXTRAS = {
-    "aiohttp": "http",
-    "av": "video",
-    "bitsandbytes": "qlora",
-    "gguf": "gguf",
-    "matplotlib": "train",
-    "onnx": "onnx",
-    "openai": "endpoint",
-    "openpyxl": "eval",
-    "peft": "lora",
-    "pyarrow": "data",
-    "resvg_py": "demo",
-    "rouge_score": "eval",
-    "s3fs": "s3",
-}
-"""Optional package -> what to install: `pip install 'owl2[EXTRA]'`."""
+OPTIONS = ("--help", "--version", "--print-completion")
+NOTES = """
+In every option, --batch-size and --batch_size are the same. --version prints the version.
+Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same with zsh."""
+
+CONTINUED = ("demo", "train", "data convert", "eval run")
+"""Commands that, started again, go on where they were stopped."""
+STOPPED = "stopped; the same command continues it"
 
 OS_ERRORS = {
     errno.EACCES: "permission denied",
@@ -66,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _short_warnings():
             function = _find(words, command)
             if function is not None:
-                function(**Parser(prog=" ".join(command), function=function).parse(words))
+                with _stop_requests() if command[1] in ("demo", "train") else nullcontext():
+                    function(**Parser(prog=" ".join(command), function=function).parse(words))
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        explained = _explain(error)
+        explained = _explain(error, can_continue=" ".join(command[1:]) in CONTINUED)
         if explained is None:
             raise
         message, code = explained
@@ -83,7 +78,8 @@ def _find(words: list[str], command: list[str]) -> Function | None:
     """Move the words that name a command from `words` to `command`; None if they only asked for help."""
     modules = [module for group in COMMANDS.values() for module in group]
     if not words or words[0] in ("-h", "--help"):
-        print(overview())
+        print(overview(COMMANDS, "owl2"))
+        print(NOTES)
         return None
     if words[0] == "--version":
         print(f"owl2 {owl2.__version__}")
@@ -101,15 +97,9 @@ def _find(words: list[str], command: list[str]) -> Function | None:
     if "" in functions:
         return functions[""]
     if not words or words[0] in ("-h", "--help"):
-        print(group_overview(module))
+        print(overview({"Commands": [module]}, f"owl2 {module}"))
         return None
     return functions[_take(words, command, list(functions))]
-
-
-OPTIONS = ("--help", "--version", "--print-completion")
-NOTES = """\
-In every option, --batch-size and --batch_size are the same. --version prints the version.
-Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same with zsh."""
 
 
 def _take(words: list[str], command: list[str], known: list[str]) -> str:
@@ -128,29 +118,18 @@ def functions_of(module: str) -> dict[str, Function]:
     return getattr(found, "COMMANDS", None) or {"": getattr(found, module)}
 
 
-def overview() -> str:
-    """Every command with a line, in groups."""
-    lines = ["usage: owl2 COMMAND [options]      owl2 COMMAND --help lists them"]
-    for title, modules in COMMANDS.items():
+def overview(groups: Mapping[str, Sequence[str]], program: str) -> str:
+    """Every command of the modules with a line."""
+    lines = [f"usage: {program} COMMAND [options]      {program} COMMAND --help lists them"]
+    for title, modules in groups.items():
         lines += ["", f"{title}:"]
         for module in modules:
-            lines += _lines(module)
-    return "\n".join([*lines, "", NOTES])
+            for name, function in functions_of(module).items():
+                lines.append(f"  {f'{module} {name}':14} {summary(function)}")
+    return "\n".join(lines)
 
 
-def group_overview(module: str) -> str:
-    """Every sub-command with a line."""
-    usage = f"usage: owl2 {module} COMMAND [options]      owl2 {module} COMMAND --help lists them"
-    return "\n".join([usage, "", *_lines(module)])
-
-
-def _lines(module: str) -> list[str]:
-    return [
-        f"  {f'{module} {name}':14} {summary(function)}" for name, function in functions_of(module).items()
-    ]
-
-
-def _explain(error: BaseException) -> tuple[str, int] | None:
+def _explain(error: BaseException, *, can_continue: bool) -> tuple[str, int] | None:
     """The message and exit code of an exception; None for a defect, whose traceback is shown."""
     if isinstance(error, SystemExit):
         from owl2.train.signals import EXIT_STOPPED, Interrupted
@@ -158,7 +137,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         speaks = os.environ.get("RANK", "0") == "0"  # of the processes of a run, one
         return (str(error) * speaks, EXIT_STOPPED) if isinstance(error, Interrupted) else None
     if isinstance(error, KeyboardInterrupt):
-        return "stopped", 130
+        return STOPPED if can_continue else "stopped", 130
     if isinstance(error, UsageError):
         return str(error), 2
     if isinstance(error, Owl2Error):
@@ -167,11 +146,14 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return "", 141  # as a program that the signal ends
     if isinstance(error, OSError):
         return _explain_os_error(error), 1
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
         near = error.object[max(0, error.start - 20) : error.end + 20]
-        return f"a file or the input is not {error.encoding.upper()} text, near {near!r}", 1
-    if isinstance(error, ImportError) and (message := _explain_import_error(error)):
-        return message, 1
+        return f"text of a file, a name or the input is not {error.encoding.upper()}, near {near!r}", 1
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return str(error), 1
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("owl2"):
+        package = str(error.name).partition(".")[0]
+        return f"the package {package} is not installed; `pip install {package}`, or the extra that has it", 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory. {str(error).partition(chr(10))[0]}".strip(), 1
     if isinstance(error, Exception):
@@ -187,13 +169,20 @@ def _explain_os_error(error: OSError) -> str:
     return f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, str | bytes) else what
 
 
-def _explain_import_error(error: ImportError) -> str | None:
-    """Which extra brings a missing package; None if it is not an optional one."""
-    if "pip install" in str(error):
-        return str(error)
-    package = (error.name or "").partition(".")[0]
-    extra = EXTRAS.get(package)
-    return None if extra is None else f"this needs the package {package}: pip install 'owl2[{extra}]'"
+@contextmanager
+def _stop_requests() -> Iterator[None]:
+    """End a run that is preempted while it starts as one that can go on; later, the training loop does so."""
+    from owl2.train.signals import Interrupted
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise Interrupted(STOPPED)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -14,7 +14,14 @@ from torch import Tensor
 from owl2.checkpoint import load_model, resolve
 from owl2.checkpoint.tensors import dtype_of
 from owl2.errors import Owl2Error
-from owl2.generate import ChatSession, GenerationConfig, end_tokens, generate
+from owl2.generate import (
+    ChatSession,
+    GenerationConfig,
+    GenerationError,
+    end_tokens,
+    generate,
+    log_likelihoods,
+)
 from owl2.model import Owl2Model
 from owl2.processor import Message, Processor
 
@@ -88,6 +95,26 @@ class Owl2:
         """
         return self.session().answer(messages, **settings)
 
+    def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
+        """Return the log-probability of each answer to a conversation whose last turn is the user's.
+
+        The sum over the answer's tokens without an end token, so longer answers are less probable.
+
+        Args:
+            messages: see `chat`. They are read once for all answers.
+            answers: texts, none of them empty.
+
+        Raises:
+            GenerationError: no answer, an empty one, or one that exceeds the context.
+            TemplateError, ImageError, ContextError: a conversation that cannot be encoded.
+        """
+        if not answers or not all(answers):
+            raise GenerationError(f"answers {list(answers)!r:.80}: give at least one, and none that is empty")
+        encode = self.processor.tokenizer.encode
+        continuations = [(0, encode(answer, space=True)) for answer in answers]
+        batch = self.processor.collate([self.processor.encode(messages, generation_prompt=True)])
+        return [score for score, _ in log_likelihoods(self.model, batch, continuations)]
+
     def session(self) -> ChatSession:
         """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`."""
         return ChatSession(self.model, self.processor, self.generation_config)
@@ -116,22 +143,27 @@ def load(
     Warns:
         Owl2Warning: the folder has settings that are ignored; names them.
     """
-    device, dtype = _device(device), dtype_of(dtype)
+    device, dtype = find_device(device), dtype_of(dtype)
     folder = resolve(folder_or_hub_id)
     config = GenerationConfig.read(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
     return Owl2(model, Processor.from_folder(folder, model.config), config)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        DeviceError: PyTorch does not know it, or this machine does not have it.
+    """
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise DeviceError(f"device {name!r} is unknown; this machine has {_devices()}") from error
+        raise DeviceError(f"device {name!r} is unknown; PyTorch sees {_devices()}") from error
     try:
         torch.zeros(1, device=device).cpu()
     except Exception as error:  # each backend that is missing has its own
-        raise DeviceError(f"device {name} is not there: this machine has {_devices()}") from error
+        raise DeviceError(f"device {name} is not there: PyTorch sees {_devices()}") from error
     if device.type == "cpu" and device.index:
         raise DeviceError(f"device {name} is not there: PyTorch counts all CPUs as one, cpu")
     return device

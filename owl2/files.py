@@ -25,11 +25,11 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; names `path`.
     """
-    if path.exists() and not path.is_file():  # /dev/null or a pipe is written to, never replaced
-        path.write_bytes(data)
-        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file():  # /dev/null or a pipe is written to, never replaced
+            path.write_bytes(data)
+            return
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:

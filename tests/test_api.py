@@ -151,6 +151,27 @@ def test_beams_are_a_setting_of_every_call_and_of_the_folder(folder: Path) -> No
     assert owl2.load(folder, progress=False).chat(QUESTION) == answer
 
 
+def test_a_score_is_the_log_probability_of_the_answer_as_training_reads_it(folder: Path) -> None:
+    owl = owl2.load(folder, progress=False)
+    answers = ["yes", "no, it is a cat", "y"]
+    scores = owl.score(QUESTION, answers)
+    for answer, score in zip(answers, scores, strict=True):
+        whole = owl.processor.encode([*QUESTION, {"role": "assistant", "content": answer}])
+        ids, is_target = torch.tensor(whole.ids), torch.tensor(whole.is_target)
+        assert is_target[-1], "the end token is a target in training, and no part of a score"
+        pixels = owl.processor.pixels(whole.images)
+        with torch.no_grad():
+            found = owl.model(ids[None], None, pixels)[0].log_softmax(-1)
+        places = is_target[:-1].nonzero().squeeze(1)
+        assert score == pytest.approx(float(found[places - 1, ids[places]].sum()), abs=1e-3)
+    greedy = owl.chat(QUESTION, max_new_tokens=4, min_new_tokens=4)
+    assert len({round(score, 6) for score in scores}) == 3
+    assert owl.score(QUESTION, [*answers, greedy])[:3] == pytest.approx(scores, abs=1e-3)
+    for wrong in ([], ["yes", ""], ["x" * 5000]):
+        with pytest.raises(GenerationError):
+            owl.score(QUESTION, wrong)
+
+
 def test_half_precision_answers_too(folder: Path) -> None:
     owl = owl2.load(folder, dtype="bfloat16", progress=False)
     assert owl.model.dtype == torch.bfloat16
@@ -166,7 +187,7 @@ def test_a_folder_that_is_no_checkpoint_is_an_error_that_names_it(tmp_path: Path
 def test_a_device_that_pytorch_does_not_know_is_an_error_with_those_of_the_machine(
     tmp_path: Path, device: str | None
 ) -> None:
-    with pytest.raises(DeviceError, match=f"device {device!r} is unknown; this machine has cpu"):
+    with pytest.raises(DeviceError, match=f"device {device!r} is unknown; PyTorch sees cpu"):
         owl2.load(tmp_path, device=device)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The data benchmark reads the same images in every way, and writes down what it found."""
+"""The data benchmark reads the same images by every loader, and writes down its figures."""
 
 import json
 from pathlib import Path
@@ -20,12 +20,12 @@ def test_the_data_benchmark_prints_its_tables_and_writes_its_figures(
     assert record["results"]["pillow"]["ratio"] == 1
     assert record["memory"][-1]["samples"] == 40
     assert record["memory"][-1]["worker"] > 0
-    assert "samples drawn" in capsys.readouterr().out
+    assert "samples read" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_what_is_drawn() -> None:
+def test_memory_does_not_grow_with_what_is_read() -> None:
     with own_cache() as root:
-        drawn = watch_memory(root, 100_000)[2:]
+        read = watch_memory(root, 100_000)[2:]
     for process in ("main", "worker"):
-        assert drawn[-1][process] - drawn[0][process] < 20, drawn
+        assert read[-1][process] - read[0][process] < 20, read

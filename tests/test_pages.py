@@ -8,7 +8,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from owl2.eval.report.radar import radar
-from owl2.pages.curves import Curve, Panel, draw_panels
+from owl2.pages.curves import Curve, Panel, render_panels
 from owl2.pages.page import FOLDER, render, write_page
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ TRAINING = {
     "losses": [],
     "sources": [],
     "speed": [],
-    "tables": [(("rule", "tensors"), [("*", "12 (!)")])],
+    "tables": [(("rule", "tensors"), [("*", "12 (!)")], [0])],
     "config": "steps: 7",
 }
 
@@ -68,18 +68,18 @@ def test_what_utf8_cannot_hold_does_not_stop_a_page(tmp_path: Path) -> None:
     ],
 )
 def test_a_drawing_says_what_lies_above_its_scale(values: list[float], said: str | None) -> None:
-    svg = draw_panels("loss", [Panel("loss", [Curve(list(range(100)), values)], from_zero=False)])
+    svg = render_panels("loss", [Panel("loss", [Curve(list(range(100)), values)], from_zero=False)])
     found = re.findall(r"[\d,]+ above, up to [\d.]+", svg)
     assert found == ([] if said is None else [said])
 
 
 def test_a_scale_from_zero_shows_negative_values_too() -> None:
-    svg = draw_panels("lr", [Panel("lr", [Curve([1, 2, 3], [-3.0, 1.0, 2.0])])])
+    svg = render_panels("lr", [Panel("lr", [Curve([1, 2, 3], [-3.0, 1.0, 2.0])])])
     assert "−2" in svg or "-2" in svg
 
 
 def test_both_axes_of_a_drawing_have_their_names() -> None:
-    svg = draw_panels("speed", [Panel("tokens/s", [Curve([1, 2], [3.0, 4.0])])])
+    svg = render_panels("speed", [Panel("tokens/s", [Curve([1, 2], [3.0, 4.0])])])
     assert ">tokens/s<" in svg
     assert ">step<" in svg
 

@@ -124,6 +124,7 @@ GENERATION_USED = {
     *("do_sample", "early_stopping", "eos_token_id", "length_penalty", "max_new_tokens", "min_new_tokens"),
     *("num_beams", "seed", "temperature", "top_k", "top_p"),
 }
+"""The fields of `GenerationConfig`, which the package above this one has."""
 
 TOKENS = {"bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}
 """Settings of text, which the library writes into the visual parts too and nobody reads there."""

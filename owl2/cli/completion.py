@@ -57,5 +57,5 @@ def _complete(parser: Parser, file: Any) -> None:
             action.choices = ["true", "false"]
         elif get_origin(kind) is Literal:
             action.choices = list(get_args(kind))
-        elif Path in kinds or action.metavar == "CHECKPOINT":
+        elif Path in kinds or not action.option_strings:
             action.complete = file  # type: ignore[attr-defined]

@@ -25,10 +25,11 @@ def print_corpora(source: Path | None) -> None:
         total = sum(recipe.weight for recipe in recipes)
         console.print(f"\n[bold]{title}[/]")
         for recipe in recipes:
-            console.print(_describe(recipe, recipe.weight / total, source))
+            there = "+" if console.options.ascii_only else "✓"
+            console.print(_describe(recipe, recipe.weight / total, source, there))
 
 
-def _describe(recipe: Recipe, share: float, source: Path | None) -> str:
+def _describe(recipe: Recipe, share: float, source: Path | None, there: str) -> str:
     laid_out = recipe.at(source) if source else recipe
     found = laid_out.locate(source)[0] if source else {}
     lines = [
@@ -36,7 +37,7 @@ def _describe(recipe: Recipe, share: float, source: Path | None) -> str:
         f"{'':14} licence: {recipe.licence}",
     ]
     for file in laid_out.files:
-        mark = "·" if source is None else "[green]✓[/]" if file.path in found else "[red]missing[/]"
+        mark = "-" if source is None else f"[green]{there}[/]" if file.path in found else "[red]missing[/]"
         lines.append(f"{'':14} {mark} {file.path} [dim]{file.origin}[/]")
     return "\n".join(lines)
 
@@ -103,9 +104,10 @@ def print_inspection(found: Inspection, out: Path) -> None:
         console.print(f"{value:>12}  {what}")
     buckets = found.histogram()
     top = max((count for _, _, count in buckets), default=1)
+    block = "#" if console.options.ascii_only else "█"
     console.print(f"\nlength in {found.unit}")
     for first, last, count in buckets:
-        console.print(f"{first:>7,} to {last:<7,} {'█' * round(40 * count / top):40} {count:,}")
+        console.print(f"{first:>7,} to {last:<7,} {block * round(40 * count / top):40} {count:,}")
     for count, _, example in reasons(found):
         console.print(Text(f"{count:>12,}  broken, as {example}", style="red"))
     console.print(f"\nsamples as the model sees them: {out}")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from owl2.cli.train import stops_resumable
-
 
 def demo(*, preset: Literal["tiny", "small", "smoke"] = "tiny", out: Path = Path("runs/demo")) -> None:
     """Build, train and evaluate a small mPLUG-Owl2; the same command continues an interrupted run.
@@ -14,7 +12,6 @@ def demo(*, preset: Literal["tiny", "small", "smoke"] = "tiny", out: Path = Path
             takes hours; smoke takes minutes, to try the commands (it learns nothing).
         out: folder of the run; its report.html, results.json and checkpoint are the result.
     """
-    with stops_resumable():
-        from owl2.demo.run import run_demo
+    from owl2.demo.run import run_demo
 
-        run_demo(preset, out)
+    run_demo(preset, out)

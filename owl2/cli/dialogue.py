@@ -46,7 +46,7 @@ def converse(session: ChatSession, images: list[Image], settings: Mapping[str, A
     while (line := _read_line()) is not None:
         command, _, argument = line.partition(" ")
         try:
-            read(line, str, "the line")
+            line = read(line, str, "the line")
             if command == "/quit":
                 return
             if command == "/help":

@@ -10,13 +10,13 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from owl2.cli.settings import Key, Settings, keys_of
-from owl2.cli.values import UsageError, item_of, nearest, read
+from owl2.cli.values import UsageError, nearest, read
 
 SHORT = {"message": "-m"}
 """Options that have a letter."""
@@ -28,20 +28,10 @@ Function = Callable[..., None]
 
 
 @dataclass(frozen=True)
-class Parameter:
+class Parameter(Key):
     """A word or an option of a command."""
 
-    name: str
-    kind: Any
-    default: Any
-    """`MISSING` if it is required."""
-    doc: str
     is_word: bool
-
-    @property
-    def item(self) -> Any:
-        """The kind of a list's items; None if this is no list."""
-        return item_of(self.kind)
 
     @property
     def label(self) -> str:
@@ -65,8 +55,8 @@ def parameters(function: Function) -> list[Parameter]:
         Parameter(
             name,
             kinds[name],
-            MISSING if parameter.default is parameter.empty else parameter.default,
             docs.get(name, ""),
+            MISSING if parameter.default is parameter.empty else parameter.default,
             parameter.kind is not parameter.KEYWORD_ONLY,
         )
         for name, parameter in inspect.signature(function).parameters.items()
@@ -105,13 +95,9 @@ class Parser(argparse.ArgumentParser):
         """
         typed, rest = self.parse_known_intermixed_args(self._spelled(words), argparse.Namespace())
         if rest:
-            word = rest[0].removeprefix(_AS_WORD)
-            is_option = rest[0].startswith("-")
-            raise UsageError(
-                f"no option {word!r}; see {self.prog} --help"
-                if is_option
-                else f"one word too many: {word!r}; usage: {self.usage}"
-            )
+            if rest[0].startswith("-"):
+                raise UsageError(f"no option {rest[0]!r}; see {self.prog} --help")
+            raise UsageError(f"one word too many: {rest[0].removeprefix(_AS_WORD)!r}; usage: {self.usage}")
         values: dict[str, Any] = {}
         for parameter in self._parameters:
             if parameter.kind is Settings:
@@ -195,7 +181,7 @@ class Parser(argparse.ArgumentParser):
                 is_optional = NoneType in get_args(key.kind)
                 doc = f"{key.doc} `null` switches it off." if is_optional else argparse.SUPPRESS
             self._add(group, key.kind, f"--{key.name}", action=_Setting, metavar=_metavar(key.kind), help=doc)
-            if key.item is not None and key.item not in items:
+            if isinstance(key.item, type) and is_dataclass(key.item) and key.item not in items:
                 items.add(key.item)
                 fields = [
                     f"{k.name} ({_metavar(k.kind)}): {_with_default(k.doc, k.default)}"

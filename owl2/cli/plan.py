@@ -1,4 +1,4 @@
-"""`owl2 plan`: memory, traffic and days of training stages before a GPU is rented."""
+"""`owl2 plan`: memory, communication and days of training stages before a GPU is rented."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ def plan(
     tokens: Annotated[float, Range(0, open=True)] | None = None,
     images: Amount | None = None,
 ) -> None:
-    """Estimate memory, traffic and days of training stages, before a GPU is there.
+    """Estimate memory, communication and days of training stages, before a GPU is there.
 
     Any key of a stage's YAML file is an option too, as in `owl2 train`. If a stage does not fit, the message
     says what would.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from owl2.cli.values import UsageError, is_required, item_of, parse_yaml, read
+from owl2.cli.values import UsageError, is_required, parse_yaml, read
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
@@ -36,18 +36,16 @@ class Key:
     """`dataclasses.MISSING` if it is required."""
 
     @property
-    def group(self) -> type | None:
-        """The dataclass of a group of settings, as that of `optim`."""
-        kinds = [self.kind, *get_args(self.kind)] if self.item is None else []
-        return next(
-            (kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None
-        )
+    def item(self) -> Any:
+        """The kind of the items of a list, also of one that may be left out; None if this is no list."""
+        lists = [kind for kind in (self.kind, *get_args(self.kind)) if get_origin(kind) is list]
+        return get_args(lists[0])[0] if lists else None
 
     @property
-    def item(self) -> type | None:
-        """The dataclass of the items of a list, as that of `data.sources`."""
-        item = item_of(self.kind)
-        return item if isinstance(item, type) and dataclasses.is_dataclass(item) else None
+    def group(self) -> Any:
+        """The dataclass of a group of settings, as that of `optim`; None if this is no group."""
+        kinds = [] if self.item is not None else [self.kind, *get_args(self.kind)]
+        return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
 
 
 def keys_of(config: type, prefix: str = "") -> Iterator[Key]:

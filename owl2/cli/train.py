@@ -3,12 +3,10 @@
 Exit codes: 0 finished, 1 an error that the message explains, 75 stopped on request, to be started again.
 """
 
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from owl2.cli.parser import Parser
 from owl2.cli.settings import Settings, stage_config
@@ -36,14 +34,13 @@ def train(stage: Path | None = None, *, settings: Settings, print_config: bool =
 
         print(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True), end="")
         return
-    with stops_resumable():
-        from owl2.train.loop import train as run_stage
-        from owl2.train.ranks import is_first_started
+    from owl2.train.loop import train as run_stage
+    from owl2.train.ranks import is_first_started
 
-        checkpoint = run_stage(config)
-        if is_first_started():
-            _report(config.run)
-            print(checkpoint)
+    checkpoint = run_stage(config)
+    if is_first_started():
+        _report(config.run)
+        print(checkpoint)
 
 
 def _report(run: Path) -> None:
@@ -57,22 +54,6 @@ def _report(run: Path) -> None:
         write_report(run)
     except ImportError as error:
         print(f"owl2 train: no report.html: {error}, then owl2 report {run}", file=sys.stderr)
-
-
-@contextmanager
-def stops_resumable() -> Iterator[None]:
-    """Answer a request to stop with exit code 75 while the loop does not do so itself, as when it starts."""
-    from owl2.train.signals import Interrupted
-
-    def stop(number: int, _: object) -> NoReturn:
-        raise Interrupted("stopped; the same command continues it")
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def read_config(arguments: Sequence[str]) -> "TrainConfig":

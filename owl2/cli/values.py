@@ -99,13 +99,10 @@ def _read_text(text: str, kind: type, where: str) -> Any:
         if not text:
             raise UsageError(f"{where} is empty; name a file or a folder")
         return Path(text)  # a file's name may be bytes that are not UTF-8
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"{where} is not UTF-8 text (character {error.start + 1} of {_shown(text)})"
-        ) from None
-    return text
+    try:  # where the locale is ASCII, arguments have escapes in place of their UTF-8
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        raise UsageError(f"{where} is not UTF-8 text: {_shown(text)}") from None
 
 
 def _read_number(text: str, kind: type, where: str) -> Any:
@@ -172,12 +169,6 @@ def _read_fields(value: Any, kind: Any, where: str) -> Any:
     if missing:
         raise UsageError(f"missing: {', '.join(missing)}")
     return kind(**given)
-
-
-def item_of(kind: Any) -> Any:
-    """The kind of the items of a list, also of one that may be left out; None if it is no list."""
-    lists = [member for member in (kind, *get_args(kind)) if get_origin(member) is list]
-    return get_args(lists[0])[0] if lists else None
 
 
 def is_required(field: dataclasses.Field[Any]) -> bool:

@@ -78,7 +78,7 @@ class Mixture:
         return Draw(source, permutation(i), _hash(self.seed, n) & 0xFFFFFFFF)
 
     def counts(self, num_draws: int) -> list[int]:
-        """How many of the first draws are of each source."""
+        """Return how many of the first draws are of each source."""
         blocks, rest = divmod(num_draws, BLOCK)
         sources, _ = _shuffled_block(self.seed, blocks, tuple(self.quotas))
         begun = np.bincount(sources[:rest], minlength=len(self.sizes))
@@ -155,7 +155,7 @@ class StepSampler:
         self.steps = steps
 
     def micro_batches(self, step: int) -> list[list[int]]:
-        """The draws of each micro-batch of this rank in a step."""
+        """Return the draws of each micro-batch of this rank in a step."""
         per_step = self.micro_batch_size * self.accumulation * self.ranks
         mine = range(step * per_step + self.rank, (step + 1) * per_step, self.ranks)
         return [
@@ -166,8 +166,7 @@ class StepSampler:
 
 @lru_cache(maxsize=4)
 def _shuffled_block(seed: int, block: int, quotas: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the source of each draw of a block, and the number of draws of that source before it in the
-    block."""
+    """Return the source of each draw of a block, and how many of its draws come before it in the block."""
     rng = np.random.Generator(np.random.Philox(key=[seed, block]))
     sources = rng.permutation(np.repeat(np.arange(len(quotas)), quotas))
     before = np.empty_like(sources)

@@ -9,8 +9,7 @@ image, which is encoded once. Off by default: the paper joins the pairs of an im
 from collections.abc import Sequence
 from typing import Any
 
-from owl2.data.decode import Part
-from owl2.data.sample import DataError
+from owl2.data.sample import DataError, Part
 from owl2.processor import Encoding
 
 Messages = list[dict[str, Any]]

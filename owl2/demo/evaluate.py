@@ -21,11 +21,11 @@ from owl2.data.sample import StoredImage
 from owl2.demo.world.test_sets import MAIN_KINDS
 from owl2.eval.answers.predictions import read_task
 from owl2.eval.engines.local import OwlEngine
+from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.report.display import Bar, print_results
 from owl2.eval.report.rows import Run
 from owl2.eval.report.write import write_report
 from owl2.eval.runner import Shard, choose_tasks, plan_tasks, run_plans
-from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.scoring.score import score_run, score_task, write_scores
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template
 from owl2.eval.tasks.prompts import turn
@@ -114,8 +114,8 @@ def evaluate(out: Path, language: Path) -> dict[str, dict[str, float]]:
     return table
 
 
-def evaluate_official(out: Path) -> Path:
-    """Run the official tasks whose files the world has, as `owl2 eval run` does; return their folder."""
+def evaluate_official(out: Path) -> None:
+    """Run the official tasks whose files the world has, as `owl2 eval run` does, and write their report."""
     folder, data = out / BENCHMARKS, out / "world/test"
     plans, _ = plan_tasks(choose_tasks("all"), data)
     with Bar(plans, Shard()) as bar:
@@ -125,7 +125,6 @@ def evaluate_official(out: Path) -> Path:
     runs = [Run(out.resolve().name, folder, results, {})]
     write_report(runs, folder)
     print_results(runs)
-    return folder
 
 
 def _engine(checkpoint: Path) -> OwlEngine:

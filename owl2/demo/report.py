@@ -176,8 +176,8 @@ def _story(run: DemoRun) -> str:
     reached = sum(run.is_reached(kind) for kind in run.results)
     verdict = "" if run.preset == "smoke" else f" It reaches {reached} of its {len(run.results)} goals."
     return (
-        f"A decoder of {_millions(run.parameters['decoder'])} parameters that could only talk was given "
-        f"eyes: it saw {captioned:,} images with captions, then {run.total('instruct', 'images'):,} with "
+        f"A language model of {_millions(run.parameters['decoder'])} parameters was connected to a vision "
+        f"encoder: it saw {captioned:,} images with captions, then {run.total('instruct', 'images'):,} with "
         "questions and answers, mixed with text. Below it answers questions about images whose things never "
         f"appeared together, and never had these colours, in training.{verdict}"
     )

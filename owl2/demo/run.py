@@ -16,9 +16,10 @@ from rich.table import Table
 
 from owl2.demo.assets import WORLD_ASSETS, fetch_all, licences
 from owl2.demo.base import write_base
-from owl2.demo.evaluate import evaluate, evaluate_official
+from owl2.demo.evaluate import BENCHMARKS, evaluate, evaluate_official
 from owl2.demo.presets import (
     PRESETS,
+    DemoPreset,
     instruct_stage,
     language_stage,
     packages,
@@ -53,10 +54,25 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
     with clock("assets"):
         console.print(_licence_table(packages(preset)))
         assets = fetch_all(packages(preset), say=console.print)
-    world = out / "world"
     with clock("world"):
-        write_world(world, preset.world, assets={name: assets[name] for name in WORLD_ASSETS})
-    base = out / "base"
+        write_world(out / "world", preset.world, assets={name: assets[name] for name in WORLD_ASSETS})
+    if not (out / "checkpoint").exists():
+        train_stages(preset, out, clock)
+    with clock("evaluation"):
+        if not (out / "results.json").exists():
+            language = out / "base" if preset.language is None else out / "language/checkpoint"
+            console.print(_results_table(evaluate(out, language)))
+        if not (out / BENCHMARKS / "report.html").exists():
+            evaluate_official(out)
+    write_report(out)
+    console.print(f"report:          {out / 'report.html'}")
+    console.print(f"official tasks:  {out / BENCHMARKS / 'report.html'}")
+    console.print(f"try:             owl2 chat {out / 'checkpoint'} --image IMAGE")
+
+
+def train_stages(preset: DemoPreset, out: Path, clock: "Clock") -> None:
+    """Make `out/checkpoint` from the world, stage by stage."""
+    base, world, console = out / "base", out / "world", clock.console
     with clock("language model"):
         if not base.exists():
             write_base(base, preset, world / "lm/train.jsonl")
@@ -68,18 +84,8 @@ def run_demo(preset_name: str, out: Path, console: Console | None = None) -> Non
         pretrained = train(pretrain_stage(preset, out / "pretrain", warm, world), console)
     with clock("stage 2"):
         instructed = train(instruct_stage(preset, out / "instruct", pretrained, world), console)
-        if not (out / "checkpoint").exists():
-            shutil.copytree(instructed, out / "checkpoint.partial", dirs_exist_ok=True)
-            (out / "checkpoint.partial").rename(out / "checkpoint")
-    with clock("evaluation"):
-        if not (out / "results.json").exists():
-            console.print(_results_table(evaluate(out, language)))
-        benchmarks = evaluate_official(out)
-    write_report(out)
-    console.print(
-        f"report:  {out / 'report.html'}\nofficial tasks: {benchmarks / 'report.html'}\n"
-        f"try:     owl2 chat {out / 'checkpoint'} --image IMAGE"
-    )
+        shutil.copytree(instructed, out / "checkpoint.partial", dirs_exist_ok=True)
+        (out / "checkpoint.partial").rename(out / "checkpoint")
 
 
 def claim(out: Path, preset: str) -> None:

@@ -5,32 +5,41 @@ tell the two apart by content), a file left compressed. The exact name always co
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 OTHER_SUFFIXES = {".json": ".jsonl", ".jsonl": ".json"}
 
 
 def locate(root: Path, path: str) -> Path | None:
-    """A file or folder below `root`: the exact path, then any case, then .json for .jsonl or a .gz file."""
+    """A file or folder below `root`: the exact path, then any case, then .json for .jsonl or a .gz file.
+
+    None if there is none that may be looked at.
+    """
+    try:
+        return _locate(root, path)
+    except OSError:  # a folder without permission
+        return None
+
+
+def _locate(root: Path, path: str) -> Path | None:
     if (root / path).exists():
         return root / path
-    folder: Path | None = root
     *parents, name = path.split("/")
+    folders = [root]
     for parent in parents:
-        folder = folder and _in_any_case(folder, parent)
-    if folder is None:
-        return None
+        folders = [found for folder in folders for found in _in_any_case(folder, parent)]
     stem, suffix = os.path.splitext(name)
     names = [name, *([stem + OTHER_SUFFIXES[suffix]] if suffix in OTHER_SUFFIXES else [])]
-    for wanted in (*names, *(f"{name}.gz" for name in names if suffix)):
-        if found := _in_any_case(folder, wanted):
-            return found
-    return None
+    spellings = [*names, *(f"{name}.gz" for name in names if suffix)]
+    return next(
+        (found for name in spellings for folder in folders for found in _in_any_case(folder, name)), None
+    )
 
 
-def _in_any_case(folder: Path, name: str) -> Path | None:
-    if (folder / name).exists():
-        return folder / name
-    if not folder.is_dir():
-        return None
-    return next((folder / n for n in sorted(os.listdir(folder)) if n.lower() == name.lower()), None)
+def _in_any_case(folder: Path, name: str) -> Iterator[Path]:
+    """Entries of a folder with this name, that of the same case first."""
+    entries = os.listdir(folder) if folder.is_dir() else []
+    same = [entry for entry in entries if entry.lower() == name.lower()]
+    for entry in sorted(same, key=lambda entry: (entry != name, entry)):
+        yield folder / entry

@@ -16,11 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from owl2.data.sample import StoredImage
 from owl2.errors import Owl2Error
-from owl2.eval.answers.predictions import Prediction, PredictionWriter, RunConfig, shard_of
+from owl2.eval.answers.predictions import (
+    Prediction,
+    PredictionWriter,
+    RunConfig,
+    check_identity,
+    shard_of,
+)
 from owl2.eval.engines.engine import Engine, EngineError, Prompt, Reply, images_of
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.hashing import short_hash
@@ -32,6 +38,7 @@ from owl2.eval.task import (
     Item,
     Items,
     Task,
+    UnknownTask,
     all_tasks,
     find_task,
 )
@@ -42,6 +49,8 @@ WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: records of the official files that no question can be made of."""
+MISSING = "missing"
+"""The first word of the reason of a benchmark without its files."""
 NOT_RUN_FILE = "not_run.jsonl"
 """In the run's folder: benchmarks that were wanted and could not run."""
 
@@ -110,14 +119,14 @@ class Outcome:
 
     @property
     def has_failed(self) -> bool:
-        """Whether no question could be asked."""
-        return 0 < self.num_asked == len(self.errors)
+        """Whether no question has an answer, earlier ones included."""
+        return not self.num_kept and 0 < self.num_asked == len(self.errors)
 
 
-class Watch(Protocol):
-    """What is told about a run while it goes on."""
+class Watch:
+    """Receives the progress of a run; this one ignores it."""
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Plan, engine: Engine) -> None:
         """A task begins."""
 
     def advance(self, count: int) -> None:
@@ -125,16 +134,6 @@ class Watch(Protocol):
 
     def end(self, plan: Plan, outcome: Outcome) -> None:
         """A task is done."""
-
-
-class NoWatch:
-    """Nobody watches."""
-
-    def begin(self, plan: Plan) -> None: ...
-
-    def advance(self, count: int) -> None: ...
-
-    def end(self, plan: Plan, outcome: Outcome) -> None: ...
 
 
 def choose_tasks(names: str) -> list[Task]:
@@ -146,6 +145,8 @@ def choose_tasks(names: str) -> list[Task]:
     wanted = (
         list(all_tasks()) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
     )
+    if not wanted:
+        raise UnknownTask(f"{names!r} names no benchmark; write their names, separated by commas, or all")
     return [find_task(name) for name in dict.fromkeys(wanted)]
 
 
@@ -194,10 +195,11 @@ def plan_tasks(
         try:
             loaded = task.load(data)
         except DataMissing as error:
-            not_run.append(NotRun(task.name, f"missing {', '.join(error.paths)}", error.paths))
+            not_run.append(NotRun(task.name, f"{MISSING} {', '.join(error.paths)}", error.paths))
             continue
-        except (Owl2Error, ModuleNotFoundError) as error:  # a package that reads a format is not installed
-            not_run.append(NotRun(task.name, str(error), is_fault=True))
+        except (Owl2Error, OSError, ModuleNotFoundError) as error:  # the last for a format's own package
+            reason = str(error).removeprefix(f"{task.name}: ")
+            not_run.append(NotRun(task.name, reason, is_fault=True))
             continue
         items = loaded.items if limit is None else sample_items(task.name, loaded.items, limit)
         chosen = choose_template(task, template)
@@ -234,13 +236,15 @@ def run_plans(
         PredictionError, EngineError: see `run_plan`.
     """
     check_plans(plans, not_run, data)
-    watch = watch or NoWatch()
+    watch = watch or Watch()
     shard = shard or Shard()
+    for plan in plans:  # all of them before the first question, which may be hours earlier
+        check_identity(out, config_of(plan, engine, data))
     if shard.rank == 0:
         record_omissions(out, plans, not_run)
     outcomes = []
     for plan in plans:
-        watch.begin(plan)
+        watch.begin(plan, engine)
         outcome = run_plan(engine, plan, data, out, batching=batching, shard=shard, advance=watch.advance)
         watch.end(plan, outcome)
         outcomes.append(outcome)
@@ -277,7 +281,11 @@ def check_outcomes(outcomes: Sequence[Outcome], not_run: Sequence[NotRun]) -> No
 def record_omissions(out: Path, plans: Sequence[Plan], not_run: Sequence[NotRun]) -> None:
     """Update `skipped.jsonl` and `not_run.jsonl` for these benchmarks; lines of others stay."""
     names = {plan.task.name for plan in plans} | {one.task for one in not_run}
-    skipped = [{"task": plan.task.name, **asdict(record)} for plan in plans for record in plan.loaded.skipped]
+    skipped = [
+        {"task": plan.task.name, "where": record.where, "reason": record.reason}
+        for plan in plans
+        for record in plan.loaded.skipped
+    ]
     reasons = [{"task": one.task, "reason": one.reason} for one in not_run]
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in ((SKIPPED_FILE, skipped), (NOT_RUN_FILE, reasons)):

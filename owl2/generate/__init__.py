@@ -1,11 +1,13 @@
 """Generation: from prompts to text.
 
 Start with `generate.py`: a batch is read once, then grows token by token (`sampling.py` chooses, `beams.py`
-searches). `session.py` keeps a dialogue in the cache. A new setting is a field of `GenerationConfig`.
+searches). `session.py` keeps a dialogue in the cache, `likelihoods.py` scores given texts. A new setting is a
+field of `GenerationConfig`.
 """
 
 from owl2.generate.config import GenerationConfig, GenerationError, end_tokens
 from owl2.generate.generate import decode, generate, prefill
+from owl2.generate.likelihoods import log_likelihoods
 from owl2.generate.session import ChatSession
 
 __all__ = [
@@ -15,5 +17,6 @@ __all__ = [
     "decode",
     "end_tokens",
     "generate",
+    "log_likelihoods",
     "prefill",
 ]

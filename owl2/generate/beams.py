@@ -7,7 +7,7 @@ the length counts new tokens with the end token.
 
 Each prompt is read once, and its images are encoded once; then its row of the cache is copied for every beam.
 (The released code repeats prompts but not images, so with several images a row they reach the wrong beams.)
-The beams of a row share its prompt: when they are reordered, only the cache behind the prompt moves.
+The beams of a row share its prompt: when they are reordered, only the cache after the prompt moves.
 
 Shapes: R rows, W beams of a row, V vocabulary.
 """
@@ -108,7 +108,7 @@ def beam_search(model: Owl2Model, cache: KVCache, logits: Tensor, config: Genera
         log_probabilities = logits.log_softmax(-1)
         if step < config.min_new_tokens:
             log_probabilities.index_fill_(1, end_columns, float("-inf"))
-        # Even if every beam ended with every end token, as many as there are beams would go on.
+        # Even if every beam could end with every end token, as many as there are beams would go on.
         found = _best(log_probabilities, totals, (1 + len(ends)) * config.num_beams)
         kept = [
             (number * totals.shape[1] + beam, log_probability, token)

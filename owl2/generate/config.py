@@ -43,7 +43,7 @@ class GenerationConfig:
     """Row i of a batch samples with seed + i, whatever the other rows are; None: differently each time."""
     num_beams: int = number(1, ge=1, le=1000, hint="1 is no beam search")
     """Beams of a beam search; 1 is greedy decoding or sampling. Beams do not sample."""
-    length_penalty: float = 1.0
+    length_penalty: float = number(1.0, ge=-20, le=20)
     """A beam's score is its log-probability / length ** length_penalty: above 0 favours long answers."""
     early_stopping: bool | Literal["never"] = False
     """When a row with `num_beams` ended beams stops. True: at once. False: when no running beam would beat

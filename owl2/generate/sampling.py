@@ -1,8 +1,8 @@
-"""The choice of the next token: greedy, or a draw after temperature, top-k and top-p (in that order).
+"""Choice of the next token: greedy, or sampled after temperature, top-k and top-p, in that order.
 
-A draw turns one uniform number into a token by the inverse of the cumulative distribution. The numbers of a
-row come from a generator of its own, so neither the other rows of a batch, nor the device, nor the moment at
-which another row ends changes what a seeded row says.
+A token is sampled from one uniform number by the inverse of the cumulative distribution. Each row has a
+random generator of its own, so the answer of a seeded row depends neither on the other rows of the batch, nor
+on when they end, nor on the device.
 
 Shapes: B rows, V vocabulary, C candidates.
 """
@@ -23,19 +23,19 @@ class Chooser:
         self.generators = [] if config.is_greedy else [np.random.default_rng(seed) for seed in seeds]
 
     def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:
-        """Choose from float32 logits (B, V) for the batch's rows of these numbers -> (B,) int64."""
+        """Choose from float32 logits (B, V) for the rows with these numbers -> (B,) int64."""
         if self.config.is_greedy:
             return logits.argmax(dim=-1)
         uniform = torch.tensor([self.generators[row].random() for row in rows], dtype=torch.float64)
-        return draw(logits, uniform.to(logits.device), self.config)
+        return sample(logits, uniform.to(logits.device), self.config)
 
 
-def draw(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
-    """Draw with uniform numbers (B,) float64 in [0, 1) from logits (B, V) -> (B,) int64."""
+def sample(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
+    """Sample from logits (B, V) with uniform numbers (B,) float64 in [0, 1) -> (B,) int64."""
     probabilities, tokens = candidates(logits, config)
     cumulative = probabilities.double().cumsum(dim=-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
-    # Rounding may lift the threshold onto the last sum: the last candidate that has any probability wins.
+    # Rounding may lift the threshold to the last sum: then the last candidate with any probability is chosen.
     chosen = torch.searchsorted(cumulative, threshold, right=True)
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
     chosen = torch.minimum(chosen, last)
@@ -43,9 +43,9 @@ def draw(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
 
 
 def candidates(logits: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor | None]:
-    """Probabilities (B, C) of the tokens that may be drawn, and which they are; None for all V in order.
+    """Probabilities (B, C) of the tokens that may be sampled, and their ids; None for all V in order.
 
-    Tokens cut off by top-p keep their column with probability 0. The kept ones need not sum to 1.
+    Tokens that top-p excludes keep their column with probability 0. The others need not sum to 1.
     """
     logits = logits / config.temperature
     vocab_size = logits.shape[-1]

@@ -174,11 +174,16 @@ class Owl2Config:
     abstractor: AbstractorConfig = field(default_factory=AbstractorConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     mam: MamConfig = field(default_factory=MamConfig)
-    image_token_id: int = number(-200, lt=0)
+    image_token_id: int = -200
     """Marks every visual position in `input_ids`. The released IMAGE_TOKEN_INDEX; never a real token."""
 
     def __post_init__(self) -> None:
         check_fields(self, ConfigError)
+        if 0 <= self.image_token_id < self.decoder.vocab_size:
+            raise ConfigError(
+                f"image_token_id = {self.image_token_id} is one of the {self.decoder.vocab_size} tokens of "
+                f"the vocabulary: it must be negative, or above them"
+            )
         if self.abstractor.hidden_size != self.vision.hidden_size:
             raise ConfigError(
                 f"abstractor.hidden_size {self.abstractor.hidden_size} must equal vision.hidden_size "

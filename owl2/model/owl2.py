@@ -10,6 +10,7 @@ Shapes: B rows, T slots, N tokens, I images, Q queries, D width, V vocabulary.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -220,10 +221,9 @@ class Owl2Model(nn.Module):
         Raises:
             ConfigError: the patch does not divide it.
         """
-        vision = self.config.vision
-        if image_size == vision.image_size:
+        if image_size == self.config.vision.image_size:
             return
-        vision = type(vision)(**{**vars(vision), "image_size": image_size})
+        vision = replace(self.config.vision, image_size=image_size)
         self.config = self.config.replace(vision=vision)
         for part in self.parts():
             if isinstance(part, FollowsImageSize):

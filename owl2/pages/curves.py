@@ -1,8 +1,8 @@
 """Curves over the steps of a run, in panels one below the other.
 
 Long runs are thinned to the extremes of each stretch, so that a page stays small and no spike is lost. A
-scale may end below the first values of a run, which fall from the height of chance; how many values lie above
-it, and how far, is then written into the panel.
+scale may end below the highest values, such as the first ones of a run; the panel then says how many values
+are above it, and up to which value.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from owl2.pages.drawing import ACCENT, LINE, SECOND, SOFT, draw
+from owl2.pages.drawing import ACCENT, LINE, SECOND, SOFT, render_svg
 
 STRETCHES_PER_INCH = 60
 """Of a raw curve, each shown by two points."""
@@ -54,7 +54,7 @@ class Panel:
 def loss_curve(rows: Sequence[dict[str, float]], name: str) -> Markup:
     """Draw the rows of a `metrics.jsonl`: loss above, learning rate below."""
     loss = Curve([row["step"] for row in rows], [row["loss"] for row in rows])
-    return draw_panels(name, [Panel("loss", [loss], height=4, from_zero=False), lr_panel(rows)])
+    return render_panels(name, [Panel("loss", [loss], height=4, from_zero=False), lr_panel(rows)])
 
 
 def lr_panel(rows: Sequence[dict[str, float]]) -> Panel:
@@ -63,7 +63,7 @@ def lr_panel(rows: Sequence[dict[str, float]]) -> Panel:
     return Panel("lr", [lr], only_top=True, form=lambda value: f"{value:.1e}" if value else "0")
 
 
-def draw_panels(name: str, panels: Sequence[Panel], width: float = 3.5, height: float = 2.8) -> Markup:
+def render_panels(name: str, panels: Sequence[Panel], width: float = 3.5, height: float = 2.8) -> Markup:
     """Draw panels one below the other, over the same steps, as inline SVG.
 
     Args:
@@ -85,7 +85,7 @@ def draw_panels(name: str, panels: Sequence[Panel], width: float = 3.5, height: 
         grid[-1, 0].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value % 1 == 0 else "")
         figure.align_ylabels()
 
-    return draw(name, (width, height), paint)
+    return render_svg(name, (width, height), paint)
 
 
 def _paint_panel(axes: Any, panel: Panel, stretches: int) -> None:

@@ -32,7 +32,7 @@ class DrawingError(Owl2Error, ImportError):
     """matplotlib is missing; the message says how to install it."""
 
 
-def draw(
+def render_svg(
     name: str, size: tuple[float, float], paint: Callable[["Figure"], None], *, extra: str = "train"
 ) -> Markup:
     """Return what `paint` puts on an empty figure as inline SVG.

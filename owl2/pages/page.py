@@ -1,7 +1,7 @@
 """HTML documents from templates: everything is escaped, images travel inside, nothing is loaded.
 
 A page is a template in `templates/` that extends `base.html`, which holds the only stylesheet. Python gathers
-what is shown, the template lays it out. Only drawings (`drawing.py`) are HTML already when they get here.
+what is shown, the template lays it out. Only drawings (`drawing.py`) are HTML already.
 """
 
 import base64

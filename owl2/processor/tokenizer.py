@@ -155,7 +155,7 @@ class SentencePieceTokenizer(_ByteVocabulary):
         """Take the dummy space away from the ids of text, as the slow tokenizer of transformers 4.31 does.
 
         It cuts the space off the first piece: `▁US ER :` becomes `US ER :`, though LLaMA has a piece `USER`.
-        Where the rest of the piece is none, 4.31 makes it the unknown token; here the text is split anew.
+        Where the rest of the piece is none, 4.31 makes it the unknown token; here the text is split again.
         """
         first = self._pieces.id_to_piece(ids[0]) if ids else ""
         if text.startswith(" ") or not first.startswith(_SENTENCEPIECE_SPACE):

@@ -1,25 +1,155 @@
-"""Everything that defines a training run; `owl2 train CONFIG.yaml [--key.path value ...]`.
+"""The configuration of a training run; `owl2 train CONFIG.yaml [--key.path value ...]`.
 
-A stage of the paper is one file in `configs/`. Fields are documented here and nowhere else; `owl2 train
---help` prints them. An unknown key is an error.
+A stage of the paper is one file in `configs/`. Each field is documented and has its bounds here and nowhere
+else. An unknown key is an error. Nothing here imports torch when it is loaded, so that the command line can
+parse and explain a configuration at once.
 """
 
 import dataclasses
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from owl2.data.decode import AUGMENTATIONS
-from owl2.data.readers.base import Shuffle
 from owl2.errors import Owl2Error
-from owl2.train.rules import Rule
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 
 
 class TrainConfigError(Owl2Error, ValueError):
-    """Settings that contradict each other; the message has the arithmetic."""
+    """A setting that is out of range, or settings that contradict each other; the message has the numbers."""
+
+
+# -- bounds ----------------------------------------------------------------------------------------------
+
+MAX_INT = 2**63 - 1
+"""Upper bound of every whole number, unless a field has a smaller one."""
+
+
+def number(
+    default: Any = dataclasses.MISSING,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    inf: bool = False,
+    hint: str = "",
+) -> Any:
+    """A numeric field with its bounds, which hold for each number of a tuple.
+
+    Args:
+        default: without one the field is required.
+        ge: at least this; `gt`: above it; `le`: at most; `lt`: below.
+        inf: whether infinity is allowed. NaN never is.
+        hint: ends the error message.
+    """
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "inf": inf, "hint": hint}
+    return field(default=default, metadata=bounds)
+
+
+def check_fields(config: Any, where: str = "") -> None:
+    """Check type and bounds of every field of a configuration, nested ones included.
+
+    Args:
+        config: one of the dataclasses below.
+        where: its dotted key, as `optim`; empty for the whole configuration.
+
+    Raises:
+        TrainConfigError: the message has the dotted key, the value and what is expected.
+    """
+    kind: Any = type(config)
+    for name, hint, bounds in _fields(kind):
+        value, key = getattr(config, name), f"{where}.{name}" if where else name
+        if not _is_a(value, hint):
+            raise TrainConfigError(f"{key} {value!r:.200} must be {_expected(hint)}")
+        is_list = isinstance(value, list | tuple)
+        for number, item in enumerate(value if is_list else [value]):
+            if dataclasses.is_dataclass(item):
+                check_fields(item, key + _item_suffix(item, number) * is_list)
+            elif isinstance(item, int | float) and not isinstance(item, bool):
+                _check_number(key, item, bounds)
+            elif isinstance(item, str | Path):
+                _check_text(key, str(item))
+
+
+def _item_suffix(item: Any, number: int) -> str:
+    """Names an item of a list in a dotted key: a source by its name, anything else by its number."""
+    name = getattr(item, "name", None)
+    return f".{name}" if isinstance(name, str) and name.isprintable() and name else f"[{number}]"
+
+
+def _check_number(key: str, value: float, bounds: Mapping[str, Any]) -> None:
+    ge, gt, le, lt = (bounds.get(name) for name in ("ge", "gt", "le", "lt"))
+    hint = f"; {bounds['hint']}" if bounds.get("hint") else ""
+    if math.isnan(value) or (math.isinf(value) and not bounds.get("inf")):
+        raise TrainConfigError(f"{key} {value} must be a finite number")
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        raise TrainConfigError(f"{key} {value} must be at most {MAX_INT}")
+    if ge is not None and value < ge:
+        raise TrainConfigError(f"{key} {value} must {f'be at least {ge}' if ge else 'not be negative'}{hint}")
+    if gt is not None and value <= gt:
+        raise TrainConfigError(f"{key} {value} must be above {gt}{hint}")
+    if le is not None and value > le:
+        raise TrainConfigError(f"{key} {value} must be at most {le}{hint}")
+    if lt is not None and value >= lt:
+        raise TrainConfigError(f"{key} {value} must be below {lt}{hint}")
+
+
+def _check_text(key: str, text: str) -> None:
+    try:
+        is_text = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        is_text = False
+    if not is_text or not text.strip():
+        raise TrainConfigError(
+            f"{key} {text!r} must be text without NUL and broken characters, and not empty"
+        )
+
+
+@lru_cache
+def _fields(kind: Any) -> list[tuple[str, Any, Mapping[str, Any]]]:
+    """Name, type and bounds of each field of a dataclass."""
+    hints = get_type_hints(kind)
+    return [(f.name, hints[f.name], f.metadata) for f in dataclasses.fields(kind)]
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of an annotation."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, each) for each in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is list:
+        return isinstance(value, list) and all(_is_a(item, arguments[0]) for item in value)
+    if origin is tuple:
+        is_row = isinstance(value, list | tuple) and len(value) == len(arguments)
+        return is_row and all(map(_is_a, value, arguments))
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _expected(hint: Any) -> str:
+    """An annotation in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_expected(each) for each in arguments)
+    if origin is Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(arguments)
+    if origin in (list, tuple):
+        return f"a list, each item {_expected(arguments[0])}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+    return words.get(hint, "null" if hint is type(None) else "keys and values")
+
+
+# -- the configuration -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +160,26 @@ class SourceConfig:
     path: str | Path
     """A `.jsonl` file in the LLaVA format, a folder of WebDataset `.tar` shards, or tables: a `.parquet` or
     `.arrow` file, a folder of them, or a pattern as `folder/train-*.parquet`; local, or a URL."""
-    weight: float | Literal["size"] = 1.0
-    """Share of the draws, relative to the other sources: a number, or `size` for as many as it has samples; 0
-    switches the source off."""
+    weight: float | Literal["size"] = number(1.0, ge=0)
+    """Share of the samples, relative to the other sources: a number, or `size` for the number of its samples;
+    0 switches the source off."""
     image_root: str | Path | None = None
-    """Where image paths in a `.jsonl` file or a table begin; default: its folder."""
-    shuffle: Shuffle | None = None
-    """`samples` by lot, or `slices` of neighbours by lot, mixed within a window of 64; default: `slices` for
-    shards at a URL, so that storage sees few large requests, `samples` for all else."""
-    augment: str = "none"
-    """`none`, `crop`, `flip` or `crop_flip` (stage 1 of the paper). `crop` alone where writing matters, which
-    a flip mirrors; samples whose text says left or right are never flipped."""
+    """Folder that image paths in a `.jsonl` file or a table are relative to; default: the file's own."""
+    shuffle: Literal["samples", "slices"] | None = None
+    """`samples` in random order, or `slices` of neighbours in random order, mixed within a window of 64;
+    default: `slices` for shards at a URL, so that storage gets few large requests, else `samples`."""
+    augment: Literal["none", "crop", "flip", "crop_flip"] = "none"
+    """`none`, `crop`, `flip` or `crop_flip` (stage 1 of the paper). Only `crop` where images have writing,
+    which a flip mirrors; samples whose text says left or right are never flipped."""
     turns: Literal["together", "apart"] = "together"
     """`apart`: no question of a conversation sees another, and all see its images, which are encoded once.
     The paper has them together."""
 
     def __post_init__(self) -> None:
-        # A path of Python's and its text in a file are the same source; a URL is no path.
-        object.__setattr__(self, "path", str(self.path))
-        object.__setattr__(self, "image_root", None if self.image_root is None else str(self.image_root))
+        # A `Path` and its text in a file are the same source. A URL stays as it is.
+        for name in ("path", "image_root"):
+            if isinstance(value := getattr(self, name), str | Path):
+                object.__setattr__(self, name, os.path.expanduser(str(value)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,49 +187,71 @@ class DataConfig:
     """The mixture."""
 
     sources: list[SourceConfig]
-    seed: int = 0
+    seed: int = number(0, ge=0)
     template: str = "mplug_owl2"
     """`mplug_owl2` (what inference uses) or `vicuna_v1` (what the released scripts train with)."""
-    max_tokens: int = 2048
+    max_tokens: int = number(2048, ge=2)
     """Longest sample, visual tokens included; longer ones are cut."""
     pack_tokens: int | None = None
     """Most tokens of a micro-batch. A step's samples are then packed into as few micro-batches as hold them,
-    spread evenly over the ranks, in place of `micro_batch_size` samples each. It changes neither what is
+    spread evenly over the ranks, instead of `micro_batch_size` samples each. This changes neither what is
     learned nor where a run resumes. Every rank reads the text of the whole step: for conversations, whose
     lengths differ, not for captions at a URL."""
-    num_frames: int = 8
-    """Images that a video becomes, evenly spaced."""
+    num_frames: int = number(8, ge=1)
+    """Images per video, evenly spaced."""
     targets: Literal["answers", "all"] = "answers"
-    """What is to be predicted: the answers and their end tokens, or all text, as in a language model's own
-    pre-training."""
-    num_workers: int = 0
-    max_bad_fraction: float = 0.01
-    """Share of unusable samples above which the run stops, once there are more than ten."""
+    """What the loss is computed on: the answers and their end tokens, or all text, as in the pre-training of
+    a language model."""
+    num_workers: int = number(0, ge=0, le=1024)
+    """Processes per rank that read and prepare samples; 0 does so between the steps."""
+    max_bad_fraction: float = number(0.01, ge=0, le=1)
+    """Share of unusable samples above which the run stops, once there are more than ten; and of a corpus in
+    files that are damaged and left out, above which it does not start."""
+    accept_edits: bool = False
+    """Resume although corpora were edited, reordered or extended since the last state. Some samples may then
+    be seen again and others never."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """What is measured while a run goes on and never trained on."""
+    """Held-out samples whose loss is measured during the run."""
 
     sources: list[SourceConfig]
-    """Held-out corpora; their weight and augmentation play no part."""
-    every: int = 500
-    """Steps from one time to the next; also after the last step."""
-    max_samples: int = 512
-    """Of each source, the first ones."""
+    """Held-out corpora; their weight and augmentation have no effect."""
+    every: int = number(500, ge=1)
+    """Steps between two measurements; the last step is always followed by one."""
+    max_samples: int = number(512, ge=1)
+    """The first samples of each source, up to this number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What happens to the parameters whose name matches."""
+
+    match: str
+    """Glob over parameter names, as in `model.vision_model.*`."""
+    frozen: bool = False
+    lr: float = number(1.0, gt=0, hint="frozen: true keeps parameters as they are")
+    """Multiplier of the learning rate."""
+    layer_decay: float = number(1.0, gt=0, le=1)
+    """Factor on the learning rate for each ViT layer below the last; the paper uses 0.9. Vision encoder
+    only."""
+    weight_decay: float | None = number(None, ge=0)
+    """Overrides that of the optimizer. Vectors (norms, biases) never decay."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW with a cosine schedule. Defaults: Table 15, stage 1."""
 
-    lr: float = 1e-4
-    min_lr: float = 1e-6
-    warmup_steps: int = 1000
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.05
-    max_grad_norm: float = 1.0
+    lr: float = number(1e-4, gt=0)
+    min_lr: float = number(1e-6, ge=0)
+    """Learning rate of the last step."""
+    warmup_steps: int = number(1000, ge=0)
+    betas: tuple[float, float] = number((0.9, 0.98), ge=0, lt=1)
+    eps: float = number(1e-6, gt=0)
+    weight_decay: float = number(0.05, ge=0)
+    max_grad_norm: float = number(1.0, gt=0, inf=True, hint=".inf does not clip")
     """Gradients of a larger norm are scaled down to it; `.inf` never does."""
 
 
@@ -106,26 +259,24 @@ class OptimConfig:
 class ParallelConfig:
     """How the processes that `torchrun` started share the work; the result does not depend on it.
 
-    Of W processes, `tensor` neighbours compute one sample together, and the W / tensor that are left read
-    different samples. `replicate` copies of the model are kept; each is sharded over the rest (FSDP2).
+    Of W processes, `tensor` neighbours compute one sample together, and the W / tensor groups read different
+    samples. There are `replicate` copies of the model, each sharded over the other processes (FSDP2).
     """
 
-    tensor: int = 1
-    """Processes that split every layer among them; they should be of one node. Must divide the heads."""
-    replicate: int = 1
-    """Copies of the model, for networks that are slow between nodes (hybrid sharding); 1 shards it fully."""
+    tensor: int = number(1, ge=1)
+    """Processes that split every layer among them, best on one node. Must divide the heads."""
+    replicate: int = number(1, ge=1)
+    """Copies of the model, for slow networks between nodes (hybrid sharding); 1 shards it over all."""
     activation_checkpointing: Literal["none", "full", "selective"] = "none"
-    """What the backward pass computes again: nothing, whole layers, or all but matrix products."""
+    """What the backward pass computes again: nothing, whole layers, or everything but matrix products."""
     compile: str | None = None
     """Backend of `torch.compile` for each layer: `inductor`, or `aot_eager` to try it without a compiler."""
-    timeout_s: int = 1800
-    """Seconds after which a process that waits for another gives up and says for whom."""
+    timeout_s: int = number(1800, ge=1, le=10_000_000)
+    """Seconds after which a process that waits for another gives up and says which one is missing."""
 
     def check(self, ranks: int) -> None:
-        """Raise TrainConfigError where `ranks` processes cannot be arranged like this."""
-        for name in ("tensor", "replicate", "timeout_s"):
-            if getattr(self, name) < 1:
-                raise TrainConfigError(f"parallel.{name} {getattr(self, name)} must be at least 1")
+        """Raise TrainConfigError if `ranks` processes cannot be arranged like this."""
+        check_fields(self, "parallel")
         if ranks % (self.tensor * self.replicate):
             raise TrainConfigError(
                 f"{ranks} process(es) cannot be parallel.replicate {self.replicate} copies x "
@@ -134,7 +285,7 @@ class ParallelConfig:
             )
         if self.compile and self.activation_checkpointing == "selective":
             raise TrainConfigError(
-                f"parallel.activation_checkpointing selective cannot see into layers compiled by "
+                f"parallel.activation_checkpointing selective has no access to layers compiled by "
                 f"{self.compile}, which choose by themselves what to keep; use full or none"
             )
 
@@ -145,45 +296,32 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters beside frozen matrices (Hu et al., arXiv:2106.09685), with `peft`.
+    """Low-rank adapters on frozen matrices (Hu et al., arXiv:2106.09685), with `peft`.
 
     There is no dropout: losses must depend neither on interruptions nor on the number of processes.
     """
 
     targets: list[str] = field(default_factory=lambda: ["model.layers.*"])
-    """Globs over linear layers; `*.k_proj` means both ways of MAM, `*.k_proj.multiway.1` the visual one. The
-    vision encoder is reached only by a pattern that begins with `model.vision_model.`."""
-    rank: int = 64
-    alpha: float = 128
-    """Adapters count alpha / rank times."""
-    seed: int = 0
-    """Of the draws the adapters start from."""
+    """Globs over linear layers; `*.k_proj` means both branches of MAM, `*.k_proj.multiway.1` the visual one.
+    Only a pattern that begins with `model.vision_model.` reaches the vision encoder."""
+    rank: int = number(64, ge=1)
+    alpha: float = number(128, gt=0)
+    """Adapters are scaled by alpha / rank."""
+    seed: int = number(0, ge=0)
+    """Of the adapters' initialisation."""
     base_dtype: Literal["float32", "nf4"] = "float32"
-    """How the frozen matrices beside the adapters are kept: `nf4` has them in four bits (QLoRA,
+    """Type of the frozen matrices that have adapters: `nf4` keeps them in four bits (QLoRA,
     arXiv:2305.14314), with `bitsandbytes`."""
-
-    def check(self) -> None:
-        """Raise TrainConfigError where a value is out of range."""
-        if self.rank < 1 or not self.alpha > 0 or not self.targets:
-            raise TrainConfigError(
-                f"lora.rank {self.rank} must be at least 1, lora.alpha {self.alpha} above 0, and "
-                f"lora.targets {self.targets} must name layers"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
-    """An exponential moving average of what learns; not in the paper."""
+    """An exponential moving average of the trainable parameters; not in the paper."""
 
-    decay: float
-    """Share of the average that a step leaves as it is: 0.999 looks back about 1,000 steps."""
+    decay: float = number(gt=0, lt=1, hint="0.999 averages over about 1,000 steps")
+    """Share of the average that a step keeps: 0.999 averages over about 1,000 steps."""
     checkpoint: Literal["average", "last"] = "average"
     """Which weights `RUN/checkpoint` (and `RUN/adapter`) has; states have both."""
-
-    def check(self) -> None:
-        """Raise TrainConfigError where the decay is no share."""
-        if not 0 < self.decay < 1:
-            raise TrainConfigError(f"ema.decay {self.decay} must be between 0 and 1, as 0.999")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,33 +335,34 @@ class TrainConfig:
     data: DataConfig
     rules: list[Rule]
     """Ordered; the first that matches a parameter's name decides."""
-    steps: int
+    steps: int = number(ge=1)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    global_batch_size: int = 256
-    """Samples a step; must equal micro_batch_size x accumulation x processes / parallel.tensor, where
-    data.pack_tokens does not decide what a micro-batch is."""
-    micro_batch_size: int = 1
-    accumulation: int = 1
-    skip_nonfinite: int = 0
-    """Steps, of the whole run, that may have a loss or gradient that is not finite and then change nothing;
-    one more stops the run."""
-    image_size: int | None = None
+    global_batch_size: int = number(256, ge=1)
+    """Samples per step; must equal micro_batch_size x accumulation x processes / parallel.tensor, unless
+    data.pack_tokens makes the micro-batches."""
+    micro_batch_size: int = number(1, ge=1)
+    accumulation: int = number(1, ge=1)
+    skip_nonfinite: int = number(0, ge=0)
+    """Steps of the whole run that may be skipped because their loss or gradient is not finite; one more stops
+    the run."""
+    image_size: int | None = number(None, ge=1)
     """Side in pixels; if it differs from the checkpoint's, positions are interpolated once at the start."""
     copy_text_to_vision: bool = False
-    """Start the visual ways of MAM from the text ways, as stage 1 does after a language model is loaded."""
+    """Start the visual weights of MAM as copies of the text weights, as stage 1 does after a language model
+    is loaded."""
     objective: Literal["next_token", "bag_of_words"] = "next_token"
     """The paper's loss, or the abstractor's warm start for low budgets (train/objectives.py)."""
     validation: ValidationConfig | None = None
-    save_every: int = 500
+    save_every: int = number(500, ge=1)
     save_in_background: bool = True
-    """Train on while a copy in memory is written; costs as much memory of the host as a rank's part of a
-    state."""
-    keep_last: int = 2
-    keep_every: int | None = None
-    """States after a multiple of so many steps are kept for good, besides the last."""
-    log_every: int = 10
+    """Train on while a copy in memory is written; costs as much host memory as a rank's part of a state."""
+    keep_last: int = number(2, ge=1)
+    """Newest states to keep."""
+    keep_every: int | None = number(None, ge=1)
+    """States after a multiple of this many steps are never deleted."""
+    log_every: int = number(10, ge=1)
     trackers: list[TrackerName] = field(default_factory=list)
-    """Where figures go beside `metrics.jsonl`; each needs its package (train/trackers.py)."""
+    """Where metrics go in addition to `metrics.jsonl`; each needs its package (train/trackers.py)."""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation and of the result; parameters, moments and sums of gradients are float32."""
@@ -232,57 +371,61 @@ class TrainConfig:
     lora: LoraConfig | None = None
     """Train adapters; the result is merged, and the adapters alone are in `RUN/adapter`."""
 
+    def __post_init__(self) -> None:
+        for name in ("run", "model"):
+            if isinstance(value := getattr(self, name), str | Path):
+                object.__setattr__(self, name, Path(os.path.expanduser(value)))
+
     def check(self, ranks: int = 1) -> None:
-        """Raise TrainConfigError where a value is out of range or `ranks` processes do not add up to it."""
-        counts = ("steps", "micro_batch_size", "accumulation", "save_every", "keep_last", "log_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise TrainConfigError(f"{name} {getattr(self, name)} must be at least 1")
-        if self.keep_every is not None and (self.keep_every < 1 or self.keep_every % self.save_every):
+        """Raise TrainConfigError if a value is out of range or `ranks` processes do not match the batch."""
+        check_fields(self)
+        if self.keep_every is not None and self.keep_every % self.save_every:
             raise TrainConfigError(
                 f"keep_every {self.keep_every} must be a multiple of save_every {self.save_every}"
             )
-        unknown = [name for name in self.trackers if name not in TRACKERS]
-        if unknown or len(set(self.trackers)) != len(self.trackers):
+        if len(set(self.trackers)) != len(self.trackers):
             raise TrainConfigError(
                 f"trackers {self.trackers} must be different ones of {', '.join(TRACKERS)}"
             )
-        if self.skip_nonfinite < 0:
-            raise TrainConfigError(f"skip_nonfinite {self.skip_nonfinite} must not be negative")
         self.parallel.check(ranks)
-        data_ranks = self.parallel.data_ranks(ranks)
-        product = self.micro_batch_size * self.accumulation * data_ranks
-        if self.data.pack_tokens is None and product != self.global_batch_size:
-            tensor = f" ({ranks} / parallel.tensor {self.parallel.tensor})" if data_ranks != ranks else ""
-            raise TrainConfigError(
-                f"micro_batch_size {self.micro_batch_size} x accumulation {self.accumulation} x {data_ranks} "
-                f"rank(s){tensor} = {product}, but global_batch_size is {self.global_batch_size}"
-                f"{self._nearest_batch(data_ranks)}"
-            )
-        if not 0 <= self.optim.warmup_steps < self.steps:
-            raise TrainConfigError(
-                f"optim.warmup_steps {self.optim.warmup_steps} must be below steps {self.steps}"
-            )
-        if not self.optim.max_grad_norm > 0:
-            raise TrainConfigError(
-                f"optim.max_grad_norm {self.optim.max_grad_norm} would leave no gradient; .inf does not clip"
-            )
-        if self.ema is not None:
-            self.ema.check()
-        if self.lora is not None:
-            self.lora.check()
-            self._check_lora()
+        if self.data.pack_tokens is None:
+            self._check_batch(ranks)
+        self._check_schedule()
+        self._check_lora()
         self._check_data()
 
-    def _nearest_batch(self, data_ranks: int) -> str:
-        """What would add up on so many ranks: this micro-batch, else the largest below it."""
+    def _check_batch(self, ranks: int) -> None:
+        data_ranks = self.parallel.data_ranks(ranks)
+        product = self.micro_batch_size * self.accumulation * data_ranks
+        if product == self.global_batch_size:
+            return
+        tensor = f" ({ranks} / parallel.tensor {self.parallel.tensor})" if data_ranks != ranks else ""
         share, rest = divmod(self.global_batch_size, data_ranks)
-        if rest or not share:
-            return ""
-        size = max(n for n in range(1, min(share, self.micro_batch_size) + 1) if share % n == 0)
-        return f"; take --micro_batch_size {size} --accumulation {share // size}"
+        fitting = ""
+        if share and not rest:  # the same micro-batch if possible, else the largest below it
+            size = max(n for n in range(1, min(share, self.micro_batch_size) + 1) if share % n == 0)
+            fitting = f"; take --micro_batch_size {size} --accumulation {share // size}"
+        raise TrainConfigError(
+            f"micro_batch_size {self.micro_batch_size} x accumulation {self.accumulation} x {data_ranks} "
+            f"rank(s){tensor} = {product}, but global_batch_size is {self.global_batch_size}{fitting}"
+        )
+
+    def _check_schedule(self) -> None:
+        optim = self.optim
+        if optim.warmup_steps >= self.steps:
+            raise TrainConfigError(
+                f"optim.warmup_steps {optim.warmup_steps} must be below steps {self.steps}"
+            )
+        if optim.min_lr > optim.lr:
+            raise TrainConfigError(
+                f"optim.min_lr {optim.min_lr} must not be above optim.lr {optim.lr}: the rate falls to it"
+            )
 
     def _check_lora(self) -> None:
+        if self.lora is None:
+            return
+        if not self.lora.targets:
+            raise TrainConfigError('lora.targets is empty; the default is ["model.layers.*"]')
         if self.parallel.tensor > 1:
             raise TrainConfigError(
                 f"parallel.tensor {self.parallel.tensor} does not split layers with adapters; with "
@@ -291,33 +434,24 @@ class TrainConfig:
         if self.image_size is not None or self.copy_text_to_vision:
             raise TrainConfigError(
                 "image_size and copy_text_to_vision change the checkpoint that adapters belong to, so they "
-                "cannot stand beside lora; change it in a stage of its own"
+                "cannot be combined with lora; change it in a stage of its own"
             )
 
     def _check_data(self) -> None:
-        held_out = [] if self.validation is None else self.validation.sources
-        for key, sources in (("data", self.data.sources), ("validation", held_out)):
+        held_out = [] if self.validation is None else [("validation", self.validation.sources)]
+        for key, sources in [("data", self.data.sources), *held_out]:
             names = [source.name for source in sources]
-            if len(set(names)) != len(names) or (not names and sources is not held_out):
+            if not names or len(set(names)) != len(names):
                 raise TrainConfigError(f"{key}.sources must be there and have different names: {names}")
             if any(":" in name for name in names):
                 raise TrainConfigError(f"a name of {key}.sources has a colon: {names}")
-        if self.validation is not None and min(self.validation.every, self.validation.max_samples) < 1:
-            raise TrainConfigError(
-                f"validation.every {self.validation.every} and max_samples {self.validation.max_samples} "
-                f"must be at least 1"
-            )
-        if self.data.num_frames < 1:
-            raise TrainConfigError(f"data.num_frames {self.data.num_frames} must be at least 1")
+        if all(source.weight == 0 for source in self.data.sources):
+            raise TrainConfigError("data.sources: every weight is 0; give one of them a weight above 0")
+        from owl2.processor.template import find_template
+
+        find_template(self.data.template)
         if self.data.pack_tokens is not None:
             self._check_packing(self.data.pack_tokens)
-        if self.data.seed < 0:
-            raise TrainConfigError(f"data.seed {self.data.seed} must not be negative")
-        for source in self.data.sources:
-            if source.augment not in AUGMENTATIONS:
-                raise TrainConfigError(
-                    f"augment {source.augment!r} of {source.name} is not one of {', '.join(AUGMENTATIONS)}"
-                )
 
     def _check_packing(self, pack_tokens: int) -> None:
         if pack_tokens < self.data.max_tokens:
@@ -329,6 +463,9 @@ class TrainConfig:
                 f"with data.pack_tokens the samples of a step decide how many micro-batches there are: leave "
                 f"micro_batch_size {self.micro_batch_size} and accumulation {self.accumulation} at 1"
             )
+
+
+# -- as data ---------------------------------------------------------------------------------------------
 
 
 def config_to_dict(value: Any) -> Any:

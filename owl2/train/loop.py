@@ -1,26 +1,29 @@
-"""The training loop: both stages of the paper, told as a story of one step, on one process or many.
+"""The training loop of both stages of the paper, on one process or many; `take_step` is the algorithm.
 
 A run is a folder; the same call again continues it. The gradient of an optimizer step is the sum over all
 micro-batches of all ranks divided by the number of target tokens of the whole step, so neither accumulation
-nor the number of ranks changes it. Micro-batches are read one at a time and let go. A loss or gradient that
-is not finite stops every rank before the update, or skips it if that is allowed, with the samples on disk.
+nor the number of ranks changes it. Micro-batches are read one at a time and freed after use. If a loss or
+gradient is not finite, every rank stops before the update or, if the configuration allows it, skips the step.
 """
 
 import io
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from owl2.data.loader import Batch, BatchLoader, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import Batch, BatchLoader
 from owl2.errors import Owl2Error
 from owl2.processor import Processor
 from owl2.train.adapters import lora
 from owl2.train.config import TrainConfig, TrainConfigError
 from owl2.train.ema import MovingAverage
+from owl2.train.fingerprints import frozen_fingerprints
 from owl2.train.flops import StepCost, Work, peak_memory
 from owl2.train.metrics import Metrics, Tally, append_row, drop_steps_from
 from owl2.train.optim import lr_at, make_optimizer, set_lr
@@ -31,16 +34,23 @@ from owl2.train.parallel import (
     set_last_micro_batch,
     with_image,
 )
-from owl2.train.prepare import load_stage, make_batches, open_dataset, order_of, seen_of
+from owl2.train.prepare import (
+    check_machine,
+    load_stage,
+    make_loader,
+    open_dataset,
+    open_run_folder,
+    order_of,
+    seen_of,
+)
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
-from owl2.train.state.config_diff import changes, fingerprints, keep_config
+from owl2.train.state.config_diff import changes, check_finished, keep_config
 from owl2.train.state.saver import Saver
 from owl2.train.state.sharded import save_sharded
-from owl2.train.state.state import Record, resume, tensors_of
+from owl2.train.state.state import StateRecord, resume, saved_states, tensors_of
 from owl2.train.summary import Summary
-from owl2.train.trackers import check_installed
 from owl2.train.validate import Validation
 
 BAD_STEPS = "bad_steps.jsonl"
@@ -52,29 +62,33 @@ class NotFiniteError(Owl2Error, RuntimeError):
 
 
 def train(config: TrainConfig, console: Console | None = None) -> Path:
-    """Run a stage from where it stands to its end and return `run/checkpoint`.
+    """Run a stage from its newest state to its end and return `run/checkpoint`.
 
     Under `torchrun` every process calls this; the first one prints and writes for all.
 
     Raises:
         NotFiniteError: see `bad_steps.jsonl` in the run's folder.
         Interrupted: on SIGTERM, SIGINT or SIGUSR1 to any rank, after saving.
-        RankError: another rank is gone or hangs; the newest state stands.
-        TrainConfigError, RuleError, DataError, CheckpointError: what cannot be trained, used, read or
-            written; the newest state stands.
+        RankError: another rank is gone or hangs.
+        TrainConfigError: settings that are impossible, or not those of the run that they continue.
+        Owl2Error: anything else that cannot be read, used or written. Earlier states are always kept.
     """
     config.check(started())
-    check_installed(config.trackers)
+    check_machine(config)
     alone = started() == 1 and config.dtype == "float32"
     device = local_device(config.device)
-    with start_ranks(device, config.parallel.tensor, config.parallel.timeout_s, alone=alone) as ranks:
-        quiet = Console(file=io.StringIO())
-        return _train(config, ranks, (console or Console()) if ranks.is_first else quiet)
+    with (
+        start_ranks(device, config.parallel.tensor, config.parallel.timeout_s, alone=alone) as ranks,
+        ExitStack() as stack,
+    ):
+        ranks.on_first(lambda: stack.enter_context(open_run_folder(config.run)))
+        silent = Console(file=io.StringIO())
+        return _train(config, ranks, (console or Console()) if ranks.is_first else silent)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a running stage consists of."""
+    """The parts of a running stage."""
 
     config: TrainConfig
     ranks: Ranks
@@ -83,86 +97,107 @@ class Run:
     cost: StepCost
     processor: Processor
     optimizer: torch.optim.Optimizer
-    draws: SampleDataset
-    record: Record
-    """Of step 0: the order of samples and the frozen weights, which stay."""
+    dataset: SampleDataset
+    record: StateRecord
+    """Of step 0: the order of samples and the frozen weights, which do not change."""
     average: MovingAverage | None
 
 
 def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     checkpoint = config.run / "checkpoint"
+    changed = changes(config.run, config)  # refuses before anything is loaded
     if checkpoint.exists():
-        console.print(f"{config.run}: finished before; {checkpoint} stands")
-        return checkpoint
-    changes(config.run, config)  # refuses before anything is loaded
+        if not check_finished(config.run, changed):
+            console.print(f"{config.run}: finished before; the result is {checkpoint}", soft_wrap=True)
+            return checkpoint
+        if not saved_states(config.run):
+            raise TrainConfigError(
+                f"{config.run} is finished and has no state to continue from; choose another `run`, with "
+                f"`model` {checkpoint}"
+            )
     objective, processor = load_stage(config, ranks)
     model = objective.model
     assignments = assign_rules(model, config.rules, config.optim.weight_decay)
     if config.lora is not None:
         lora.check_rules(assignments)
     apply_freeze(model, assignments)
-    optimizer = make_optimizer(model, assignments, config.optim)
-    draws = open_dataset(config, processor)
-    cost = StepCost(model, ranks.size)
-    record = Record(order=order_of(config, draws), frozen=fingerprints(model, ranks))
-    average = MovingAverage(model, config.ema.decay) if config.ema is not None else None
-    run = Run(config, ranks, console, objective, cost, processor, optimizer, draws, record, average)
-    begun = _begin(run)
-    batches = make_batches(config, draws, begun.step, ranks, begun.seen)
-    facts = Summary.of(model, config.rules, assignments, config.optim.lr, draws, ranks)
-    ranks.on_first(lambda: facts.write(config.run))
-    groups, corpora = facts.tables()
-    console.print(groups)
+    dataset = open_dataset(config, processor)
+    run = Run(
+        config=config,
+        ranks=ranks,
+        console=console,
+        objective=objective,
+        cost=StepCost(model, ranks.size),
+        processor=processor,
+        optimizer=make_optimizer(model, assignments, config.optim),
+        dataset=dataset,
+        record=StateRecord(order=order_of(config, dataset), frozen=frozen_fingerprints(model, ranks)),
+        average=MovingAverage(model, config.ema.decay) if config.ema is not None else None,
+    )
+    resumed = _resume(run)
+    loader = make_loader(config, dataset, resumed.step, ranks, resumed.seen)
+    summary = Summary.of(model, assignments, dataset, config, ranks)
+    ranks.on_first(lambda: summary.write(config.run))
+    for table in summary.tables():
+        console.print(table)
     if config.lora is not None:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
-    console.print(corpora)
-    _take_steps(run, batches, begun)
-    if average is not None and config.ema is not None and config.ema.checkpoint == "average":
-        average.take_the_place_of_the_weights()
+    _take_steps(run, loader, resumed)
+    if run.average is not None and config.ema is not None and config.ema.checkpoint == "average":
+        run.average.copy_to_model()
     if config.lora is not None:
         lora.finish(model, config, ranks)
     save_sharded(model, checkpoint, processor, config.dtype, ranks)
     return checkpoint
 
 
-def _take_steps(run: Run, batches: BatchLoader, begun: Record) -> None:
-    config, ranks, start, skipped = run.config, run.ranks, begun.step, begun.skipped
-    micro_batches = batches.micro_batches()
+def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
+    """Train from the step of the resumed state to the last."""
+    config, ranks, start, skipped = run.config, run.ranks, resumed.step, resumed.skipped
+    micro_batches = loader.micro_batches()
     validation = Validation(config, run.processor, start, ranks, run.console) if config.validation else None
     with (
         stop_requests(second_kills=ranks.store is None) as stop_requested,
-        Metrics(config, start, run.console, ranks) as meters,
+        Metrics(config, start, run.console, ranks) as metrics,
         Saver(config, ranks, run.console) as saver,
     ):
         for step in range(start, config.steps):
             saver.check()
             row = take_step(run, micro_batches, step, skips_left=config.skip_nonfinite - skipped)
             skipped += int(row.get("skipped", 0))
-            meters.update({"step": step + 1, **row})
+            if bad_samples := int(ranks.sum_samples([loader.num_bad.total()])[0]):
+                row["bad_samples"] = bad_samples
+            metrics.update({"step": step + 1, **row})
             if validation is not None and validation.is_due(step + 1):
-                meters.update_validation(validation.measure(run.objective, step + 1))
+                metrics.update_validation(validation.measure(run.objective, step + 1))
             stop = ranks.any(stop_requested())
             if stop or (step + 1) % config.save_every == 0:
-                seen = seen_of(batches, ranks)
-                record = replace(run.record, step=step + 1, skipped=skipped, seen=seen)
-                also = run.average.state if run.average is not None else None
-                saver.save(record, tensors_of(run.objective.model, run.optimizer, also))
+                record = replace(run.record, step=step + 1, skipped=skipped, seen=seen_of(loader, ranks))
+                extra = run.average.state if run.average is not None else None
+                saver.save(record, tensors_of(run.objective.model, run.optimizer, extra))
             if stop:
                 saver.wait()
                 raise Interrupted(
                     f"stopped after step {step + 1} of {config.steps}; the same command continues it"
                 )
+    seen = seen_of(loader, ranks)
+    if bad := sum(sum(each.bad.values()) for each in seen):
+        drawn = sum(each.drawn for each in seen)
+        run.console.print(
+            f"{bad:,} of {drawn:,} samples could not be used, see {config.run}/bad_samples.jsonl",
+            soft_wrap=True,
+        )
 
 
 def take_step(
     run: Run, micro_batches: Iterator[tuple[Batch | None, bool]], step: int, skips_left: int = 0
 ) -> dict[str, float]:
-    """Update the parameters once, with step `step` from 0, and return what was measured.
+    """Update the parameters once, with step `step` from 0, and return the metrics.
 
-    A step that is not finite changes nothing; it has `skipped` in what is returned.
+    A step that is not finite changes nothing; its metrics have `skipped`.
 
     Raises:
-        NotFiniteError: on every rank, before the update, if none may be skipped any more.
+        NotFiniteError: on every rank, before the update, if no skips are left.
     """
     model, optim = run.objective.model, run.config.optim
     tally = Tally([source.name for source in run.config.data.sources])
@@ -183,18 +218,16 @@ def take_step(
             run.average.update()
     run.optimizer.zero_grad(set_to_none=True)
     times = tally.times()
-    rates = run.cost.rates(
-        Work(row["images"], row["tokens"], row["targets"], row.pop("squares")), times["seconds"]
-    )
+    work = Work(row["images"], row["tokens"], row["targets"], row.pop("squares"))
     memory = {"peak_memory": peak_memory(local_device(run.config.device))}
-    return {**row, **times, **rates, **memory}
+    return {**row, **times, **run.cost.rates(work, times["seconds"]), **memory}
 
 
 def accumulate(run: Run, micro_batches: Iterator[tuple[Batch | None, bool]], tally: Tally, step: int) -> None:
-    """Add the gradients of one step's micro-batches up, one after the other."""
+    """Add up the gradients of one step's micro-batches."""
     config, ranks, objective = run.config, run.ranks, run.objective
     number, is_last = 0, False
-    while not is_last:  # packed steps have as many micro-batches as they need, the same on every rank
+    while not is_last:  # the number varies if samples are packed, and is the same on every rank
         number += 1
         ranks.report(f"reading micro-batch {number} of step {step + 1}")
         with tally.waiting():
@@ -203,45 +236,67 @@ def accumulate(run: Run, micro_batches: Iterator[tuple[Batch | None, bool]], tal
             tally.add(batch)
         if ranks.store is not None:
             batch = with_image(batch, objective.model.config)
-        if batch is None:  # no sample of it could be used
+        if batch is None:  # none of its samples can be used
             continue
         ranks.report(f"computing micro-batch {number} of step {step + 1}")
         set_last_micro_batch(objective, is_last)
         batch = batch.to(local_device(config.device))
         losses = objective(batch)
-        if losses.requires_grad:  # text alone reaches no parameter that stage 1 trains
+        if losses.requires_grad:  # not so if text alone reaches no trainable parameter, as in stage 1
             losses.sum().backward()
         tally.add_losses(batch, losses.detach())
 
 
-def _begin(run: Run) -> Record:
-    """Restore the newest state, or begin the run's folder; return the record of what is finished."""
+def _resume(run: Run) -> StateRecord:
+    """Restore the newest state, or start the run's folder; return the record of the finished steps."""
     config, ranks, console = run.config, run.ranks, run.console
-    ranks.on_first(lambda: config.run.mkdir(parents=True, exist_ok=True))
-    also = run.average.state if run.average is not None else None
-    begun = resume(config.run, run.objective.model, run.optimizer, run.record, ranks, console, also)
-    start = begun.step
+    record = resume(
+        config.run,
+        run.objective.model,
+        run.optimizer,
+        run.record,
+        ranks=ranks,
+        console=console,
+        extra=run.average.state if run.average is not None else None,
+        accept_edits=config.data.accept_edits,
+    )
+    start = record.step
     if start > config.steps:
-        raise TrainConfigError(f"steps {config.steps}, but {config.run} has finished {start} already")
+        raise TrainConfigError(
+            f"steps {config.steps}, but {config.run} has finished {start} already; raise steps to train on"
+        )
+    ranks.on_first(lambda: _set_result_aside(config.run, console))
     ranks.on_first(lambda: keep_config(config.run, config, start, console))
     ranks.on_first(lambda: drop_steps_from(config.run / BAD_STEPS, start))
     if start:
         console.print(f"{config.run}: continuing after step {start} of {config.steps}", soft_wrap=True)
-    return begun
+    return record
+
+
+def _set_result_aside(run: Path, console: Console) -> None:
+    """Rename the checkpoint of a finished run whose steps were raised."""
+    if not (checkpoint := run / "checkpoint").exists():
+        return
+    number = 1
+    while (aside := run / f"checkpoint-before-{number}").exists():
+        number += 1
+    checkpoint.rename(aside)
+    console.print(f"{run}: steps were raised; the result so far is kept as {aside}", soft_wrap=True)
 
 
 def _record_bad_step(run: Run, step: int, row: dict[str, float], keys: list[str], skips_left: int) -> None:
-    """Write down the samples of a step that is not finite, and stop if it may not be skipped."""
+    """Record the samples of a step that is not finite, and stop if it must not be skipped."""
     path, allowed = run.config.run / BAD_STEPS, run.config.skip_nonfinite
-    # Ranks that computed the same samples name them once; the order is that of the ranks.
+    # Tensor ranks that computed the same samples name them once; the order is that of the ranks.
     samples = list(dict.fromkeys(key for rank in run.ranks.gather(keys) for key in rank))
     record = {"step": step + 1, "loss": repr(row["loss"]), "grad_norm": repr(row["grad_norm"])}
     run.ranks.on_first(lambda: append_row(path, {**record, "samples": samples}))
-    said = (
+    message = (
         f"step {step + 1}: loss {row['loss']}, gradient norm {row['grad_norm']}; nothing was updated. The "
         f"{len(samples)} samples are in {path}"
     )
     if skips_left < 1:
-        hint = f"after {allowed} steps that were skipped" if allowed else "skip_nonfinite would allow some"
-        raise NotFiniteError(f"{said} ({hint})")
-    run.console.print(f"[bold red]{said}[/]; skipped {allowed - skips_left + 1} of {allowed}", soft_wrap=True)
+        hint = f"after {allowed} skipped steps" if allowed else "skip_nonfinite would allow some"
+        raise NotFiniteError(f"{message} ({hint})")
+    skipped = f"skipped {allowed - skips_left + 1} of {allowed}"
+    run.console.print(f"[bold red]{message}[/]; {skipped}", soft_wrap=True)

@@ -1,10 +1,9 @@
-"""What a run says of itself while it runs: one object a step in `metrics.jsonl`, and one line on the console.
+"""Metrics of a run: one object per step in `metrics.jsonl`, and one line on the console.
 
-Counts and seconds are recorded, rates follow from them. A loss stays on its device until the step's end, so
-measuring makes nobody wait.
+Counts and seconds are recorded; rates are computed from them. Losses stay on their device until the end of
+the step, so measuring never waits for the device.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from owl2.data.loader import Batch
 from owl2.files import write_file
+from owl2.jsonl import read_jsonl, to_line
 from owl2.train.config import TrainConfig
 from owl2.train.objectives import sample_of_targets
 from owl2.train.ranks import Ranks
@@ -26,25 +26,26 @@ from owl2.train.trackers import Trackers
 
 
 class Tally:
-    """What one step has seen on this rank, micro-batch by micro-batch."""
+    """Counts and losses of one step on this rank, added up over its micro-batches."""
 
     def __init__(self, sources: Sequence[str]):
         self.began = time.perf_counter()
         self.waited = 0.0
         self.sources = list(sources)
-        self.by_sample: list[tuple[tuple[str, ...], Tensor]] = []
+        self.sample_losses: list[tuple[tuple[str, ...], Tensor]] = []
+        """Of each micro-batch: the keys of its samples, and (2, samples) sums of losses and of targets."""
         self.counts = {"tokens": 0, "targets": 0, "images": 0, "squares": 0}
         self.keys: list[str] = []
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent in here is waiting for data."""
+        """Count the time inside as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     def add(self, batch: Batch) -> None:
-        """Count what a micro-batch holds."""
+        """Count the contents of a micro-batch."""
         self.counts["tokens"] += batch.layout.num_tokens
         self.counts["targets"] += batch.targets.count
         self.counts["images"] += len(batch.pixel_values)
@@ -52,17 +53,17 @@ class Tally:
         self.keys += batch.keys
 
     def add_losses(self, batch: Batch, losses: Tensor) -> None:
-        """Add the losses (L,) of a micro-batch; they stay on their device until the step's end."""
+        """Add the losses (L,) of a micro-batch; they stay on their device until `total`."""
         sample = sample_of_targets(batch)
         sums = losses.new_zeros(2, len(batch.layout.lengths), dtype=torch.float64)
         sums[0].index_add_(0, sample, losses.double())
         sums[1].index_add_(0, sample, torch.ones_like(losses, dtype=torch.float64))
-        self.by_sample.append((batch.keys, sums))
+        self.sample_losses.append((batch.keys, sums))
 
     def total(self, ranks: Ranks) -> dict[str, float]:
-        """The loss a target token, in all and of each source that has one, and the counts; over all ranks."""
+        """Loss per target token, overall and by source, and the counts; over all ranks."""
         losses, targets = ({name: 0.0 for name in self.sources} for _ in range(2))
-        for keys, sums in self.by_sample:
+        for keys, sums in self.sample_losses:
             for key, loss, count in zip(keys, *sums.tolist(), strict=False):  # a blank image has no key
                 source = key.partition(":")[0]
                 losses[source] += loss
@@ -78,7 +79,7 @@ class Tally:
         return row
 
     def times(self) -> dict[str, float]:
-        """Seconds since the step began, and of them those that waited for data."""
+        """Seconds since the step began, and the part of them spent waiting for data."""
         return {"seconds": time.perf_counter() - self.began, "data_wait": self.waited}
 
 
@@ -96,6 +97,8 @@ class Metrics:
         self.console = console
         self.ranks = ranks
         self.path = config.run / "metrics.jsonl"
+        self.trackers: Trackers | None = None
+        """On the first rank, from `__enter__` on."""
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
@@ -122,12 +125,12 @@ class Metrics:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
-        if self.ranks.is_first:
+        if self.trackers is not None:
             self.trackers.close()
 
     def update(self, row: dict[str, float]) -> None:
         """Record a finished step; `row` has at least step, loss, lr, grad_norm, tokens, images, seconds."""
-        if not self.ranks.is_first:
+        if self.trackers is None:
             return
         append_row(self.path, row)
         step = int(row["step"])
@@ -141,14 +144,14 @@ class Metrics:
             self.console.print(f"{place}  {line}  {eta}", highlight=False, soft_wrap=True)
 
     def update_validation(self, row: dict[str, float]) -> None:
-        """Hand on what was measured on held-out sources; `row` is that of `validation.jsonl`."""
-        if self.ranks.is_first:
+        """Send the losses of held-out sources to the trackers; `row` is that of `validation.jsonl`."""
+        if self.trackers is not None:
             losses = {key.replace("loss/", "validation/"): row[key] for key in row if key != "step"}
             self.trackers.log(int(row["step"]), losses)
 
 
 def rates(row: Mapping[str, float]) -> dict[str, float]:
-    """How fast a step was: tokens and images a second, and the share of it that waited for data."""
+    """The speed of a step: tokens and images per second, and the share of its time spent waiting for data."""
     seconds = row["seconds"]
     return {
         "tokens_per_second": row["tokens"] / seconds,
@@ -158,7 +161,7 @@ def rates(row: Mapping[str, float]) -> dict[str, float]:
 
 
 def console_line(row: Mapping[str, float]) -> str:
-    """A step in one line; the utilisation only where the device's peak is known."""
+    """A step in one line; utilisation only if the device's peak is known, unusable samples only if any."""
     rate = rates(row)
     parts = [
         f"loss {row['loss']:.3f}",
@@ -169,12 +172,13 @@ def console_line(row: Mapping[str, float]) -> str:
         *([f"mfu {row['mfu']:.0%}"] if "mfu" in row else []),
         f"wait {rate['data_wait_share']:.0%}",
         f"{row['peak_memory'] / 1e9:.2f} GB",
+        *([f"unusable {row['bad_samples']:,}"] if "bad_samples" in row else []),
     ]
     return "  ".join(parts)
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: 42s, 3m05s, 7h12m, 2d04h."""
+    """A duration in its two largest units: 42s, 3m05s, 7h12m, 2d04h."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -185,35 +189,35 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of `metrics.jsonl`; a torn last line is left out."""
-    return read_rows(run / "metrics.jsonl")
+def read_metrics(run: Path, name: str = "metrics.jsonl") -> list[dict[str, float]]:
+    """The rows of a run's metrics or, by `name`, of its `validation.jsonl`.
 
+    Null becomes NaN; a last line that a killed run left unfinished is skipped.
 
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of such a file; a torn last line is left out."""
-    if not path.exists():
+    Raises:
+        JsonlError: a line that is no JSON object.
+    """
+    if not (run / name).exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = [json.loads(line) for line in lines[:-1]]
-    return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
+    return [
+        {key: math.nan if value is None else value for key, value in row.items()}
+        for _, row in read_jsonl(run / name, ours=True)
+    ]
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add an object to a file of one a line, which may lack."""
-    with path.open("a", encoding="utf-8") as file:
+    """Append a line to a JSONL file, which is created if it does not exist."""
+    with path.open("ab") as file:
         file.write(_line(row))
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    """JSON has no word for what is not finite: that is null, and NaN again when it is read."""
-    known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(known, allow_nan=False) + "\n"
+def _line(row: Mapping[str, Any]) -> bytes:
+    """A line in which NaN and infinity are null, because JSON has no word for them."""
+    return to_line({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()})
 
 
 def drop_steps_from(path: Path, start: int) -> None:
-    """Forget what was measured after the state that a run resumes from."""
-    if not path.exists():
-        return
-    kept = [row for row in read_rows(path) if row["step"] <= start]
-    write_file(path, "".join(_line(row) for row in kept).encode())
+    """Remove the rows of steps after `start`, the step of the state that a run resumes from."""
+    if path.exists():
+        kept = [row for row in read_metrics(path.parent, path.name) if row["step"] <= start]
+        write_file(path, b"".join(map(_line, kept)))

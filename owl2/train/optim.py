@@ -1,4 +1,4 @@
-"""AdamW over the rule table, and the learning rate as a pure function of the step."""
+"""The optimizer, AdamW with a parameter group per rule, and the learning rate as a function of the step."""
 
 import math
 from collections import defaultdict
@@ -12,7 +12,7 @@ from owl2.train.rules import Assignment
 
 
 def lr_at(step: int, steps: int, config: OptimConfig) -> float:
-    """Learning rate of a step, from 0: linear warm-up to `lr`, then a cosine to `min_lr` at the last step."""
+    """Learning rate of step 0, 1, ...: linear warm-up to `lr`, then a cosine to `min_lr` at the last step."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
@@ -22,7 +22,7 @@ def lr_at(step: int, steps: int, config: OptimConfig) -> float:
 def make_optimizer(
     model: Owl2Model, assignments: Sequence[Assignment], config: OptimConfig
 ) -> torch.optim.AdamW:
-    """AdamW with one group a (learning-rate multiplier, weight decay); frozen parameters have no state."""
+    """AdamW with a group per (learning-rate multiplier, weight decay); frozen parameters have no state."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
     for assignment in assignments:
         if not assignment.rule.frozen:
@@ -41,6 +41,6 @@ def make_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its multiple of `lr`."""
+    """Set the learning rate of every group to its multiple of `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_multiplier"]

@@ -1,15 +1,22 @@
-"""What a stage starts from: its model on the ranks, its corpora, and the micro-batches of each rank."""
+"""Preparation of a stage: its folder, the model on the ranks, the dataset, and the loader of each rank."""
 
+import difflib
+import fcntl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from owl2.api import find_device
 from owl2.checkpoint import load_model
 from owl2.checkpoint.tensors import dtype_of
-from owl2.data.loader import BatchLoader, SampleDataset, Sampler
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.base import Source
 from owl2.data.readers.sources import open_source
+from owl2.jsonl import cut_torn_line
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, check_installed
 from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError
@@ -18,15 +25,69 @@ from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
 from owl2.train.state.sharded import load_sharded
 from owl2.train.state.state import Order, Seen
+from owl2.train.trackers import check_installed as check_trackers
+
+
+def check_machine(config: TrainConfig) -> None:
+    """Raise an error if this machine lacks the device, a tracker's package or the compiler backend.
+
+    Raises:
+        DeviceError, TrainConfigError: before anything is loaded.
+    """
+    find_device(local_device(config.device))
+    check_trackers(config.trackers)
+    if config.parallel.compile is not None:
+        from torch._dynamo import list_backends  # takes seconds
+
+        if config.parallel.compile not in (names := list_backends(exclude_tags=())):
+            near = difflib.get_close_matches(config.parallel.compile, names, n=1, cutoff=0)[0]
+            raise TrainConfigError(
+                f"parallel.compile {config.parallel.compile!r} is no backend of torch.compile; use inductor "
+                f"or aot_eager (nearest name: {near})"
+            )
+
+
+@contextmanager
+def open_run_folder(run: Path) -> Iterator[None]:
+    """Make the run's folder and keep other processes from training in it.
+
+    Raises:
+        TrainConfigError: it cannot be made or written to, or another process trains in it.
+    """
+    lock = run / ".lock"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    except OSError as error:
+        raise TrainConfigError(
+            f"run {run} cannot be a folder that this run writes to ({error.strerror}); choose another `run`"
+        ) from None
+    with file:
+        try:
+            # Not inherited by the loader's workers, which may live on for a moment after a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise TrainConfigError(
+                f"{run}: another process is training in this folder; wait for it, or choose another `run`"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                run.rmdir()  # only if nothing was written
 
 
 def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Processor]:
-    """Load the starting checkpoint and make it the stage's: resolution, visual ways, context.
+    """Load the starting checkpoint and adapt it to the stage: resolution, visual weights, context.
 
-    Returns the objective, whose `model` is whole in one float32 process and else shared out over the ranks.
+    Returns the objective and the processor. The objective's `model` is whole in a single float32 process and
+    else sharded over the ranks.
     """
     if config.lora is not None:
-        check_installed(config.lora)  # before minutes of loading
+        check_installed(config.lora)  # now, not after minutes of loading
     device = local_device(config.device)
     sharding = None
     if ranks.store is None:
@@ -53,7 +114,7 @@ def open_dataset(config: TrainConfig, processor: Processor) -> SampleDataset:
 
     Raises:
         TrainConfigError: samples may be longer than the decoder's context.
-        DataError: a corpus that cannot be read.
+        DataError: a corpus cannot be read.
     """
     data = config.data
     if processor.max_tokens is not None and data.max_tokens > processor.max_tokens:
@@ -71,67 +132,69 @@ def make_dataset(
     mixture: Mixture,
     processor: Processor,
 ) -> SampleDataset:
-    """SampleDataset of opened sources, held-out ones as well, that become tokens as `data` says."""
+    """The dataset of opened sources, tokenised as `data` says; also for held-out sources."""
     return SampleDataset(
         sources,
         [config.augment for config in configs],
         mixture,
-        processor.replace(template=data.template).without_limit(),  # the loader cuts to data.max_tokens
-        data.max_tokens,
-        data.targets,
-        data.num_frames,
+        processor.replace(template=data.template).without_limit(),  # the dataset cuts to data.max_tokens
+        max_tokens=data.max_tokens,
+        targets=data.targets,
+        num_frames=data.num_frames,
         turns_apart=[config.name for config in configs if config.turns == "apart"],
     )
 
 
 def open_mixture(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Source], Mixture]:
-    """Open sources and mix them by their weights."""
+    """Open the sources and mix them by weight."""
     sources = [open_source(c.name, c.path, c.image_root, c.shuffle) for c in configs]
     weights = [len(s) if c.weight == "size" else c.weight for c, s in zip(configs, sources, strict=True)]
     mixture = Mixture([len(s) for s in sources], weights, seed, [s.in_slices for s in sources])
     return sources, mixture
 
 
-def order_of(config: TrainConfig, draws: SampleDataset) -> Order:
+def order_of(config: TrainConfig, dataset: SampleDataset) -> Order:
     """What the samples of each step depend on."""
     order = {
-        "samples": {source.name: len(source) for source in draws.sources},
-        "quotas": list(draws.mixture.quotas),
+        "samples": {source.name: len(source) for source in dataset.sources},
+        "content": {source.name: source.fingerprint()[:16] for source in dataset.sources},
+        "quotas": list(dataset.mixture.quotas),
         "seed": config.data.seed,
         "global_batch_size": config.global_batch_size,
-        "in_slices": [source.name for source in draws.sources if source.in_slices],
+        "in_slices": [source.name for source in dataset.sources if source.in_slices],
     }
     return order if order["in_slices"] else {k: v for k, v in order.items() if k != "in_slices"}
 
 
-def make_batches(
+def make_loader(
     config: TrainConfig,
-    draws: SampleDataset,
+    dataset: SampleDataset,
     start_step: int,
     ranks: Ranks = ALONE,
     seen: Sequence[Seen] = (),
 ) -> BatchLoader:
-    """The micro-batches of this rank from `start_step` on; ranks of one sample read the same.
+    """The loader of this rank's micro-batches from `start_step` on; tensor ranks of one group read the same.
 
-    `seen` is what the ranks drew before: unusable samples count from the run's beginning.
+    `seen` is what the ranks drew before: unusable samples count from the beginning of the run.
     """
-    sampler = sampler_of(config, draws, start_step, ranks)
     name = "bad_samples.jsonl" if ranks.is_first else f"bad_samples-{ranks.rank}.jsonl"
-    batches = BatchLoader(
-        draws,
-        sampler,
-        num_workers=config.data.num_workers,
-        bad_samples=config.run / name,
-        max_bad_fraction=config.data.max_bad_fraction,
-    )
+    bad_samples = config.run / name
+    if bad_samples.exists():
+        cut_torn_line(bad_samples)  # of a process that was killed while it wrote
     before = share_of_seen(seen, ranks)
-    batches.num_drawn = before.drawn
-    batches.num_bad.update(before.bad)
-    return batches
+    return BatchLoader(
+        dataset,
+        sampler_of(config, dataset, start_step, ranks),
+        num_workers=config.data.num_workers,
+        bad_samples=bad_samples,
+        max_bad_fraction=config.data.max_bad_fraction,
+        num_drawn=before.drawn,
+        num_bad=before.bad,
+    )
 
 
-def sampler_of(config: TrainConfig, draws: SampleDataset, start_step: int, ranks: Ranks) -> Sampler:
-    """Micro-batches of so many samples each, or packs of at most so many tokens."""
+def sampler_of(config: TrainConfig, dataset: SampleDataset, start_step: int, ranks: Ranks) -> Sampler:
+    """Micro-batches of `micro_batch_size` samples, or packs of at most `pack_tokens` tokens."""
     span = {
         "ranks": ranks.data_size,
         "rank": ranks.data_rank,
@@ -139,17 +202,17 @@ def sampler_of(config: TrainConfig, draws: SampleDataset, start_step: int, ranks
         "steps": config.steps,
     }
     if config.data.pack_tokens is not None:
-        return PackSampler(draws.size, config.global_batch_size, config.data.pack_tokens, **span)
+        return PackSampler(dataset.size, config.global_batch_size, config.data.pack_tokens, **span)
     return StepSampler(micro_batch_size=config.micro_batch_size, accumulation=config.accumulation, **span)
 
 
-def seen_of(batches: BatchLoader, ranks: Ranks) -> list[Seen]:
-    """What each rank that reads other samples has drawn since the run began; called by every rank."""
-    return ranks.gather(Seen(batches.num_drawn, dict(batches.num_bad)))[:: ranks.tensor]
+def seen_of(loader: BatchLoader, ranks: Ranks) -> list[Seen]:
+    """What each data rank has drawn since the run began; called by every rank."""
+    return ranks.gather(Seen(loader.num_drawn, dict(loader.num_bad)))[:: ranks.tensor]
 
 
 def share_of_seen(seen: Sequence[Seen], ranks: Ranks) -> Seen:
-    """What this rank drew before; if there were more or fewer ranks, its part of what all of them drew."""
+    """What this rank drew before; after a change of the number of ranks, its part of the total."""
     if len(seen) == ranks.data_size:
         return seen[ranks.data_rank]
 

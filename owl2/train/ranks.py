@@ -1,9 +1,9 @@
-"""The processes of a run: who they are, what they agree on, and which of them is missing.
+"""The ranks (processes) of a run: their numbers, small exchanges between them, and which one is missing.
 
-`torchrun` starts them and tells each its number (elastic launch, PyTorch). One process in float32 needs none
-of this: `ALONE` answers every question at once. What ranks exchange here are a few numbers a step, on the
-CPU; weights and gradients travel in parallel.py. Each rank writes into a common store where it is, so that
-one that waits in vain can say for whom.
+`torchrun` starts them and gives each its number (elastic launch, PyTorch). A single process in float32 needs
+no process group: `ALONE` answers every call directly. Exchanged here are a few numbers per step, on the CPU;
+parallel.py exchanges weights and gradients. Each rank records its progress in a shared store, so a rank that
+times out can report which rank it was waiting for.
 """
 
 import os
@@ -21,28 +21,28 @@ import torch.distributed as dist
 from owl2.errors import Owl2Error
 
 LOST = re.compile(r"gloo|nccl|timed? ?out|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
-"""What the message of an exchange that failed has; the libraries raise nothing but RuntimeError."""
+"""In the messages of failed exchanges; the libraries raise plain RuntimeError for all of them."""
 
 
 class RankError(Owl2Error, RuntimeError):
-    """An exchange between ranks failed; the message says where each of them was last seen."""
+    """An exchange between ranks failed; the message says what each rank was last doing."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run and this one's place among them."""
+    """The processes of a run, and which of them this is."""
 
     rank: int = 0
     size: int = 1
     tensor: int = 1
     """Neighbouring ranks that compute one sample together."""
     store: dist.Store | None = None
-    """None: the process is alone and there is no process group."""
+    """None: there is one process and no process group."""
     group: dist.ProcessGroup | None = None
-    """Through which they speak, if not the default one."""
+    """The process group of the exchanges; None: the default one."""
 
-    def apart(self, timeout_s: int) -> "Ranks":
-        """The same ranks with a line of their own, for a thread beside the one that trains."""
+    def with_own_group(self, timeout_s: int) -> "Ranks":
+        """The same ranks with a process group of their own, for use in another thread than the training's."""
         if self.store is None:
             return self
         group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
@@ -55,7 +55,7 @@ class Ranks:
 
     @property
     def data_rank(self) -> int:
-        """Number of this rank's share of the samples, of `data_size`."""
+        """Which share of the samples this rank reads, from 0; there are `data_size` shares."""
         return self.rank // self.tensor
 
     @property
@@ -71,15 +71,15 @@ class Ranks:
         return total.tolist()
 
     def sum_samples(self, values: list[float]) -> list[float]:
-        """Add up what the samples gave; ranks that computed the same ones count once."""
+        """Add up values that come from samples; ranks that computed the same samples count once."""
         return self.sum([value * (self.rank % self.tensor == 0) for value in values])
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank; the same answer everywhere."""
-        up = torch.tensor(int(flag))
+        """Whether the flag is true on any rank; the same answer on all."""
+        is_true = torch.tensor(int(flag))
         if self.store is not None:
-            dist.all_reduce(up, dist.ReduceOp.MAX, group=self.group)
-        return bool(up)
+            dist.all_reduce(is_true, dist.ReduceOp.MAX, group=self.group)
+        return bool(is_true)
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, on every rank."""
@@ -90,7 +90,7 @@ class Ranks:
         return values
 
     def on_first(self, action: Callable[[], object]) -> None:
-        """Run `action` on the first rank only; what it raises is raised on every rank."""
+        """Run `action` on the first rank only; its exception is raised on every rank."""
         failure: Exception | None = None
         if self.is_first:
             try:
@@ -102,17 +102,17 @@ class Ranks:
             raise failure
 
     def wait_for_all(self) -> None:
-        """Return once every rank has come here."""
+        """Return when every rank has called this."""
         if self.store is not None:
             dist.barrier(group=self.group)
 
     def report(self, place: str) -> None:
-        """Tell the others where this rank is."""
+        """Record what this rank is doing, for the error message of the others."""
         if self.store is not None:
             self.store.set(f"place/{self.rank}", f"{time.time():.3f} {place}")
 
     def last_seen(self) -> str:
-        """Where every other rank was, by its own report; the one longest silent first."""
+        """What every other rank last reported; the one silent for longest comes first."""
         if self.store is None:
             return ""
         now, seen = time.time(), []
@@ -126,17 +126,17 @@ ALONE = Ranks()
 
 
 def started() -> int:
-    """How many processes this run has; `torchrun` says so."""
+    """Number of processes of this run, as `torchrun` gives it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first_started() -> bool:
-    """Whether this is the process that speaks for the run, before and after it is one of its ranks."""
+    """Whether this is the first process of the run; works before and after `start_ranks`."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def local_device(device: str) -> str:
-    """This rank's own device: `cuda` becomes the card of its number on the node."""
+    """This rank's own device: `cuda` becomes the GPU of its number on the node."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
 
 
@@ -145,13 +145,13 @@ def start_ranks(device: str, tensor: int, timeout_s: int, *, alone: bool) -> Ite
     """Join the other processes of the run, and leave them at the end.
 
     Args:
-        device: where the weights will be; numbers of the ranks themselves are exchanged on the CPU.
+        device: where the weights will be; the exchanges of `Ranks` are on the CPU.
         tensor: see `Ranks`.
         timeout_s: longest wait for another rank.
-        alone: the only process needs no process group either.
+        alone: make no process group; for a single process.
 
     Raises:
-        RankError: one of them is gone or did not answer in time; it names where each was last seen.
+        RankError: a rank has ended or did not answer in time; the message has what each was last doing.
     """
     if alone:
         yield ALONE
@@ -162,7 +162,7 @@ def start_ranks(device: str, tensor: int, timeout_s: int, *, alone: bool) -> Ite
     else:
         store, rank, size = dist.HashStore(), 0, 1
     store.set_timeout(timeout)
-    # A restart by torchrun may meet the store of the processes before, and must not read what they left.
+    # After a restart by torchrun the store may still have the reports of the processes before.
     store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
@@ -185,7 +185,7 @@ def start_ranks(device: str, tensor: int, timeout_s: int, *, alone: bool) -> Ite
 
 
 def _explained(error: Exception, ranks: Ranks) -> Exception:
-    """An exchange that failed, with the ranks to blame; any other error as it is, told to the others."""
+    """A RankError for a failed exchange; any other error as it is, after reporting it to the other ranks."""
     if not (isinstance(error, RuntimeError) and LOST.search(str(error))):
         ranks.report(f"failed: {type(error).__name__}: {str(error)[:200]}")
         return error
@@ -193,5 +193,8 @@ def _explained(error: Exception, ranks: Ranks) -> Exception:
     try:
         seen = ranks.last_seen()
     except (RuntimeError, dist.DistError):
-        seen = "the first rank, which knows of all others, is gone"
-    return RankError(f"rank {ranks.rank} of {ranks.size} lost another one: {seen} ({reason})")
+        seen = "the first rank, which has the reports of all others, is gone"
+    return RankError(
+        f"rank {ranks.rank} of {ranks.size} lost another one: {seen} ({reason}). The newest state is kept; "
+        f"look at the first error among the ranks, then run the same command again"
+    )

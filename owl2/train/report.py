@@ -1,56 +1,63 @@
-"""`RUN/report.html`: what a run learnt, how fast, and from what, for running, finished and broken runs alike.
+"""The report of a training run, `RUN/report.html`: losses, speed, parameters and data.
 
-It reads only the files of the run's folder, so it can be written at any time and anywhere. What is missing
-there is left out. Rates are those of steps; measuring held-out sources and saving take their time besides.
+It reads only the files in the run's folder, so it works at any time and on any machine, for running, finished
+and stopped runs. What the folder lacks is left out. Speeds are those of training steps, without validation
+and saving.
 """
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from owl2.errors import Owl2Error
-from owl2.pages.curves import Curve, Panel, draw_panels, lr_panel
+from owl2.jsonl import read_jsonl
+from owl2.pages.curves import Curve, Panel, lr_panel, render_panels
 from owl2.pages.drawing import SECOND
 from owl2.pages.page import render, write_page
-from owl2.train.metrics import duration, rates, read_metrics, read_rows
+from owl2.train.metrics import duration, rates, read_metrics
+from owl2.train.state.config_diff import read_settings
 from owl2.train.state.state import saved_states
-from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, Summary
+from owl2.train.summary import CORPUS_HEAD, GROUP_HEAD, LOST_HEAD, Cells, Summary
 
 Row = Mapping[str, float]
 
 SLACK_S = 120
-"""A run that has been silent for longer, and for many of its steps, is taken for stopped."""
+"""A run without a new step for this long, and for 20 of its usual steps, is shown as stopped."""
 
 
 class ReportError(Owl2Error, ValueError):
-    """A folder that is not one of a run."""
+    """The folder is not a training run's."""
 
 
 @dataclass(frozen=True)
-class Record:
-    """Everything that a run has left in its folder so far."""
+class RunFiles:
+    """What a run has written to its folder so far."""
 
     folder: Path
     config: str
+    settings: dict[str, Any]
+    """`config`, parsed."""
     rows: list[dict[str, float]]
     validation: list[dict[str, float]]
-    facts: Summary | None
+    summary: Summary | None
+    bad_samples: list[dict[str, Any]]
+    """Samples that could not be used, with their reasons, from every rank."""
     silent_s: float
-    """Since the last step was written."""
+    """Seconds since the last step was written."""
 
     @classmethod
-    def read(cls, run: Path) -> "Record":
+    def read(cls, run: Path) -> "RunFiles":
         """Read a run's folder.
 
         Raises:
-            ReportError: it is not one; names what looks like one beside or below it.
+            ReportError: it is no run's folder; the message names runs inside it or next to it.
         """
         config, metrics = run / "config.yaml", run / "metrics.jsonl"
         if not config.exists():
@@ -58,19 +65,30 @@ class Record:
             near = ", ".join(str(path.parent) for path in found[:3])
             hint = f"; did you mean {near}?" if near else ""
             raise ReportError(f"{run} is not the folder of a run: it has no config.yaml{hint}")
+        settings = read_settings(config)
+        if missing := {"model", "data", "steps", "global_batch_size"} - settings.keys():
+            raise ReportError(
+                f"{config} is not that of a training run: it has no {', '.join(sorted(missing))}"
+            )
         return cls(
             folder=run,
             config=config.read_text(encoding="utf-8"),
+            settings=settings,
             rows=read_metrics(run),
-            validation=read_rows(run / "validation.jsonl"),
-            facts=Summary.read(run),
+            validation=read_metrics(run, "validation.jsonl"),
+            summary=Summary.read(run),
+            bad_samples=[
+                row
+                for file in sorted(run.glob("bad_samples*.jsonl"))
+                for _, row in read_jsonl(file, ours=True)
+            ],
             silent_s=time.time() - (metrics if metrics.exists() else config).stat().st_mtime,
         )
 
     @property
     def steps(self) -> int:
-        """How many the run is to have."""
-        return int(yaml.safe_load(self.config)["steps"])
+        """Steps of the whole run."""
+        return int(self.settings["steps"])
 
     @property
     def done(self) -> int:
@@ -78,22 +96,22 @@ class Record:
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     def total(self, what: str) -> float:
-        """Sum of a figure over all steps."""
+        """The sum of a metric over all steps."""
         return sum(row[what] for row in self.rows)
 
     def mean(self, what: str) -> float | None:
-        """Mean of a figure over the time of all steps that have it."""
-        having = [row for row in self.rows if what in row]
-        seconds = sum(row["seconds"] for row in having)
-        return sum(row[what] * row["seconds"] for row in having) / seconds if seconds else None
+        """The mean of a metric, weighted by step time, over the steps that have it."""
+        rows = [row for row in self.rows if what in row]
+        seconds = sum(row["seconds"] for row in rows)
+        return sum(row[what] * row["seconds"] for row in rows) / seconds if seconds else None
 
     def state(self) -> str:
-        """One sentence on where the run stands."""
+        """One sentence: finished, running or stopped, and how far."""
         if (self.folder / "checkpoint").exists():
             return f"Finished: {self.folder / 'checkpoint'}"
-        step = median(row["seconds"] for row in self.rows[-100:]) if self.rows else 0.0
-        if self.silent_s < max(SLACK_S, 20 * step):
-            left = f", about {duration(step * (self.steps - self.done))} left" if self.rows else ""
+        step_s = median(row["seconds"] for row in self.rows[-100:]) if self.rows else 0.0
+        if self.silent_s < max(SLACK_S, 20 * step_s):
+            left = f", about {duration(step_s * (self.steps - self.done))} left" if self.rows else ""
             return f"Running: step {self.done:,} of {self.steps:,}{left}."
         saved = [state.name.removeprefix("step-").lstrip("0") for state in saved_states(self.folder)]
         rest = f"the same command continues it after step {int(saved[-1]):,}" if saved else "nothing is saved"
@@ -109,16 +127,16 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         ReportError: the folder is not a run's.
         DrawingError: matplotlib is missing; the message says how to install it.
     """
-    files = Record.read(run)
+    files = RunFiles.read(run)
     out = out or run / "report.html"
     write_page(out, page(files))
     return out
 
 
-def page(files: Record) -> str:
+def page(files: RunFiles) -> str:
     """The whole document."""
-    config = yaml.safe_load(files.config)
-    where = "" if files.facts is None else f"{files.facts.ranks} x {files.facts.device}, "
+    config = files.settings
+    where = "" if files.summary is None else f"{files.summary.ranks} x {files.summary.device}, "
     name = files.folder.absolute().name
     return render(
         "training.html",
@@ -136,7 +154,7 @@ def page(files: Record) -> str:
     )
 
 
-def _facts(files: Record) -> list[tuple[str, str]]:
+def _facts(files: RunFiles) -> list[tuple[str, str]]:
     """(figure, what it is of)."""
     shown = [(f"{files.done:,} of {files.steps:,}", "steps")]
     if files.rows:
@@ -146,9 +164,9 @@ def _facts(files: Record) -> list[tuple[str, str]]:
             (short(files.total("tokens")), "tokens"),
             (short(files.total("images")), "images"),
         ]
-    if files.facts is not None:
-        trainable = f"{files.facts.learning / files.facts.parameters:.0%}"
-        shown.append((short(files.facts.parameters), f"parameters, {trainable} trainable"))
+    if files.summary is not None:
+        trainable = f"{files.summary.trainable / files.summary.parameters:.0%}"
+        shown.append((short(files.summary.parameters), f"parameters, {trainable} trainable"))
     mfu, tflops = files.mean("mfu"), files.mean("tflops")
     if mfu is not None:
         shown.append((f"{mfu:.1%}", "utilisation (MFU)"))
@@ -157,19 +175,19 @@ def _facts(files: Record) -> list[tuple[str, str]]:
     return shown
 
 
-def _losses(files: Record) -> list[str]:
+def _losses(files: RunFiles) -> list[str]:
     """All steps in a wide drawing and in one for phones; none if no step is finished."""
     if not files.rows:
         return []
     loss = Panel("loss", [_curve(files.rows, "loss")], height=4, from_zero=False)
     sizes = {"loss": (9.0, 3.8), "loss-narrow": (3.5, 2.8)}
-    return [draw_panels(name, [loss, lr_panel(files.rows)], *size) for name, size in sizes.items()]
+    return [render_panels(name, [loss, lr_panel(files.rows)], *size) for name, size in sizes.items()]
 
 
-def _sources(files: Record) -> list[tuple[str, list[str], Markup]]:
+def _sources(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
     """(source, lines, drawing); a held-out source of the same name shares the drawing."""
     found = {key for row in [*files.rows, *files.validation] for key in row if key.startswith("loss/")}
-    mixture = [f"loss/{source['name']}" for source in yaml.safe_load(files.config)["data"]["sources"]]
+    mixture = [f"loss/{source['name']}" for source in files.settings["data"]["sources"]]
     keys = [*(key for key in mixture if key in found), *sorted(found - set(mixture))]
     shown = []
     for number, key in enumerate(keys):
@@ -180,12 +198,12 @@ def _sources(files: Record) -> list[tuple[str, list[str], Markup]]:
         if held_out := [row for row in files.validation if key in row]:
             curves.append(_curve(held_out, key, colour=SECOND, is_noisy=False, has_marks=True))
             lines.append(f"held out: {held_out[-1][key]:.3f}")
-        drawing = draw_panels(f"source-{number}", [Panel("loss", curves, from_zero=False)], height=2.3)
+        drawing = render_panels(f"source-{number}", [Panel("loss", curves, from_zero=False)], height=2.3)
         shown.append((key.removeprefix("loss/"), lines, drawing))
     return shown
 
 
-def _speed(files: Record) -> list[tuple[str, list[str], Markup]]:
+def _speed(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
     """(title, lines, drawing) of each metric of a step."""
     rows = [{**row, **rates(row)} for row in files.rows]
     mfu = ("mfu", "Utilisation", "MFU", "of the device's bfloat16 peak, by counted operations", percent)
@@ -202,14 +220,31 @@ def _speed(files: Record) -> list[tuple[str, list[str], Markup]]:
     for key, title, label, line, form in metrics:
         if having := [row for row in rows if key in row]:
             curve = _curve(having, key, is_noisy=key != "peak_memory")
-            shown.append((title, [line], draw_panels(key, [Panel(label, [curve], form=form)], height=1.9)))
+            shown.append((title, [line], render_panels(key, [Panel(label, [curve], form=form)], height=1.9)))
     return shown
 
 
-def _tables(files: Record) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
-    if files.facts is None:
+def _tables(files: RunFiles) -> list[tuple[Cells, list[Cells], list[int]]]:
+    """(head, rows, places of the text columns)."""
+    if files.summary is None:
         return []
-    return [(GROUP_HEAD, files.facts.group_rows()), (CORPUS_HEAD, files.facts.corpus_rows())]
+    tables = [
+        (GROUP_HEAD, files.summary.group_rows(), [0]),
+        (CORPUS_HEAD, files.summary.corpus_rows(), [0]),
+        (LOST_HEAD, files.summary.lost_rows(), [0, 1, 2]),
+        (BAD_HEAD, bad_rows(files.bad_samples), [0, 1]),
+    ]
+    return [table for table in tables if table[1]]
+
+
+BAD_HEAD: Cells = ("source", "reason", "unusable samples")
+
+
+def bad_rows(samples: Sequence[Mapping[str, Any]]) -> list[Cells]:
+    """One row per source and kind of fault, with the number of different samples; the most frequent first."""
+    keys = {(row["source"], row["kind"], row["key"]) for row in samples}
+    counts = Counter((source, kind) for source, kind, _ in keys)
+    return [(source, kind, f"{number:,}") for (source, kind), number in counts.most_common()]
 
 
 def _curve(rows: Sequence[Row], key: str, **how: Any) -> Curve:
@@ -217,13 +252,13 @@ def _curve(rows: Sequence[Row], key: str, **how: Any) -> Curve:
 
 
 def _last_mean(rows: Sequence[Row], key: str) -> float:
-    """Mean of the finite values of the last tenth of the rows, one at least."""
+    """The mean of the finite values in the last tenth of the rows (at least one row)."""
     last = [row[key] for row in rows[-max(1, len(rows) // 10) :] if math.isfinite(row[key])]
     return sum(last) / len(last) if last else math.nan
 
 
 def short(value: float) -> str:
-    """Three digits and a letter for thousands, millions and more."""
+    """A number with three digits and k, M, B or T."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {letter}"
@@ -231,5 +266,5 @@ def short(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent."""
+    """A share as a percentage."""
     return f"{100 * share:.3g} %"

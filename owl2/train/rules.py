@@ -14,6 +14,7 @@ from torch import nn
 
 from owl2.errors import Owl2Error
 from owl2.model import Owl2Model
+from owl2.train.config import Rule
 
 VISION_PREFIX = "model.vision_model."
 """Of the names of the vision encoder's parameters."""
@@ -21,21 +22,6 @@ VISION_PREFIX = "model.vision_model."
 
 class RuleError(Owl2Error, ValueError):
     """A rule table that does not fit the model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What happens to the parameters whose name matches."""
-
-    match: str
-    """Glob over parameter names, such as `model.vision_model.*`."""
-    frozen: bool = False
-    lr: float = 1.0
-    """Multiplier of the learning rate."""
-    layer_decay: float = 1.0
-    """Factor of the rate from a ViT layer to the one below; 0.9 in the paper. Vision encoder only."""
-    weight_decay: float | None = None
-    """Overrides the optimizer's. Vectors (norms, biases) never decay."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Requests to stop: schedulers and people send a signal, and the loop ends after the step that runs."""
+"""Requests to stop a run: after a signal the loop finishes its step, saves and ends."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -18,10 +18,10 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def stop_requests(*, second_kills: bool) -> Iterator[Callable[[], bool]]:
-    """Turn the first of the signals into a question the loop asks between steps.
+    """Remember the first signal; the function returned says whether there was one.
 
-    A second one kills a process that is alone. A rank gets the same request twice, from the scheduler and
-    from `torchrun`, which kills it by itself when it takes too long.
+    With `second_kills` the second signal ends the process, as without this. A rank must not do so: it gets
+    the same request twice, from the scheduler and from `torchrun`, which kills slow ranks itself.
     """
     received: list[int] = []
 

@@ -1,31 +1,43 @@
-"""What a run consists of: parameters by rule, corpora, devices. Said at the start, kept for the report.
+"""The run summary: parameters by rule, corpora, devices. Shown at the start and kept for the report.
 
-`facts.json` stands in the run's folder because the model and the corpora may be elsewhere, or gone, when
+`facts.json` is in the run's folder because the model and the corpora may be elsewhere, or deleted, when
 somebody asks what was trained.
 """
 
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
-from owl2.data.loader import SampleDataset
+from owl2.data.dataset import SampleDataset
 from owl2.data.order import BLOCK
+from owl2.data.readers.base import Source
+from owl2.errors import Owl2Error
 from owl2.files import write_file
 from owl2.model import Owl2Model
+from owl2.train.config import TrainConfig
 from owl2.train.ranks import Ranks
 from owl2.train.rules import Assignment, Rule
 
 FILE = "facts.json"
 
+Cells = tuple[str, ...]
+GROUP_HEAD: Cells = ("rule", "tensors", "parameters", "learning rate", "weight decay")
+CORPUS_HEAD: Cells = ("source", "samples", "share of samples", "incomplete", "left out")
+LOST_HEAD: Cells = ("source", "file left out", "reason")
+
+
+class SummaryError(Owl2Error, ValueError):
+    """A summary that cannot be read."""
+
 
 @dataclass(frozen=True)
 class Group:
-    """The parameters for which one rule decides."""
+    """The parameters that one rule decides for."""
 
     rule: str
     tensors: int
@@ -42,9 +54,24 @@ class Corpus:
     name: str
     samples: int
     share: float
-    """Of the draws."""
+    """Of the samples that the mixture takes."""
     incomplete: int
-    """Samples that are there but can never be drawn."""
+    """Samples that are never used because a part (image or caption) is missing."""
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """Files left out whole, with the reason."""
+    lost_share: float = 0.0
+    """Estimated share of the corpus in these files."""
+
+    @classmethod
+    def of(cls, source: Source, share: float) -> "Corpus":
+        return cls(
+            name=source.name,
+            samples=len(source),
+            share=share,
+            incomplete=source.num_incomplete,
+            lost=[(file, reason) for file, reason in source.lost],
+            lost_share=source.lost_share,
+        )
 
 
 @dataclass(frozen=True)
@@ -60,32 +87,42 @@ class Summary:
     def of(
         cls,
         model: Owl2Model,
-        rules: Sequence[Rule],
         assignments: Sequence[Assignment],
-        lr: float,
-        draws: SampleDataset,
+        dataset: SampleDataset,
+        config: TrainConfig,
         ranks: Ranks,
     ) -> "Summary":
         device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "CPU"
+        groups = [_group(model, rule, assignments, config.optim.lr) for rule in config.rules]
         corpora = [
-            Corpus(source.name, len(source), quota / BLOCK, source.num_incomplete)
-            for source, quota in zip(draws.sources, draws.mixture.quotas, strict=True)
+            Corpus.of(source, quota / BLOCK)
+            for source, quota in zip(dataset.sources, dataset.mixture.quotas, strict=True)
         ]
-        return cls([_group(model, rule, assignments, lr) for rule in rules], corpora, ranks.size, device)
+        return cls(groups, corpora, ranks.size, device)
 
     @classmethod
     def read(cls, run: Path) -> "Summary | None":
-        """The facts of a run's folder; None if it has none yet."""
+        """The summary in a run's folder; None if it has none yet.
+
+        Raises:
+            SummaryError: the file is damaged.
+        """
         path = run / FILE
         if not path.exists():
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
-        groups = [Group(**group) for group in record.pop("groups")]
-        corpora = [Corpus(**corpus) for corpus in record.pop("corpora")]
-        return cls(groups=groups, corpora=corpora, **record)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            groups = [Group(**group) for group in record.pop("groups")]
+            corpora = [Corpus(**corpus) for corpus in record.pop("corpora")]
+            return cls(groups=groups, corpora=corpora, **record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SummaryError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); delete it, the next start of the "
+                f"run writes it again"
+            ) from None
 
     def write(self, run: Path) -> None:
-        """Keep them in the run's folder."""
+        """Keep the summary in the run's folder."""
         write_file(run / FILE, json.dumps(dataclasses.asdict(self), indent=1).encode())
 
     @property
@@ -94,12 +131,12 @@ class Summary:
         return sum(group.parameters for group in self.groups)
 
     @property
-    def learning(self) -> int:
+    def trainable(self) -> int:
         """Parameters that are not frozen."""
         return sum(group.parameters for group in self.groups if group.lr is not None)
 
-    def group_rows(self) -> list[tuple[str, ...]]:
-        """One row a rule, in the order in which they decide: how many parameters, how fast they learn."""
+    def group_rows(self) -> list[Cells]:
+        """One row per rule, in their order: number of parameters, learning rate, weight decay."""
         return [
             (
                 group.rule,
@@ -111,22 +148,29 @@ class Summary:
             for group in self.groups
         ]
 
-    def corpus_rows(self) -> list[tuple[str, ...]]:
-        """One row a corpus: how large it is, how much of it is drawn, how much of it can never be."""
+    def corpus_rows(self) -> list[Cells]:
+        """One row per corpus: its size, its share of the mixture, and what of it is not used."""
         return [
-            (corpus.name, f"{corpus.samples:,}", f"{corpus.share:.1%}", f"{corpus.incomplete:,}")
+            (
+                corpus.name,
+                f"{corpus.samples:,}",
+                f"{corpus.share:.1%}",
+                f"{corpus.incomplete:,}",
+                f"{len(corpus.lost):,} file(s), {corpus.lost_share:.1%}" if corpus.lost else "0",
+            )
             for corpus in self.corpora
         ]
 
-    def tables(self) -> tuple[Table, Table]:
-        """Both for the console."""
-        return _table("parameters", GROUP_HEAD, self.group_rows()), _table(
-            "data", CORPUS_HEAD, self.corpus_rows()
-        )
+    def lost_rows(self) -> list[Cells]:
+        """One row per file that was left out."""
+        return [(corpus.name, file, reason) for corpus in self.corpora for file, reason in corpus.lost]
 
-
-GROUP_HEAD = ("rule", "tensors", "parameters", "learning rate", "weight decay")
-CORPUS_HEAD = ("source", "samples", "share of draws", "incomplete")
+    def tables(self) -> list[Table]:
+        """For the console: parameters, corpora and, if there are any, lost files."""
+        tables = [("parameters", GROUP_HEAD, self.group_rows()), ("data", CORPUS_HEAD, self.corpus_rows())]
+        if lost := self.lost_rows():
+            tables.append(("files left out", LOST_HEAD, lost))
+        return [_table(title, head, rows) for title, head, rows in tables]
 
 
 def _group(model: Owl2Model, rule: Rule, assignments: Sequence[Assignment], lr: float) -> Group:
@@ -150,7 +194,9 @@ def _span(values: Sequence[float]) -> str:
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(head):
-        table.add_column(column, justify="right" if place else "left")
+        table.add_column(
+            column, justify="right" if place and head is not LOST_HEAD else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
     return table

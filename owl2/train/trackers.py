@@ -1,9 +1,9 @@
-"""Where a run's figures go beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio; each is optional.
+"""Trackers: copies of a run's metrics for TensorBoard, Weights & Biases and trackio; each is optional.
 
-`metrics.jsonl` is the record and these are copies of it, so a tracker that fails is left behind and the run
-goes on. A run keeps its name with each service over all its interruptions (`trackers.json` in its folder).
-Steps that are computed again after a resume are the same again: TensorBoard is told to forget the first
-copy; the others, which cannot forget, are not sent the second.
+`metrics.jsonl` is the record. A tracker that fails is switched off and the run goes on. A run keeps its id
+with each service over all interruptions (`trackers.json` in its folder). Steps repeated after a resume have
+the same values again: TensorBoard drops its first copy; the other services cannot, so they are not sent the
+second.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ Values = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a tracker must know of the run it follows."""
+class TrackedRun:
+    """What a tracker needs to know about its run."""
 
-    run: Path
+    folder: Path
     id: str
-    """Under which the services know the run, whatever other runs are called."""
+    """The run's unique id with the services."""
     start: int
     """Finished steps."""
     settings: dict[str, Any]
 
 
 class Tracker(Protocol):
-    """One copy of the figures."""
+    """A service that gets a copy of the metrics."""
 
-    forgets: bool
-    """Whether it takes a step again and forgets what it had of it."""
+    overwrites: bool
+    """Whether a step that is sent again replaces the first copy."""
 
-    def __init__(self, place: Place): ...
+    def __init__(self, run: TrackedRun): ...
 
     def log(self, step: int, values: Values) -> None: ...
 
@@ -53,12 +53,12 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in `RUN/tensorboard`."""
 
-    forgets = True
+    overwrites = True
 
-    def __init__(self, place: Place):
+    def __init__(self, run: TrackedRun):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(place.run / "tensorboard"), purge_step=place.start + 1)
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.start + 1)
 
     def log(self, step: int, values: Values) -> None:
         for name, value in values.items():
@@ -69,22 +69,22 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the project that WANDB_PROJECT names, else `owl2`; with WANDB_MODE=offline in `RUN/wandb`."""
+    """A run in the project WANDB_PROJECT, by default `owl2`; with WANDB_MODE=offline in `RUN/wandb`."""
 
-    forgets = False
+    overwrites = False
 
-    def __init__(self, place: Place):
+    def __init__(self, run: TrackedRun):
         import wandb
 
         try:
             self.run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "owl2"),
-                id=place.id,
-                name=place.run.name,
+                id=run.id,
+                name=run.folder.name,
                 resume="allow",
-                dir=place.run,
-                config=place.settings,
-                settings=wandb.Settings(console="off"),  # the progress bar is no log
+                dir=run.folder,
+                config=run.settings,
+                settings=wandb.Settings(console="off"),  # do not record the progress bar
             )
         except wandb.Error as error:
             raise TrainConfigError(
@@ -99,16 +99,16 @@ class WeightsAndBiases:
 
 
 class Trackio:
-    """A run of the project `owl2` in trackio's own database, or of the space that TRACKIO_SPACE_ID names."""
+    """A run in the project `owl2` of trackio's database, or of the space TRACKIO_SPACE_ID."""
 
-    forgets = False
+    overwrites = False
 
-    def __init__(self, place: Place):
+    def __init__(self, run: TrackedRun):
         import trackio
 
-        with contextlib.redirect_stdout(sys.stderr):  # it prints, and our output is the checkpoint's path
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for the checkpoint's path
             self.run = trackio.init(
-                project="owl2", name=place.id, resume="allow", config=place.settings, embed=False
+                project="owl2", name=run.id, resume="allow", config=run.settings, embed=False
             )
 
     def log(self, step: int, values: Values) -> None:
@@ -124,7 +124,7 @@ KINDS: dict[str, tuple[type[Tracker], str, str]] = {
     "wandb": (WeightsAndBiases, "wandb", "wandb"),
     "trackio": (Trackio, "trackio", "trackio"),
 }
-"""By the name in `trackers`: the class, the package it needs, and the extra that brings it."""
+"""By name: the class, the package it needs, and the extra that installs it."""
 
 
 def check_installed(names: Sequence[str]) -> None:
@@ -136,64 +136,64 @@ def check_installed(names: Sequence[str]) -> None:
         except ImportError as error:
             raise TrainConfigError(
                 f"trackers: {name} needs the package {package} ({error}): pip install 'owl2[{extra}]', or "
-                f"leave it out of `trackers`"
+                f"remove it from `trackers`"
             ) from error
 
 
 class Trackers:
-    """All trackers of a run; only the first rank has any.
+    """All trackers of a run, on the first rank.
 
     Args:
-        config: names them.
+        config: names the trackers.
         start: finished steps.
-        last_step: the last step that was measured before now, finished or lost; 0 for a new run.
-        console: where a tracker that fails is reported.
+        last_step: the last step measured before this start, repeated ones included; 0 for a new run.
+        console: where the failure of a tracker is reported.
 
     Raises:
-        TrainConfigError: a service refuses to start.
+        TrainConfigError: a service does not start.
     """
 
     def __init__(self, config: TrainConfig, start: int, last_step: int, console: Console):
         self.console = console
         self.trackers: dict[str, Tracker] = {}
         self.sent: dict[str, int] = {}
-        """By name: the last step that a tracker has from before."""
+        """By name: the last step that the tracker already has."""
         path = config.run / "trackers.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         for name in config.trackers:
             record = known.get(name)
             if record is None:
                 known[name] = {"id": f"{config.run.name}-{uuid.uuid4().hex[:8]}", "last_step": start}
             else:
                 record["last_step"] = max(record["last_step"], last_step)
-        if config.trackers:  # before anything is sent, so that no second name can ever be given
+        if config.trackers:  # before anything is sent, so that a run never gets a second id
             write_file(path, json.dumps(known, indent=1).encode())
         for name in config.trackers:
             kind = KINDS[name][0]
-            place = Place(config.run.absolute(), known[name]["id"], start, config_to_dict(config))
-            self.trackers[name] = kind(place)
-            self.sent[name] = 0 if kind.forgets else known[name]["last_step"]
+            run = TrackedRun(config.run.absolute(), known[name]["id"], start, config_to_dict(config))
+            self.trackers[name] = kind(run)
+            self.sent[name] = 0 if kind.overwrites else known[name]["last_step"]
 
     def log(self, step: int, values: Values) -> None:
-        """Hand the figures of a step to every tracker that does not have them yet."""
+        """Send the metrics of a step to every tracker that does not have them yet."""
         for name in [name for name, last in self.sent.items() if step > last and name in self.trackers]:
-            with self._left_behind_if_it_fails(name, f"after step {step}"):
+            with self._switched_off_if_it_fails(name, f"after step {step}"):
                 self.trackers[name].log(step, values)
 
     def close(self) -> None:
-        """Let every tracker write what it still holds."""
+        """Let every tracker write what it has buffered."""
         for name in list(self.trackers):
-            with self._left_behind_if_it_fails(name, "at the end"):
+            with self._switched_off_if_it_fails(name, "at the end"):
                 self.trackers[name].close()
 
     @contextlib.contextmanager
-    def _left_behind_if_it_fails(self, name: str, when: str) -> Iterator[None]:
+    def _switched_off_if_it_fails(self, name: str, when: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             del self.trackers[name]
             self.console.print(
                 f"[bold red]{name} failed {when} ({type(error).__name__}: {error})[/]; the run goes on "
-                f"without it, and metrics.jsonl has everything",
+                f"without it, and metrics.jsonl is complete",
                 soft_wrap=True,
             )

@@ -12,7 +12,7 @@ from owl2.checkpoint.gguf import read_gguf
 from owl2.generate import GenerationConfig, generate
 from tests.checkpoint.test_gguf import bpe, write_gguf  # noqa: F401  (fixture)
 from tests.checkpoint.test_parts import clip, llama
-from tests.model.tiny import draw, tiny_model
+from tests.model.tiny import random_samples, tiny_model
 
 BOTH_FILES = [
     pytest.param([5, 9, 11], None, id="config.json"),
@@ -62,7 +62,7 @@ def test_a_checkpoint_has_the_end_tokens_of_both_of_its_files(
 
 
 def test_a_model_with_three_ends_stops_at_any_of_them(tmp_path: Path) -> None:
-    model, (sample,) = tiny_model(), draw("3 I 5")
+    model, (sample,) = tiny_model(), random_samples("3 I 5")
     (free,) = generate(model, sample.ids[None], None, sample.images, max_new_tokens=12, min_new_tokens=12)
     for place in (2, 5, 8):
         save_checkpoint(model, tmp_path / "tiny")

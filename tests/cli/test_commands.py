@@ -1,7 +1,9 @@
 """Every command: help at once without heavy packages, one spelling, the nearest for a typo, completion."""
 
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import typing
@@ -28,11 +30,11 @@ FUNCTIONS = {
 LIGHT = {"owl2", "yaml"}
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "owl2", *words],
-        cwd=ROOT,
-        env={**os.environ, **environment},
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -57,8 +59,6 @@ print("MODULES", *sorted(found - sys.stdlib_module_names))
 
 @pytest.mark.parametrize("command", ["", "data", "eval", *FUNCTIONS])
 def test_help_comes_at_once_and_without_heavy_packages(command: str) -> None:
-    if command in ("train", "plan"):
-        pytest.skip("until owl2.train.config imports no torch")
     done = subprocess.run(
         [sys.executable, "-c", HELP.format(words=[command])], cwd=ROOT, capture_output=True, text=True
     )
@@ -262,8 +262,9 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         (PermissionError(13, "Permission denied", b"a"), "owl2 report: a: permission denied\n", 1),
         (OSError(30, "Read-only", "a"), "owl2 report: a: the file system is read-only\n", 1),
         (OSError("a library's\nown words"), "owl2 report: a library's own words\n", 1),
-        (UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "x"), "is not UTF-8 text, near b'caf\\xe9'\n", 1),
-        (ModuleNotFoundError("x", name="av.codec"), "package av: pip install 'owl2[video]'\n", 1),
+        (UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "x"), "is not UTF-8, near b'caf\\xe9'\n", 1),
+        (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "x"), "is not UTF-8, near 'caf\\udce9'\n", 1),
+        (ModuleNotFoundError("x", name="av.codec"), "`pip install av`, or the extra that has it\n", 1),
         (ImportError("x needs y: pip install y"), "owl2 report: x needs y: pip install y\n", 1),
         (MemoryError(), "owl2 report: out of memory.\n", 1),
     ],
@@ -295,6 +296,25 @@ def test_a_defect_of_ours_keeps_its_traceback_and_asks_for_a_report(
     assert "please report it" in "".join(raised.value.__notes__)
 
 
+def test_ctrl_c_says_which_commands_go_on_where_they_were(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        """Begin."""
+        raise KeyboardInterrupt
+
+    for command in ("convert", "data convert", "eval run", "eval report"):
+        module, _, name = command.partition(" ")
+        if name:
+            monkeypatch.setitem(sys.modules[f"owl2.cli.{module}"].COMMANDS, name, interrupted)
+        else:
+            monkeypatch.setattr(f"owl2.cli.{module}.{module}", interrupted)
+        with pytest.raises(SystemExit, match="130"):
+            main(command.split())
+        goes_on = "; the same command continues it" * (command in ("data convert", "eval run"))
+        assert capsys.readouterr().err == f"owl2 {command}: stopped{goes_on}\n"
+
+
 def test_a_request_to_stop_ends_with_75_and_is_said_by_the_first_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,16 +328,30 @@ def test_a_request_to_stop_ends_with_75_and_is_said_by_the_first_process(
         assert capsys.readouterr().err == said
 
 
-def test_a_signal_before_the_first_step_is_a_request_to_stop() -> None:
-    import signal
+@pytest.mark.parametrize(("command", "code"), [("train", 75), ("demo", 75), ("report", None)])
+def test_a_signal_while_a_run_starts_is_a_request_to_stop(
+    command: str, code: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, received = signal.getsignal(signal.SIGTERM), []
+    signal.signal(signal.SIGTERM, lambda *_: received.append(1))
 
-    from owl2.cli.train import stops_resumable
-    from owl2.train.signals import Interrupted
-
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="same command continues"), stops_resumable():
+    def preempted() -> None:
+        """Start."""
         signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
+
+    monkeypatch.setattr(f"owl2.cli.{command}.{command}", preempted)
+    try:
+        if code is None:
+            main([command])
+        else:
+            with pytest.raises(SystemExit, match="75"):
+                main([command])
+            assert capsys.readouterr().err == f"owl2 {command}: stopped; the same command continues it\n"
+        assert len(received) == (code is None), "what the caller had set is there again"
+        signal.raise_signal(signal.SIGTERM)
+        assert len(received) == 1 + (code is None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_warning_to_users_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,10 +364,38 @@ def test_a_warning_to_users_is_a_line(capsys: pytest.CaptureFixture[str]) -> Non
         assert "file:1: UserWarning: x" in warnings.formatwarning("x", UserWarning, "file", 1)
 
 
-def test_an_ascii_terminal_shows_everything_as_far_as_it_can() -> None:
-    done = run("data", "list", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
+def test_an_ascii_terminal_shows_tables_and_bars_in_ascii(desk: Path) -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    for words in (["list", "--source", "."], ["inspect", "talk.jsonl", "--out", "page.html"]):
+        done = run("data", *words, cwd=desk, **ascii_only)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.isascii()
+        assert "\\" not in done.stdout, "nothing is shown as an escape"
+    done = run("chat", "checkpoint", "-m", "\N{OWL}", "--max-new-tokens=3", cwd=desk, **ascii_only)
     assert done.returncode == 0, done.stderr
-    assert "\\xb7" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="no program that makes a terminal")
+def test_bars_on_an_ascii_terminal_do_not_fail(desk: Path) -> None:
+    command = shlex.join(
+        [sys.executable, "-m", "owl2", "chat", "checkpoint", "-m", "hi", "--max-new-tokens=3"]
+    )
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"],
+        cwd=desk,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONIOENCODING": "ascii",
+            "LC_ALL": "C",
+            "TERM": "xterm",
+        },
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+    assert b"Loading" in done.stdout
+    assert done.stdout.isascii()
 
 
 def test_a_reader_that_has_seen_enough_ends_the_program_quietly() -> None:

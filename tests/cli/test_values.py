@@ -169,6 +169,10 @@ def test_a_value_is_read_by_its_type(kind: Any, text: str, value: Any) -> None:
     assert read(text, kind, "--x") == value
 
 
+def test_utf_8_is_text_in_an_ascii_locale_too() -> None:
+    assert read("猫".encode().decode("ascii", "surrogateescape"), str, "--x") == "猫"
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [

@@ -40,14 +40,14 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> Path:
 
 
 def write_arrow(path: Path, table: pa.Table, rows: int = 7, **options: Any) -> Path:
-    """Write an Arrow file in batches of so many rows."""
+    """Write an Arrow file in batches of `rows` rows."""
     with ipc.new_file(path, table.schema, options=ipc.IpcWriteOptions(**options)) as writer:
         writer.write_table(table, rows)
     return path
 
 
 def write_stream(path: Path, table: pa.Table, rows: int = 7) -> Path:
-    """Write an Arrow stream in batches of so many rows, as `save_to_disk` does."""
+    """Write an Arrow stream in batches of `rows` rows, as `save_to_disk` does."""
     with ipc.new_stream(path, table.schema) as writer:
         writer.write_table(table, rows)
     return path

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from owl2.data.loader import BatchLoader, SampleDataset, Sampler
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.sources import open_source
@@ -15,7 +16,7 @@ from owl2.processor.tokenizer import load_tokenizer
 
 BATCH = 12
 STEPS = 2000
-"""More than anybody waits for."""
+"""More than a test waits for."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Tables in the cache: written once, by whoever comes first, whole or not at all; the others in place."""
+"""Tables in the cache: written once, by the first process that needs it, whole or not at all; the others in
+place."""
 
 import multiprocessing
 import os

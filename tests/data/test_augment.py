@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl2.data.decode import AUGMENTATIONS, CROP_SCALE, augment, augmentation_for
+from owl2.data.sample import CROP_SCALE, augment, augmentation_for
 
 SIZE = (80, 60)
 
@@ -24,7 +24,7 @@ def test_none_changes_nothing(image: Image.Image) -> None:
     assert augment(image, "none", seed=1) is image
 
 
-@pytest.mark.parametrize("kind", AUGMENTATIONS)
+@pytest.mark.parametrize("kind", ["none", "crop", "flip", "crop_flip"])
 def test_the_seed_alone_decides(image: Image.Image, kind: str) -> None:
     for seed in range(20):
         assert np.array_equal(pixels(augment(image, kind, seed)), pixels(augment(image, kind, seed)))

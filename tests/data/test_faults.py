@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from owl2.data.dataset import SampleDataset
 from owl2.data.inspect.inspection import inspect_source
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
@@ -72,30 +73,46 @@ def talk_lines(folder: Path) -> Iterator[tuple[bytes, str | None]]:
         value = {"id": key, "conversations": turns(*values), **others}
         return json.dumps(value if image is None else {**value, "image": image}).encode()
 
-    def pictured(name: str, data: bytes | None) -> bytes:
+    def with_image(name: str, data: bytes | None) -> bytes:
         if data is not None:
             (folder / name).write_bytes(data)
         return row(name, "<image>what is it?", "an owl", image=name)
 
     for number in range(12):
-        yield pictured(f"good-{number}.jpg", jpeg(number)), None
+        yield with_image(f"good-{number}.jpg", jpeg(number)), None
         yield row(f"text-{number}", "what is it?", f"two owls {number}"), None
     for name, data in odd_images().items():
-        yield pictured(name, data), None
-    yield pictured("cut.jpg", jpeg(3)[:-200]), "image cannot be read"
-    yield pictured("empty.jpg", b""), "image cannot be read"
-    yield pictured("page.jpg", b"<html>404</html>"), "image cannot be read"
-    yield pictured("bomb.png", bomb()), "image cannot be read"
-    yield pictured("gone.jpg", None), "image is missing"
+        yield with_image(name, data), None
+    yield with_image("cut.jpg", jpeg(3)[:-200]), "image cannot be read"
+    yield with_image("empty.jpg", b""), "image cannot be read"
+    yield with_image("page.jpg", b"<html>404</html>"), "image cannot be read"
+    yield with_image("bomb.png", bomb()), "image cannot be read"
+    yield with_image("gone.jpg", None), "image is missing"
     yield b'{"id": "torn", "conversations": [{"from": "hum', "not a JSON object"
     yield b'{"id": "latin", "conversations": [{"from": "human", "value": "caf\xe9"}]}', "text is not UTF-8"
     yield row("half", "what is it?", "half \ud800"), "text is not UTF-8"
     yield row("bot", "x", "y").replace(b'"gpt"', b'"bot"'), "turns do not alternate"
     yield row("no-image", "<image>what is it?", "an owl"), "image marks and images differ"
     yield row("two-marks", "<image><image>?", "an owl", image="good-0.jpg"), "image marks and images differ"
-    yield row("drawn", "what is it?", "<image>", image="good-0.jpg"), "unusable conversation"
+    yield row("image-in-answer", "what is it?", "<image>", image="good-0.jpg"), "unusable conversation"
     yield row("monologue", "what is it?"), "no answer within the limit"
     yield row("clip", "<video>what is it?", "an owl", video="page.jpg"), "video cannot be read"
+    yield row("nul", "<image>?", "an owl", image="a\0.jpg"), "path is not a path"
+    yield row("half-path", "<image>?", "an owl", image="\ud83d.jpg"), "path is not a path"
+    yield row("no-path", "<image>?", "an owl", image=[None]), "image is missing"  # type: ignore[arg-type]
+    yield row("long-path", "<image>?", "an owl", image="a" * 5000), "image cannot be read"
+    yield row("folder", "<image>?", "an owl", image="."), "image cannot be read"
+    yield row("through-a-file", "<image>?", "an owl", image="good-0.jpg/a.jpg"), "image cannot be read"
+    yield row("half-\ud800-key", "what is it?", "an owl"), None
+    yield b"[" * 100_000, "not a JSON object"
+    yield b'{"conversations": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not a JSON object"
+    yield b'["a", "list"]', "not a JSON object"
+    yield row("numbers", "what is it?", "an owl", image=7), "unknown row format"  # type: ignore[arg-type]
+    yield b'{"conversations": {"from": "human"}}', "unknown row format"
+    yield b'{"conversations": [{"from": ["human"], "value": "a"}]}', "turns do not alternate"
+    yield b'{"conversations": [{"from": "human", "value": [1]}]}', "unknown row format"
+    yield row("two", "what is it?", "an owl", image="good-0.jpg", images=["good-1.jpg"]), "unknown row format"
+    yield row("img", "what is it?", "an owl", img="good-0.jpg"), "media is not read"
 
 
 def web_members() -> Iterator[tuple[dict[str, bytes], str | None]]:
@@ -106,6 +123,7 @@ def web_members() -> Iterator[tuple[dict[str, bytes], str | None]]:
     yield {"empty.jpg": b"", "empty.txt": b"an owl"}, "image cannot be read"
     yield {"latin.jpg": jpeg(5), "latin.txt": b"caf\xe9"}, "text is not UTF-8"
     yield {"blank.jpg": jpeg(5), "blank.txt": b" \n"}, "caption is blank"
+    yield {"mark.jpg": jpeg(5), "mark.txt": b"\xef\xbb\xbf \r\n"}, "caption is blank"
 
 
 class Faulty:
@@ -180,7 +198,7 @@ def test_every_fault_at_once_is_counted_exactly_and_the_rest_comes_in_order(
     assert {name for name, _ in bad} == {"talk", "web"}
     assert {kind for kinds in faulty.kinds.values() for kind in kinds if kind} == {
         kind for _, kind in bad if kind != "shard is damaged"
-    }, "every fault was drawn"
+    }, "every fault occurred"
     recorded = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert Counter((row["source"], row["kind"]) for row in recorded) == bad
     assert all(row["key"] and row["reason"] for row in recorded)
@@ -214,6 +232,22 @@ def test_odd_images_are_used_and_look_right(faulty: Faulty, processor: Processor
     ), "inspection counts what training leaves out"
 
 
+def test_a_run_started_again_meets_the_same_faults_and_goes_on(
+    faulty: Faulty, processor: Processor, tmp_path: Path
+) -> None:
+    """One row used to stop a run at its draw, and again there after every restart."""
+    first = open_batches(faulty, processor, tmp_path / "bad.jsonl", max_bad_fraction=0.9)
+    micro_batches = first.micro_batches()
+    before = [next(micro_batches) for _ in range(30)]
+    again = open_batches(faulty, processor, tmp_path / "bad.jsonl", start_step=20, max_bad_fraction=0.9)
+    again.num_drawn, again.num_bad = first.num_drawn, first.num_bad.copy()
+    after = [batch for batch, _ in again.micro_batches()]
+    assert [batch.keys if batch else () for batch in after[:10]] == [
+        batch.keys if batch else () for batch, _ in before[20:]
+    ]
+    assert again.num_bad.total() > first.num_bad.total()
+
+
 def test_more_than_one_shard_and_one_in_a_hundred_damaged_is_an_error(tmp_path: Path) -> None:
     for number in range(4):
         write_tar(tmp_path / f"{number}.tar", {"a.jpg": jpeg(1), "a.txt": b"an owl"})
@@ -230,7 +264,7 @@ def test_too_many_faults_stop_the_run(processor: Processor, tmp_path: Path) -> N
     faulty = Faulty(tmp_path / "faulty")
     with pytest.raises(
         DataError,
-        match=r"web: about 14 of 28 samples are lost, more than 1\.0%; 1 file.* left out .*00001\.tar is not",
+        match=r"web: about 15 of 30 samples are lost, more than 1\.0%; 1 file.* left out .*00001\.tar is not",
     ):
         open_batches(faulty, processor, tmp_path / "bad.jsonl", max_bad_fraction=0.01)
     (faulty.paths[1] / "00001.tar").unlink()

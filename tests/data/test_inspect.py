@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from owl2.__main__ import main
+from owl2.data.dataset import SampleDataset
 from owl2.data.inspect import page
 from owl2.data.inspect.inspection import inspect_source, pieces_of
 from owl2.data.inspect.page import render_page
-from owl2.data.loader import SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.readers.sources import open_source
 from owl2.processor import Encoding, Processor
-from tests.data.small import NUM_IMAGES, jpeg, turns, write_jsonl
+from tests.data.small import NUM_IMAGES, jpeg, turns, write_jsonl, write_tar
 from tests.markup import check_that_text_stays_text
 
 
@@ -124,6 +124,33 @@ def test_the_command_prints_figures_and_faults_and_writes_the_page(
     assert re.search(r"^ +1  broken, as rows:gone: FileNotFoundError", shown, re.MULTILINE)
     assert "length in bytes" in shown
     assert "image is missing" in out.read_text(encoding="utf-8")
+
+
+def test_a_source_of_which_nothing_can_be_used_is_an_error_behind_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"img": "a.jpg", "conversations": turns("What?", "x")}] * 3
+    path, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "page.html"
+    with pytest.raises(SystemExit, match="1"):
+        main(["data", "inspect", str(path), "--out", str(out)])
+    shown = capsys.readouterr()
+    assert re.search(r"^ +3  broken$", shown.out, re.MULTILINE)
+    assert "rows: none of 3 samples can be used; the first, rows:#" in shown.err
+    assert "media is not read" in out.read_text(encoding="utf-8")
+
+
+def test_lost_files_are_shown_with_their_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        write_tar(tmp_path / f"{number}.tar", {f"{number}.jpg": jpeg(number), f"{number}.txt": b"an owl"})
+    (tmp_path / "1.tar").write_bytes(b"<html>404</html>" * 100)
+    out = tmp_path / "page.html"
+    main(["data", "inspect", str(tmp_path), "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert re.search(r"^ +25.0%  lost, in 1 damaged file\(s\)$", shown, re.MULTILINE)
+    assert "1.tar is not a readable tar" in shown
+    page = out.read_text(encoding="utf-8")
+    assert "25.0%" in page
+    assert "1.tar is not a readable tar" in page
 
 
 def test_what_is_no_source_is_one_line_and_exit_code_1(

@@ -106,6 +106,20 @@ def test_blank_lines_do_not_count_as_rows_but_as_lines(tmp_path: Path) -> None:
         source[2]
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t\r"])
+@pytest.mark.parametrize("other", ["\x0b", "\x0c", "\x1c", "\ufeff"])
+def test_a_line_that_only_looks_blank_is_a_row_of_its_own_and_no_part_of_the_one_before(
+    tmp_path: Path, blank: str, other: str
+) -> None:
+    good = json.dumps({"id": "good", "conversations": turns("a", "b")})
+    (tmp_path / "rows.jsonl").write_text(f"{good}\n{blank}\n{other}\n{good}\n", encoding="utf-8", newline="")
+    source = JsonlSource("rows", tmp_path / "rows.jsonl")
+    assert len(source) == 3
+    assert source[0].key == source[2].key == "good"
+    with pytest.raises(DataError, match=r"line 3 of .*: not JSON"):
+        source[1]
+
+
 def test_unicode_and_windows_line_ends_are_read_as_they_are(tmp_path: Path) -> None:
     text = "Eule 🦉 · 猫头鹰 · e\u0301 \u2028 end"
     row = json.dumps({"id": "ü", "conversations": turns(text, "да")}, ensure_ascii=False)
@@ -123,6 +137,29 @@ def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'{"id": "caf\xe9"}\n')
     with pytest.raises(DataError, match=r"line 1 of .*rows.jsonl is not UTF-8: .* byte 0xe9"):
         JsonlSource("rows", path)[0]
+
+
+def test_a_file_that_as_a_whole_is_not_utf_8_is_an_error_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [json.dumps({"conversations": turns("où?", f"là {n}")}, ensure_ascii=False) for n in range(50)]
+    for encoding in ("latin-1", "utf-16"):
+        path.write_bytes("\n".join(rows).encode(encoding))
+        with pytest.raises(
+            DataError, match=r"rows.jsonl is not UTF-8 .*; convert it, for instance by `iconv"
+        ):
+            open_source("rows", path)
+    path.write_bytes("\n".join(rows[:25]).encode() + b"\n" + "\n".join(rows[25:30]).encode("latin-1"))
+    source = open_source("rows", path)
+    assert source[24].text.endswith("là 24")
+    with pytest.raises(DataError, match=r"line 27 of .* is not UTF-8"):
+        source[26]
+
+
+def test_a_corpus_on_the_local_disk_needs_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("OWL2_CACHE", str(tmp_path / "file"))
+    source = open_source("rows", write_jsonl(tmp_path / "rows.jsonl", [{"conversations": turns("a", "b")}]))
+    assert (len(source), source[0].key) == (1, "rows.jsonl:1")
 
 
 def test_an_image_is_opened_late_below_the_image_root_and_named_when_it_fails(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Loaders killed at random moments go on with exactly the samples of one that nobody interrupted."""
+"""Loaders killed at random moments go on with exactly the samples of an uninterrupted one."""
 
 import dataclasses
 import multiprocessing
@@ -22,7 +22,7 @@ def reader(corpora: Path, sentencepiece_tokenizer: SentencePieceTokenizer, tmp_p
 
 
 def read_until_killed(reader: Reader, ranks: int, num_steps: int, delay_s: float) -> list[Reader]:
-    """Start all ranks, wait for so many steps of each and a bit, and kill them where they stand."""
+    """Start all ranks, wait until each has finished some steps, and kill them at a random moment."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.data.reader"])
     readers = [dataclasses.replace(reader, ranks=ranks, rank=rank) for rank in range(ranks)]
@@ -73,7 +73,7 @@ def uninterrupted(reader: Reader, steps: int) -> dict[int, list[list[str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("num_workers", [0, 1, 4])
-def test_a_loader_killed_four_times_reads_what_one_reads_that_nobody_killed(
+def test_a_loader_killed_four_times_reads_what_an_uninterrupted_one_reads(
     reader: Reader, num_workers: int, is_packed: bool
 ) -> None:
     reader = dataclasses.replace(reader, num_workers=num_workers, is_packed=is_packed)
@@ -95,7 +95,7 @@ def test_a_run_killed_on_1_2_and_4_ranks_reads_the_steps_of_one_rank(reader: Rea
         assert sorted(drawn) == sorted(key for keys in whole[step] for key in keys)
 
 
-def test_a_loader_with_a_worker_killed_once_reads_what_one_reads_that_nobody_killed(reader: Reader) -> None:
+def test_a_loader_with_a_worker_killed_once_reads_what_an_uninterrupted_one_reads(reader: Reader) -> None:
     reader = dataclasses.replace(reader, num_workers=1)
     seen, _ = interrupted(reader, [1, 1], random.Random(3))
     assert {step: ranks[0] for step, ranks in seen.items()} == uninterrupted(reader, max(seen) + 1)

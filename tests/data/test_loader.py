@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from owl2.data.loader import MIN_BAD_SAMPLES, Batch, BatchLoader, Collate, SampleDataset, truncate
+from owl2.data.dataset import SampleDataset, truncate
+from owl2.data.loader import MIN_BAD_SAMPLES, Batch, BatchLoader, Collate
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
@@ -204,8 +205,8 @@ def test_a_bad_sample_leaves_a_hole_and_is_recorded_with_its_reason(
     path = write_mixed(tmp_path, 7, 1)
     log = tmp_path / "bad.jsonl"
     batches = open_batches(processor, [path], log, micro_batch_size=20, steps=1, num_workers=num_workers)
-    drawn = list(batches)
-    keys = [key for batch in drawn if batch for key in batch.keys]
+    found = list(batches)
+    keys = [key for batch in found if batch for key in batch.keys]
     assert set(keys) == {f"mixed:good-{i}" for i in range(7)}
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(rows) == 40 - len(keys) > 0
@@ -229,7 +230,7 @@ def test_every_way_to_be_bad_is_a_hole_with_a_reason(processor: Processor, tmp_p
         {"id": "marks", "conversations": turns("<image>", "x")},
         {"id": "roles", "conversations": turns("x", "y")[1:]},
         {"id": "empty", "conversations": []},
-        {"id": "drawn", "image": "good.jpg", "conversations": turns("draw an owl", "<image>")},
+        {"id": "image-in-answer", "image": "good.jpg", "conversations": turns("draw an owl", "<image>")},
         {"id": "unanswered", "conversations": turns("two?")},
         {"id": "long", "conversations": turns("two " * 100, "x")},
         "not a row",
@@ -249,7 +250,7 @@ def test_every_way_to_be_bad_is_a_hole_with_a_reason(processor: Processor, tmp_p
         "#4": "sample marks has 1 image mark.s. and 0 image",
         "#5": "turn 1 of sample roles is from .gpt., expected .human.",
         "empty": "no turns",
-        "drawn": "an answer cannot hold an image",
+        "image-in-answer": "an answer cannot hold an image",
         "unanswered": "no labelled token within 60 of its",
         "long": r"no labelled token within 60 of its \d\d\d tokens",
         "#10": "line 11 of .*rows.jsonl: holds a str, expected an object",
@@ -307,9 +308,7 @@ def test_a_share_below_the_threshold_does_not_stop_a_long_run(processor: Process
     assert batches.num_bad.total() == 30
 
 
-def test_a_fault_that_nobody_foresaw_says_in_which_sample_it_happened(
-    processor: Processor, tmp_path: Path
-) -> None:
+def test_an_unforeseen_fault_says_in_which_sample_it_happened(processor: Processor, tmp_path: Path) -> None:
     path = write_mixed(tmp_path, 1, 0)
     dataset = open_batches(processor, [path], tmp_path / "bad.jsonl").dataset
     dataset.max_tokens = "many"  # type: ignore[assignment]

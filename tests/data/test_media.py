@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl2.data.decode import open_media
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data import sample as sample_module
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture
 from owl2.data.packing import PackSampler
 from owl2.data.readers.rows import conversation
 from owl2.data.readers.sources import open_source
+from owl2.data.readers.storage import StorageError
 from owl2.data.sample import Clip, DataError, StoredImage
-from owl2.processor import Encoding, Processor, SentencePieceTokenizer
+from owl2.eval.formats.frames import frames_of
+from owl2.processor import Encoding, ImageError, Processor, SentencePieceTokenizer
+from owl2.processor.video import VideoError
 from owl2.train.config import DataConfig, SourceConfig
 from owl2.train.metrics import read_metrics
 from tests.data.small import jpeg, turns, write_jsonl, write_tar
@@ -113,7 +117,7 @@ def test_frames_of_a_clip_are_cut_and_mirrored_alike_and_images_of_a_sample_each
     for part in sample.messages[0]["content"]:
         if part["type"] == "video":
             part["video"] = Still("v", bytes)
-    (question, _) = open_media(sample, "crop_flip", seed=1, num_frames=4)
+    (question, _) = sample.open("crop_flip", seed=1, num_frames=4)
     one, two, *frames = [part["image"].tobytes() for part in question["content"]]
     assert len(frames) == 4
     assert len(set(frames)) == 1
@@ -185,3 +189,32 @@ def test_packs_hold_the_frames_they_were_planned_with(
     found = [batch for batch in batches if batch]
     assert sum(len(batch.pixel_values) for batch in found) == 4 * FRAMES + 1
     assert all(len(batch.input_ids) <= 120 for batch in found)
+
+
+def test_an_exception_of_a_library_of_its_own_costs_the_sample_and_names_it() -> None:
+    def fail() -> bytes:
+        raise RuntimeError("libodd: state 7")
+
+    with pytest.raises(ImageError, match=r"a.jpg: cannot be read \(RuntimeError: libodd: state 7\)"):
+        StoredImage("a.jpg", fail).open()
+    with pytest.raises(VideoError, match=r"a.mp4: cannot be read \(RuntimeError: libodd: state 7\)"):
+        Clip("a.mp4", fail).frames(3)
+
+    def refuse() -> bytes:
+        raise StorageError("s3://corpora/a is down")
+
+    for open_it in (StoredImage("a.jpg", refuse).open, lambda: Clip("a.mp4", refuse).frames(3)):
+        with pytest.raises(StorageError):  # no fault of the sample
+            open_it()
+
+
+def test_a_clip_is_decoded_once_however_often_its_frames_are_opened(folder: Path) -> None:
+    before = sample_module._frames_of_file.cache_info().misses
+    frames = frames_of(folder / "a.mp4", None)
+    opened = [frame.open() for _ in range(3) for frame in frames]
+    assert sample_module._frames_of_file.cache_info().misses == before + 1
+    assert [image.tobytes() for image in opened[:8]] == [image.tobytes() for image in opened[8:16]]
+    opened[0].thumbnail((2, 2))
+    assert frames[0].open().size == opened[1].size, "what is handed out is a copy"
+    frames_of(folder / "b.gif", (0.0, 0.5))[0].open()
+    assert sample_module._frames_of_file.cache_info().misses == before + 2

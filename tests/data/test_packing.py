@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench.packing import draw_step
-from owl2.data.loader import BatchLoader, SampleDataset
+from bench.packing import random_step
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler, Size, deal, pack
 from owl2.data.readers.sources import open_source
@@ -38,7 +39,7 @@ def test_packs_of_the_instruction_mixture_are_95_percent_full(capacity: int) -> 
     useful = 0
     room = 0
     for _ in range(20):
-        sizes = draw_step(rng, 256)
+        sizes = random_step(rng, 256)
         packs = pack(sizes, capacity)
         assert sorted(i for members in packs for i in members) == list(range(256))
         loads = sums(sizes, packs)
@@ -53,7 +54,7 @@ def test_images_and_tokens_are_even_over_ranks() -> None:
     rng = random.Random(0)
     waits: dict[str, list[float]] = {"tokens": [], "images": [], "plain": []}
     for _ in range(20):
-        sizes = draw_step(rng, 256)
+        sizes = random_step(rng, 256)
         dealt = deal(sizes, pack(sizes, 4096, 8), 8)
         assert len({len(packs) for packs in dealt}) == 1, "as many packs on every rank"
         of_rank = [sums(sizes, [[i for members in packs for i in members]])[0] for packs in dealt]

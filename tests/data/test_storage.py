@@ -8,7 +8,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from owl2.data.loader import BatchLoader, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import BatchLoader
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.readers import storage
 from owl2.data.readers.base import Source
@@ -193,6 +194,18 @@ def test_storage_that_keeps_failing_stops_the_run_and_is_no_bad_sample(
     with pytest.raises(StorageError, match=rf"{web.url}/a.jpg could not be read: .*503.* \(attempt 5 of 5\)"):
         dataset[0]
     assert len(web.failures) == 4
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("name", ["a\0.jpg", "\ud83d.jpg", "http://[bad/a.jpg", "a b?c#d.jpg"])
+def test_an_address_that_cannot_be_is_a_bad_sample_and_no_storage_that_is_down(
+    web: Server, tmp_path: Path, processor: Processor, name: str
+) -> None:
+    rows = [{"id": "x", "image": name, "conversations": turns("<image>?", "an owl")}]
+    source = open_source("web", write_jsonl(tmp_path / "rows.jsonl", rows), image_root=web.url)
+    _, bad = SampleDataset([source], ["none"], Mixture([1], [1.0], 0), processor, 99)[0]
+    assert isinstance(bad, dict)
+    assert bad["kind"] in ("path is not a path", "image is missing")
 
 
 @pytest.mark.usefixtures("at_once")

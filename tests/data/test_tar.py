@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from owl2.data.inspect.inspection import inspect_source
+from owl2.data.inspect.page import render_page
 from owl2.data.readers.shards import TarSource
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError, Sample
+from owl2.processor import Processor
 from tests.data.small import jpeg, write_tar
 
 
@@ -109,6 +112,84 @@ def test_a_key_that_occurs_twice_is_an_error(tmp_path: Path) -> None:
         TarSource("captions", tmp_path)
 
 
+def test_a_key_that_occurs_twice_costs_itself_and_is_counted(tmp_path: Path) -> None:
+    members = {**pair("a", 1), **pair("b", 2), **pair("c", 3)}
+    write_tar(tmp_path / "0.tar", {**members, "b.png": jpeg(4), "folder/c.jpg": jpeg(5)})
+    source = TarSource("captions", tmp_path)
+    assert [source[n].key for n in range(len(source))] == ["0/a", "0/c"]
+    assert source.lost == [("0.tar", f"captions: shard {tmp_path}/0.tar has b twice (b.png)")]
+    assert (source.num_lost, source.num_incomplete) == (1, 1)
+    assert source.lost_share == pytest.approx(1 / 3)
+
+
+def test_the_estimated_share_of_lost_shards_is_that_of_whole_ones(tmp_path: Path) -> None:
+    for number in range(4):
+        write_tar(tmp_path / f"{number}.tar", {**pair(f"a{number}"), **pair(f"b{number}")})
+    assert (TarSource("captions", tmp_path).lost_share, TarSource("captions", tmp_path).lost) == (0, [])
+    (tmp_path / "2.tar").write_bytes((tmp_path / "2.tar").read_bytes()[:700])
+    source = TarSource("captions", tmp_path)
+    assert (len(source), source.num_lost, source.lost_share) == (6, 2, 0.25)
+    ((file, reason),) = source.lost
+    assert (file, "2.tar is not a readable tar" in reason) == ("2.tar", True)
+
+
+@pytest.mark.parametrize("padding", [0, 512, 10_240])
+def test_tars_laid_end_to_end_are_read_to_the_end(tmp_path: Path, padding: int) -> None:
+    """`cat a.tar b.tar > 0.tar`; both may count their keys from 0."""
+    parts_ = [
+        write_tar(tmp_path / name, members).read_bytes()
+        for name, members in (
+            ("a.tar", {**pair("0", 1, "an owl"), **pair("1", 2, "a cat")}),
+            ("empty.tar", {}),
+            ("b.tar", {**pair("0", 3, "a cup"), **pair("2", 4, "a tree")}),
+        )
+    ]
+    (tmp_path / "joined").mkdir()
+    (tmp_path / "joined" / "0.tar").write_bytes(bytes(padding).join(parts_) + bytes(padding))
+    source = TarSource("captions", tmp_path / "joined")
+    assert [parts(source[n]) for n in range(len(source))] == [
+        ((21, 39), "an owl"),
+        ((22, 38), "a cat"),
+        ((23, 37), "a cup"),
+        ((24, 36), "a tree"),
+    ]
+    assert (source.lost, source.num_incomplete) == ([], 0)
+
+
+@pytest.mark.parametrize("rest", [b"<html>404</html>", bytes(300) + b"x" * 300, b"x" * 5000])
+def test_bytes_behind_the_end_of_a_tar_that_are_no_tar_are_an_error(tmp_path: Path, rest: bytes) -> None:
+    path = write_tar(tmp_path / "0.tar", pair("a"))
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + rest)
+    with pytest.raises(DataError, match=rf"0\.tar is truncated or damaged at byte {size:,} of"):
+        TarSource("captions", tmp_path)
+
+
+def test_a_second_tar_that_is_cut_is_an_error(tmp_path: Path) -> None:
+    first, second = (write_tar(tmp_path / f"{name}.part", pair(name)).read_bytes() for name in "ab")
+    for cut in (100, 700, 2000, len(second) - 10_000):
+        (tmp_path / "0.tar").write_bytes(first + second[:cut])
+        with pytest.raises(DataError, match=r"0\.tar is (not a readable tar|truncated or damaged at)"):
+            TarSource("captions", tmp_path)
+
+
+def test_links_and_compressed_shards_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", pair("a"))
+    with tarfile.open(path, "a") as tar:
+        for suffix, kind in ((".jpg", tarfile.LNKTYPE), (".txt", tarfile.SYMTYPE)):
+            link = tarfile.TarInfo(f"b{suffix}")
+            link.type, link.linkname = kind, f"a{suffix}"
+            tar.addfile(link)
+    source = TarSource("captions", tmp_path)
+    assert (len(source), source.num_incomplete) == (1, 1)
+    for name in ("1.tar.gz", "1.tgz", "1.tar.zst"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DataError, match=rf"has 1 compressed file.* such as {name}, which are not read"):
+            open_source("captions", tmp_path)
+        (tmp_path / name).unlink()
+    assert len(open_source("captions", tmp_path)) == 1
+
+
 def test_a_folder_without_shards_or_without_a_single_pair_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"captions: no \*.tar in "):
         TarSource("captions", tmp_path)
@@ -124,6 +205,22 @@ def test_a_blank_caption_and_one_that_is_not_utf_8_are_bad_samples(tmp_path: Pat
         source[0]
     with pytest.raises(DataError, match="captions: the caption of 0/b is not UTF-8"):
         source[1]
+
+
+def test_a_caption_loses_a_byte_order_mark_and_its_line_ends(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", pair("a", caption="\ufeffan owl\r\n"))
+    assert TarSource("captions", tmp_path)[0].text.strip() == "an owl"
+
+
+def test_a_name_that_is_not_utf_8_can_be_shown(tmp_path: Path, processor: Processor) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in (("caf\udce9.jpg", jpeg(1)), ("caf\udce9.txt", b"a cup"), ("caf\udce8.jpg", b"")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    source = TarSource("captions", tmp_path)
+    assert source[0].key == "0/caf\\udce9"
+    assert "caf\\udce9" in render_page(inspect_source(source, processor))
 
 
 def test_a_shard_that_shrank_while_it_was_open_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from owl2.data.loader import Batch, Collate, SampleDataset
+from owl2.data.dataset import SampleDataset
+from owl2.data.loader import Batch, Collate
 from owl2.data.order import Mixture
 from owl2.data.readers.sources import open_source
 from owl2.model import build, preset
@@ -34,8 +35,8 @@ def open_dataset(
     )
 
 
-def only_batch(drawn: SampleDataset, rows: int) -> Batch:
-    batch, bad = Collate(drawn.processor)([drawn[n] for n in range(rows)])
+def only_batch(dataset: SampleDataset, rows: int) -> Batch:
+    batch, bad = Collate(dataset.processor)([dataset[n] for n in range(rows)])
     assert batch is not None
     assert not bad
     return batch
@@ -73,11 +74,11 @@ def test_the_size_of_a_sample_apart_is_known_before_its_image_is_opened(
     folder: Path, processor: Processor
 ) -> None:
     rows = [{"id": "a", "image": "a.jpg", "conversations": turns(*(t for pair in PAIRS for t in pair))}]
-    drawn = open_dataset(folder, processor, rows, ["chat"])
-    item = drawn[0][1]
+    dataset = open_dataset(folder, processor, rows, ["chat"])
+    item = dataset[0][1]
     assert isinstance(item, Encoding)
     assert item.rows is not None
-    assert drawn.size(0) == (sum(item.rows), 1) == (len(item.ids), 1)
+    assert dataset.size(0) == (sum(item.rows), 1) == (len(item.ids), 1)
 
 
 def test_an_image_in_a_later_turn_cannot_be_set_apart(folder: Path, processor: Processor) -> None:

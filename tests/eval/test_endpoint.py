@@ -12,7 +12,7 @@ from owl2.eval.engines.chat_client import ChatClient
 from owl2.eval.engines.endpoint import EndpointEngine
 from owl2.eval.engines.engine import EngineError, Prompt
 from owl2.eval.task import Decoding
-from tests.eval.server import Trouble, served
+from tests.eval.server import Trouble, body_of, served
 from tests.eval.small import lines, plan, read, run, write_vqa
 
 
@@ -71,6 +71,20 @@ def test_of_a_batch_in_which_the_server_dies_the_replies_that_came_are_kept(
     assert sorted(row["id"] for row in lines(tmp_path)) == [item.id for item in plan(vqa_data).items[::2]]
     with served(lambda request: "no") as script:
         assert run(engine(script.url), vqa_data, tmp_path).num_kept == len(lucky)
+
+
+def test_a_question_that_never_gets_an_answer_does_not_fail_the_other_runs(
+    vqa_data: Path, tmp_path: Path
+) -> None:
+    unlucky = plan(vqa_data).items[3].question
+
+    def answer(request: dict[str, Any]) -> Trouble:
+        return body_of(None) if unlucky in str(request["messages"][0]["content"][1]) else "yes"
+
+    with served(answer) as script:
+        assert not run(engine(script.url), vqa_data, tmp_path).has_failed
+        again = run(engine(script.url), vqa_data, tmp_path)
+    assert (again.num_asked, len(again.errors), again.has_failed) == (1, 1, False)
 
 
 def test_a_server_that_speaks_no_chat_api_stops_the_run(vqa_data: Path, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 import owl2
-from owl2.eval.answers.predictions import PredictionError
+from owl2.eval.answers.predictions import PredictionError, tasks_of
 from owl2.eval.engines.local import OwlEngine, identity_of
 from owl2.eval.report.rows import Run
 from owl2.eval.report.write import write_report
+from owl2.eval.runner import plan_tasks, run_plans
 from owl2.eval.scoring.score import score_run
-from tests.eval.small import NUM_QUESTIONS, Scripted, outputs, read, run
+from owl2.eval.task import find_task
+from tests.eval.small import NUM_QUESTIONS, Scripted, outputs, read, run, write_json
 
 Change = Callable[[Path], None]
 
@@ -30,15 +32,25 @@ def set_in(file: str, **values: Any) -> Change:
     return change
 
 
+def set_in_owl2(**values: Any) -> Change:
+    """Change fields of `preprocessor_config.json` that are ours."""
+
+    def change(folder: Path) -> None:
+        own = json.loads((folder / "preprocessor_config.json").read_text()).get("owl2", {})
+        set_in("preprocessor_config.json", owl2={**own, **values})(folder)
+
+    return change
+
+
 def lively(folder: Path) -> OwlEngine:
     return OwlEngine(owl2.load(folder, progress=False), str(folder))
 
 
 CHANGES: dict[str, Change] = {
-    r"processor\.resize 'square' -> 'crop'": set_in("preprocessor_config.json", resize="crop"),
+    r"processor\.owl2\.resize 'square' -> 'crop'": set_in_owl2(resize="crop"),
     r"processor\.image_mean": set_in("preprocessor_config.json", image_mean=[0.0, 0.0, 0.0]),
     r"processor\.image_std": set_in("preprocessor_config.json", image_std=[0.1, 0.1, 0.1]),
-    r"conversation 'mplug_owl2' -> 'vicuna_v1'": set_in("preprocessor_config.json", template="vicuna_v1"),
+    r"conversation 'mplug_owl2' -> 'vicuna_v1'": set_in_owl2(template="vicuna_v1"),
     r"tokenizer": set_in("tokenizer_config.json", add_bos_token=False),
     r"end_tokens .* -> \[2, 40\]": set_in("generation_config.json", eos_token_id=[2, 40]),
     r"model\.rms_norm_eps": set_in("config.json", rms_norm_eps=0.1),
@@ -59,11 +71,27 @@ def test_answers_of_a_changed_checkpoint_are_not_mixed_in(
     assert outputs(tmp_path / "out") == before
 
 
+def test_another_identity_of_a_later_task_is_found_before_the_first_question(
+    engine: OwlEngine, vqa_data: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    (data / "BoolQ").mkdir(parents=True)
+    question = {"question": "is it", "passage": "An owl.", "idx": 0, "label": "true"}
+    write_json(data / "BoolQ" / "val.jsonl", question)
+    for name in ("coco", "vqav2"):
+        (data / name).symlink_to(vqa_data / name)
+    run(engine, data, tmp_path / "out", limit=2)
+    plans, _ = plan_tasks([find_task("boolq"), find_task("vqav2")], data, beams=3)
+    with pytest.raises(PredictionError, match=r"num_beams 5 -> 3"):
+        run_plans(engine, plans, data, tmp_path / "out")
+    assert tasks_of(tmp_path / "out") == ["vqav2"], "boolq, which comes first, was not asked"
+
+
 def test_other_decoding_and_another_type_of_numbers_are_named(
     engine: OwlEngine, checkpoint: Path, vqa_data: Path, tmp_path: Path
 ) -> None:
     run(engine, vqa_data, tmp_path, limit=2)
-    with pytest.raises(PredictionError, match=r"decoding\.num_beams 1 -> 4"):
+    with pytest.raises(PredictionError, match=r"decoding\.num_beams 5 -> 4"):
         run(engine, vqa_data, tmp_path, beams=4)
     halved = OwlEngine(owl2.load(checkpoint, dtype="bfloat16", progress=False))
     with pytest.raises(PredictionError, match=r"engine\.dtype 'float32' -> 'bfloat16'"):
@@ -109,7 +137,7 @@ def test_a_folder_of_an_earlier_version_is_scored_and_reported_but_not_continued
 def test_a_folder_of_a_server_without_recorded_beams_says_so(vqa_data: Path, tmp_path: Path) -> None:
     run(Scripted({}), vqa_data, tmp_path)
     forget(tmp_path)
-    with pytest.raises(PredictionError, match=r"decoding\.num_beams \(not recorded\) -> 1"):
+    with pytest.raises(PredictionError, match=r"decoding\.num_beams \(not recorded\) -> 5"):
         run(Scripted({}), vqa_data, tmp_path)
 
 

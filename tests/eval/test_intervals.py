@@ -1,16 +1,21 @@
 """Intervals: textbook values, coverage, clusters, and differences of paired runs."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
+from owl2.eval.report.compare import MIN_CLUSTERS
 from owl2.eval.scoring.intervals import (
+    NUM_SWAPS,
     bootstrap_means,
+    holm,
     interval_of,
     paired_difference,
     percentiles,
     rescored_intervals,
+    swap_test,
     wilson,
 )
 from owl2.eval.task import Answer, Item, Score
@@ -83,12 +88,12 @@ def test_a_figure_that_is_no_mean_is_scored_anew_on_drawn_clusters() -> None:
         for i in range(200)
     ]
 
-    def worst_pairs(drawn: object) -> list[Score]:
+    def worst_pairs(resampled: object) -> list[Score]:
         pairs: dict[str, list[Answer]] = {}
-        for answer in drawn:  # type: ignore[attr-defined]
+        for answer in resampled:  # type: ignore[attr-defined]
             pairs.setdefault(answer.item.cluster, []).append(answer)
         assert len(pairs) == 100
-        assert all(len(pair) == 2 for pair in pairs.values()), "a cluster drawn twice is two clusters"
+        assert all(len(pair) == 2 for pair in pairs.values()), "a cluster chosen twice is two clusters"
         both = sum(all(answer.parsed == "yes" for answer in pair) for pair in pairs.values())
         return [Score("both", float(both), 100)]
 
@@ -114,3 +119,58 @@ def test_a_small_paired_difference_is_certain_where_the_runs_agree() -> None:
 def test_scores_over_different_items_are_not_paired() -> None:
     with pytest.raises(ValueError, match="3 and 2 items"):
         paired_difference(share([1.0, 0.0, 1.0]), share([1.0, 0.0]))
+
+
+def test_the_swap_test_is_mcnemars_exact_test_where_answers_are_right_or_wrong() -> None:
+    # 15 questions that only B has right and 5 that only A has: twice the binomial tail P(X <= 5 | 20, 1/2).
+    differences = np.array([1.0] * 15 + [-1.0] * 5 + [0.0] * 80)
+    assert swap_test(differences) == pytest.approx(2 * 21_700 / 2**20)
+    assert swap_test(100 * differences) == swap_test(differences)
+
+
+def test_few_clusters_are_tested_by_every_swap() -> None:
+    differences = np.array([3.0, 2.0, 1.5, -0.5])
+    totals = [
+        abs(sum(d * s for d, s in zip(differences, signs, strict=True)))
+        for signs in itertools.product((1, -1), repeat=4)
+    ]
+    assert swap_test(differences) == sum(total >= 6.0 for total in totals) / 16
+    assert swap_test(np.array([7.0])) == 1.0
+    assert swap_test(np.zeros(5)) == 1.0
+
+
+def test_random_swaps_agree_with_the_exact_test_and_are_never_zero() -> None:
+    exact = np.array([1.0] * 30 + [-1.0] * 14)
+    almost = exact * (1 + 1e-6 * np.arange(44))  # sizes differ, so that swaps are random
+    assert swap_test(almost) == pytest.approx(swap_test(exact), abs=0.004)
+    assert 0 < swap_test(np.arange(1.0, 300.0)) < 2 / NUM_SWAPS
+    many = np.concatenate([np.linspace(1, 2, 1600), -np.linspace(1, 2, 1500)])
+    swaps = np.random.default_rng(0).choice([-1, 1], size=(4000, len(many))) @ np.abs(many)
+    assert swap_test(many) == pytest.approx(float((np.abs(swaps) >= many.sum()).mean()), abs=0.02)
+
+
+def test_equal_runs_are_called_different_as_often_as_promised() -> None:
+    rng = np.random.default_rng(5)
+    trials = [swap_test(rng.normal(size=25) * rng.integers(1, 4, 25), seed=i) for i in range(200)]
+    assert np.mean([p < 0.05 for p in trials]) == pytest.approx(0.05, abs=0.04)
+
+
+def test_holms_correction_has_the_textbook_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("num_clusters", "low", "high"), [(5, 0.6, 0.85), (20, 0.92, 0.98)])
+def test_intervals_cover_from_as_many_clusters_on_as_are_tested(
+    num_clusters: int, low: float, high: float
+) -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(500):
+        difference = (rng.random(num_clusters) < 0.6) - 1.0 * (rng.random(num_clusters) < 0.5)
+        names = [str(i) for i in range(num_clusters)]
+        lower, upper = percentiles(bootstrap_means(difference, names, resamples=500))
+        covered.append(lower <= 0.1 <= upper)
+    assert low < np.mean(covered) < high
+    assert MIN_CLUSTERS == 20

@@ -22,16 +22,16 @@ WHERE = "questions.json: record 3"
 @pytest.fixture
 def gappy(monkeypatch: pytest.MonkeyPatch) -> None:
     """VQAv2 with a record that is no question, and one whose id is taken."""
-    whole = VqaV2.items
+    whole = VqaV2.read
 
-    def items(self: VqaV2, data: Path) -> Iterator[Item | Skipped]:
-        read = list(whole(self, data))
-        yield from read[:2]
+    def read(self: VqaV2, data: Path) -> Iterator[Item | Skipped]:
+        found = list(whole(self, data))
+        yield from found[:2]
         yield Skipped(WHERE, "question is None, not text")
-        yield from read[2:]
-        yield read[0]
+        yield from found[2:]
+        yield found[0]
 
-    monkeypatch.setattr(VqaV2, "items", items)
+    monkeypatch.setattr(VqaV2, "read", read)
 
 
 def break_boolq(data: Path) -> Path:
@@ -51,10 +51,10 @@ def test_skipped_records_are_named_in_the_folder_the_report_and_the_results(
     rows = [json.loads(line) for line in (tmp_path / SKIPPED_FILE).read_text().splitlines()]
     assert rows == [
         {"task": "vqav2", "where": WHERE, "reason": "question is None, not text"},
-        {"task": "vqav2", "where": "vqav2: 1000", "reason": "an earlier question has the same id"},
+        {"task": "vqav2", "where": "vqav2: item 1000", "reason": "an earlier record has this id"},
     ]
     scored = Run("run", tmp_path, score_run(tmp_path), {})
-    assert f"VQAv2 val: 2: {WHERE}: question is None, not text; vqav2: 1000: an" in markdown(
+    assert f"VQAv2 val: 2: {WHERE}: question is None, not text; vqav2: item 1000: an" in markdown(
         [scored], scored.rows()
     )
     found = as_json([scored], scored.rows())
@@ -78,11 +78,11 @@ def test_more_skipped_records_than_questions_are_another_format(
     vqa_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = [Skipped(f"record {n}", "no question") for n in range(3)]
-    monkeypatch.setattr(VqaV2, "items", lambda self, data: [Item("1", "?"), *bad])
-    with pytest.raises(EvalDataError, match=r"vqav2: 3 of 4 records cannot be used; the first, record 0"):
+    monkeypatch.setattr(VqaV2, "read", lambda self, data: [Item("1", "?"), *bad])
+    with pytest.raises(EvalDataError, match=r"vqav2: 3 of 4 records cannot be used, the first is record 0"):
         VqaV2().load(vqa_data)
-    monkeypatch.setattr(VqaV2, "items", lambda self, data: [])
-    with pytest.raises(EvalDataError, match="hold no question"):
+    monkeypatch.setattr(VqaV2, "read", lambda self, data: [])
+    with pytest.raises(EvalDataError, match="no question"):
         VqaV2().load(vqa_data)
 
 

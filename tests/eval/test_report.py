@@ -1,6 +1,7 @@
-"""The report: every figure beside the paper's, what is missing said, failures with their images."""
+"""The report: every figure next to the paper's, what is missing, wrong answers with their images."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -8,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from owl2.eval.answers.grades import Grades
 from owl2.eval.engines.engine import Reply
 from owl2.eval.report import page
+from owl2.eval.report.display import print_results
 from owl2.eval.report.paper import missing_rows, paper_rows
 from owl2.eval.report.radar import radar
-from owl2.eval.report.rows import Run, name_runs
+from owl2.eval.report.rows import Row, Run, name_runs
 from owl2.eval.report.write import write_report
+from owl2.eval.runner import plan_tasks, run_plans
 from owl2.eval.scoring.score import score_run
-from owl2.eval.task import all_tasks
+from owl2.eval.task import Score, all_tasks, find_task
 from tests.eval.small import Scripted, plan, run
+from tests.eval.tasks.miniature import DATA
 from tests.markup import check_that_text_stays_text
 
 
@@ -136,3 +141,91 @@ def test_no_text_of_the_page_becomes_markup(
     run(Scripted({}), vqa_data, tmp_path)
     runs = [Run(name, tmp_path, score_run(tmp_path), {}) for name in ("with", "without")]
     check_that_text_stays_text(page, lambda: write_report(runs, tmp_path), monkeypatch)
+
+
+MINIATURES = ("pope", "mmbench_dev", "mme", "gqa", "scienceqa")
+
+
+@pytest.fixture(scope="module")
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A scored run over a few records of several benchmarks."""
+    out = tmp_path_factory.mktemp("miniatures")
+    plans, not_run = plan_tasks([find_task(name) for name in MINIATURES], DATA)
+    assert not not_run
+    run_plans(Scripted({}), plans, DATA, out)
+    return Run("run", out, score_run(out), {})
+
+
+def test_n_is_that_of_the_figure_in_every_format(
+    miniatures: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {(row.task, row.figure): row for row in miniatures.rows()}
+    questions = {answer.item.cluster for answer in miniatures.results[1].answers}
+    circular = next(row for row in rows.values() if row.task == "mmbench_dev" and row.is_main)
+    assert circular.score.n == len(questions) < len(circular.result.answers)
+    split = rows["pope", "F1: popular"]
+    assert split.score.n < len(split.result.answers)
+    files = write_report([miniatures], tmp_path)
+    print_results([miniatures])
+    console = capsys.readouterr().out
+    for row in (circular, split):
+        assert row.num_values == f"{row.score.n} (!~)"
+        line = next(
+            line
+            for line in files["md"].read_text().splitlines()
+            if line.startswith(f"| {row.title} | {row.figure} |")
+        )
+        assert f"| {row.score.n} (!~) | {len(row.result.answers)} of " in line
+    assert f"{circular.score.n} (!~)" in console
+    assert "N (~): fewer than 100 values" in console
+    found = json.loads(files["json"].read_text())["rows"]
+    assert [row["n"] for row in found if row["group"] == "popular"] == [split.score.n] * 5
+    assert all(row["marks"] == "!~" for row in found)
+    table = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
+    assert [row["n"] for row in table] == [str(row["n"]) for row in found]
+
+
+def test_a_small_or_partial_n_is_marked_in_the_radar(miniatures: Run, tmp_path: Path) -> None:
+    page = write_report([miniatures], tmp_path)["html"].read_text()
+    assert page.count(">MMBench dev (!) (~)<") == 2, "once in the wide chart and once in the narrow one"
+
+
+def test_a_complete_task_has_no_mark_and_a_part_of_its_grades_has(miniatures: Run) -> None:
+    result = miniatures.results[0]
+    score = Score("accuracy", 50.0, 500)
+
+    class Whole(type(result.task)):  # type: ignore[misc]
+        expected = (len(result.answers),)
+
+    whole = dataclasses.replace(result, task=Whole())
+    assert Row("run", whole, score, True).marks == ""
+    assert Row("run", whole, score, True).questions == f"{len(result.answers)}"
+    assert Row("run", result, score, True).marks == "!"
+    grades = Grades("judge", {}, {"1": {"score": 1.0}}, len(result.answers), ())
+    graded = dataclasses.replace(whole, judge=grades)
+    assert Row("run", graded, dataclasses.replace(score, n=1), True).marks == "!~"
+
+
+def test_an_old_runs_template_that_is_gone_does_not_stop_the_report(miniatures: Run, tmp_path: Path) -> None:
+    config = dataclasses.replace(miniatures.results[0].config, template="gone")
+    old = dataclasses.replace(miniatures.results[0], config=config)
+    text = write_report([Run("run", tmp_path, [old], {})], tmp_path)["md"].read_text()
+    assert "| gone |" in text
+
+
+def test_half_a_surrogate_pair_and_markup_in_a_question_do_not_stop_the_report(
+    miniatures: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = miniatures.results[0]
+    answers = [
+        dataclasses.replace(a, item=dataclasses.replace(a.item, question="half \ud83d"))
+        for a in result.answers
+    ]
+    scores = [dataclasses.replace(score, group="[/odd] [red]\ud83d") for score in result.scores]
+    odd = dataclasses.replace(result, failures=answers, scores=scores)
+    files = write_report([Run("run", tmp_path, [odd], {})], tmp_path)
+    assert "half \\ud83d" in files["html"].read_text()
+    assert json.loads(files["json"].read_text())["rows"][0]["group"] == "[/odd] [red]\ud83d"
+    marked = dataclasses.replace(odd, scores=[dataclasses.replace(scores[0], group="[/odd] [red]")])
+    print_results([Run("run", tmp_path, [marked], {})])
+    assert "[/odd] [red]" in capsys.readouterr().out

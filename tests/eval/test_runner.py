@@ -1,7 +1,9 @@
 """Runs: the same answers in any batch, on any number of ranks, and however often they are continued."""
 
+import dataclasses
 import io
 import itertools
+import json
 import shutil
 from pathlib import Path
 
@@ -12,10 +14,19 @@ from PIL import Image
 from owl2.api import Owl2
 from owl2.data.sample import StoredImage
 from owl2.eval.answers.predictions import PredictionError, PredictionWriter
-from owl2.eval.engines.engine import Prompt
+from owl2.eval.engines.engine import EngineError, Prompt
 from owl2.eval.engines.local import OwlEngine, identity_of, log_likelihoods
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
-from owl2.eval.runner import Batching, RunError, Shard, choose_tasks, config_of, plan_tasks, prompt_of
+from owl2.eval.runner import (
+    Batching,
+    RunError,
+    Shard,
+    choose_tasks,
+    config_of,
+    plan_tasks,
+    prompt_of,
+    run_plan,
+)
 from owl2.eval.task import Decoding, UnknownTask, find_task
 from tests.eval.small import CONTEXT, NUM_QUESTIONS, lines, outputs, plan, read, run, write_json, write_vqa
 
@@ -172,6 +183,46 @@ def test_a_question_that_cannot_be_asked_is_recorded_and_tried_again(
     image.write_bytes(whole)
     assert run(engine, data, tmp_path / "out").num_asked == 2
     assert not any(row.error for row in read(tmp_path / "out").by_id.values())
+
+
+def test_whatever_is_wrong_with_a_question_costs_that_question(engine: OwlEngine, tmp_path: Path) -> None:
+    data = write_vqa(tmp_path / "data", num_questions=6, num_images=6)
+    planned = plan(data)
+
+    def broken() -> bytes:
+        raise MemoryError("a library's own exception")
+
+    images = [
+        (StoredImage("gone.jpg", (tmp_path / "gone.jpg").read_bytes),),
+        (StoredImage("broken.jpg", broken),),
+    ]
+    odd = [
+        dataclasses.replace(item, images=image) for item, image in zip(planned.items, images, strict=False)
+    ]
+    odd.append(dataclasses.replace(planned.items[2], question="what is \ud83d"))
+    items = [*odd, *planned.items[3:]]
+    whole = run_plan(engine, planned, data, tmp_path / "whole")
+    outcome = run_plan(engine, dataclasses.replace(planned, items=items), data, tmp_path / "odd")
+    assert not whole.errors
+    assert list(sorted(outcome.errors)) == ["1000", "1001", "1002"]
+    assert "FileNotFoundError" in outcome.errors["1000"]
+    assert "a library's own exception" in outcome.errors["1001"]
+    kept = [item.id for item in planned.items[3:]]
+    assert [outputs(tmp_path / "odd")[name] for name in kept] == [
+        outputs(tmp_path / "whole")[name] for name in kept
+    ]
+    json.loads(next((tmp_path / "odd" / "predictions").iterdir()).read_text().splitlines()[1])
+
+
+def test_a_full_device_is_an_error_that_says_what_to_do(
+    engine: OwlEngine, vqa_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.owl.model, "encode_images", full)
+    with pytest.raises(EngineError, match=r"no memory left for a batch of 16 prompts.*--batch-size"):
+        run(engine, vqa_data, tmp_path)
 
 
 def test_a_prompt_longer_than_the_context_is_recorded_and_a_tight_one_answered_within_it(

@@ -6,13 +6,13 @@ import torch
 from owl2.generate import GenerationError, generate
 from owl2.model import Owl2Model
 from tests.conftest import GoldenCase
-from tests.model.tiny import draw, pad, tiny_model
+from tests.model.tiny import pad, random_samples, tiny_model
 
 SPECS = ("9", "3 I 5", "2 I I 4", "I 6 I 2", "1", "30")
 
 
 def alone(model: Owl2Model, *specs: str, **settings: object) -> list[list[int]]:
-    rows = [generate(model, s.ids[None], None, s.images, **settings) for s in draw(*specs)]
+    rows = [generate(model, s.ids[None], None, s.images, **settings) for s in random_samples(*specs)]
     return [row for (row,) in rows]
 
 
@@ -34,7 +34,7 @@ def test_greedy_ids_are_those_of_the_released_code(golden_model: Owl2Model, gold
 @pytest.mark.parametrize("extra", [0, 7])
 def test_rows_of_a_batch_with_any_padding_say_what_they_say_alone(side: str, extra: int) -> None:
     model = tiny_model(num_key_value_heads=2)
-    batch = pad(draw(*SPECS), side, extra)
+    batch = pad(random_samples(*SPECS), side, extra)
     settings = {"max_new_tokens": 12, "min_new_tokens": 12}
     together = generate(model, batch.input_ids, batch.attention_mask, batch.pixel_values, **settings)
     assert together == alone(model, *SPECS, **settings)
@@ -42,7 +42,7 @@ def test_rows_of_a_batch_with_any_padding_say_what_they_say_alone(side: str, ext
 
 def test_a_text_only_batch_needs_no_pixels_and_takes_empty_ones() -> None:
     model = tiny_model()
-    batch = pad(draw("9", "4"))
+    batch = pad(random_samples("9", "4"))
     without = generate(model, batch.input_ids, batch.attention_mask, max_new_tokens=5)
     none = torch.zeros(0, 3, 56, 56)
     assert generate(model, batch.input_ids, batch.attention_mask, none, max_new_tokens=5) == without
@@ -71,7 +71,7 @@ def test_rows_that_ended_change_nothing_for_the_others() -> None:
     expected = [row[: min([20, *(i for i, t in enumerate(row) if t in ends)])] for row in free]
     lengths = {len(row) for row in expected}
     assert len(lengths) > 4, "the rows should end at different steps"
-    batch = pad(draw(*specs), "left")
+    batch = pad(random_samples(*specs), "left")
     together = generate(
         model,
         batch.input_ids,
@@ -97,7 +97,7 @@ def test_the_prefill_asks_the_head_for_one_token_a_row(monkeypatch: pytest.Monke
     rows: list[int] = []
     project = model.logits
     monkeypatch.setattr(model, "logits", lambda hidden: rows.append(len(hidden)) or project(hidden))
-    batch = pad(draw(*SPECS))
+    batch = pad(random_samples(*SPECS))
     generate(
         model,
         batch.input_ids,
@@ -114,14 +114,14 @@ def test_images_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     encode = model.encode_images
     monkeypatch.setattr(model, "encode_images", lambda pixels: calls.append(len(pixels)) or encode(pixels))
-    batch = pad(draw(*SPECS))
+    batch = pad(random_samples(*SPECS))
     generate(model, batch.input_ids, batch.attention_mask, batch.pixel_values, max_new_tokens=6)
     assert calls == [5]
 
 
 def test_more_than_the_context_is_an_error_with_the_counts() -> None:
     model = tiny_model(max_position_embeddings=32)
-    (sample,) = draw("30")
+    (sample,) = random_samples("30")
     assert len(generate(model, sample.ids[None], max_new_tokens=2, min_new_tokens=2)[0]) == 2
     with pytest.raises(
         GenerationError, match=r"prompt of 30 tokens .* = 3 is 33, .* 32 tokens: at most 2 new"
@@ -137,7 +137,7 @@ def test_garbage_in_fresh_memory_does_not_reach_a_row(monkeypatch: pytest.Monkey
     expected = alone(model, "3", "20", **settings)
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(float("nan")))
-    batch = pad(draw("3", "20"))
+    batch = pad(random_samples("3", "20"))
     assert generate(model, batch.input_ids, batch.attention_mask, **settings) == expected
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from owl2.generate import GenerationConfig, GenerationError, generate, prefill
 from owl2.generate.beams import Answer, beam_search
 from owl2.model import KVCache, Owl2Model, padded_layout, targets_of
-from tests.model.tiny import IMAGE, NO_MAM, Sample, draw, pad, tiny_model
+from tests.model.tiny import IMAGE, NO_MAM, Sample, pad, random_samples, tiny_model
 
 SPECS = ("9", "3 I 5", "2 I I 4", "I 6 I 2", "1", "30")
 ENDS = tuple(range(8, 128, 9))
@@ -77,7 +77,7 @@ GRID = [
 
 def test_the_ids_are_those_of_transformers(twins: tuple[Owl2Model, Any]) -> None:
     model, llama = twins
-    samples = draw("9", "4", "13", "6", "21", "2")
+    samples = random_samples("9", "4", "13", "6", "21", "2")
     batch = pad(samples, "left")
     free = generate(model, batch.input_ids, batch.attention_mask, num_beams=5, max_new_tokens=12)
     ended_early = 0
@@ -94,7 +94,7 @@ def test_least_lengths_many_beams_and_long_answers_are_those_of_transformers(
     settings: dict[str, int], twins: tuple[Owl2Model, Any]
 ) -> None:
     model, llama = twins
-    batch = pad(draw("9", "4", "13", "6"), "left")
+    batch = pad(random_samples("9", "4", "13", "6"), "left")
     settings = {"num_beams": 4, "max_new_tokens": 9, **settings}
     expected = theirs(llama, batch.input_ids, batch.attention_mask, ENDS, **settings)
     assert generate(model, batch.input_ids, batch.attention_mask, eos_token_id=ENDS, **settings) == expected
@@ -105,7 +105,7 @@ def test_least_lengths_many_beams_and_long_answers_are_those_of_transformers(
 def test_a_row_of_a_batch_has_the_beams_that_it_has_alone_and_they_see_its_images(
     side: str, stop: bool | str
 ) -> None:
-    model, samples = tiny_model(num_key_value_heads=2), draw(*SPECS)
+    model, samples = tiny_model(num_key_value_heads=2), random_samples(*SPECS)
     settings: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 14, "early_stopping": stop}
     together = search(model, samples, side, eos_token_id=ENDS, **settings)
     alone = [search(model, [sample], eos_token_id=ENDS, **settings)[0] for sample in samples]
@@ -116,7 +116,7 @@ def test_a_row_of_a_batch_has_the_beams_that_it_has_alone_and_they_see_its_image
 
 
 def test_a_score_is_the_log_probability_of_one_pass_over_the_answer_and_no_less_than_that_of_greedy() -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     settings: dict[str, Any] = {"max_new_tokens": 10, "min_new_tokens": 10, "eos_token_id": 7}
     answers = search(model, samples, num_beams=6, length_penalty=0.0, early_stopping="never", **settings)
     better = 0
@@ -131,11 +131,13 @@ def test_a_score_is_the_log_probability_of_one_pass_over_the_answer_and_no_less_
 
 def test_one_beam_is_exactly_greedy() -> None:
     model = tiny_model()
-    batch = pad(draw(*SPECS))
+    batch = pad(random_samples(*SPECS))
     inputs = (batch.input_ids, batch.attention_mask, batch.pixel_values)
     greedy = generate(model, *inputs, max_new_tokens=12, eos_token_id=ENDS)
     assert generate(model, *inputs, max_new_tokens=12, eos_token_id=ENDS, num_beams=1) == greedy
-    wide = search(model, draw(*SPECS), num_beams=1, max_new_tokens=12, eos_token_id=ENDS, early_stopping=True)
+    wide = search(
+        model, random_samples(*SPECS), num_beams=1, max_new_tokens=12, eos_token_id=ENDS, early_stopping=True
+    )
     assert [[token for token in answer.tokens if token not in ENDS] for answer in wide] == greedy
 
 
@@ -146,7 +148,7 @@ def test_images_are_encoded_once_and_a_prompt_is_read_once(monkeypatch: pytest.M
     encode = model.encode_images
     monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
     model.model.embed_tokens.register_forward_hook(lambda _, ids, __: read.append(ids[0].numel()))
-    batch = pad(draw(*SPECS))
+    batch = pad(random_samples(*SPECS))
     settings = {"num_beams": 3, "max_new_tokens": 4, "min_new_tokens": 4}
     generate(model, batch.input_ids, batch.attention_mask, batch.pixel_values, **settings)
     assert encoded == [5]
@@ -157,7 +159,7 @@ def test_rows_that_are_done_leave_the_cache() -> None:
     model = tiny_model()
     read: list[int] = []
     model.model.embed_tokens.register_forward_hook(lambda _, ids, __: read.append(ids[0].numel()))
-    search(model, draw(*SPECS), num_beams=4, max_new_tokens=14, eos_token_id=ENDS)
+    search(model, random_samples(*SPECS), num_beams=4, max_new_tokens=14, eos_token_id=ENDS)
     steps = read[1:]
     assert steps == sorted(steps, reverse=True)
     assert steps[0] == 4 * len(SPECS) > steps[-1]
@@ -170,6 +172,7 @@ def test_rows_that_are_done_leave_the_cache() -> None:
         ({"num_beams": 0}, "num_beams = 0 must be 1 or more"),
         ({"num_beams": 128}, "num_beams = 128 is more than the 127 tokens"),
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty = nan must be a finite number"),
+        ({"num_beams": 2, "length_penalty": 1e9}, "length_penalty = 1000000000.0 must be at most 20"),
         (
             {"num_beams": 2, "early_stopping": "always"},
             "early_stopping = 'always' must be true or false or never",

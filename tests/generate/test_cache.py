@@ -1,4 +1,4 @@
-"""Decoding over the cache is the whole sequence computed anew, without the costs of its prefill."""
+"""Decoding over the cache equals computing the whole sequence, without the costs of its prefill."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from owl2.generate import prefill
 from owl2.model import KVCache, Owl2Model, decode_layout, padded_layout
-from tests.model.tiny import IMAGE, NO_MAM, draw, pad, tiny_model
+from tests.model.tiny import IMAGE, NO_MAM, pad, random_samples, tiny_model
 
 
 def empty_cache(model: Owl2Model, batch: int, capacity: int) -> KVCache:
@@ -17,7 +17,7 @@ def empty_cache(model: Owl2Model, batch: int, capacity: int) -> KVCache:
 @torch.inference_mode()
 def test_logits_of_each_step_are_those_of_the_whole_sequence(side: str) -> None:
     model = tiny_model(num_key_value_heads=2)
-    samples = draw("9", "3 I 5", "I I 4", "1")
+    samples = random_samples("9", "3 I 5", "I I 4", "1")
     batch = pad(samples, side, extra=2)
     layout = padded_layout(batch.input_ids, batch.attention_mask, IMAGE)
     cache = empty_cache(model, len(samples), max(layout.lengths) + 6)
@@ -53,7 +53,7 @@ def test_a_decode_step_of_a_model_with_mam_is_the_plain_decoders_without_any_hos
     names = {}
     for mam in (True, False):
         model = tiny_model(None if mam else NO_MAM)
-        batch = pad(draw("9", "5", "7"))
+        batch = pad(random_samples("9", "5", "7"))
         layout = padded_layout(batch.input_ids, batch.attention_mask, IMAGE)
         cache = empty_cache(model, 3, 16)
         tokens = prefill(model, batch.input_ids, layout, cache).argmax(-1)

@@ -5,9 +5,8 @@ import torch
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from owl2.generate import GenerationConfig, generate
-from owl2.generate.sampling import candidates, draw
-from tests.model.tiny import draw as draw_samples
-from tests.model.tiny import pad, tiny_model
+from owl2.generate.sampling import candidates, sample
+from tests.model.tiny import pad, random_samples, tiny_model
 
 SAMPLED = {"do_sample": True, "temperature": 1.3, "max_new_tokens": 12, "min_new_tokens": 12}
 
@@ -39,27 +38,29 @@ def test_the_distribution_is_that_of_transformers(temperature: float, top_k: int
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 6}, {"top_p": 0.8}, {"top_k": 6, "top_p": 0.8}])
-def test_evenly_spread_numbers_draw_each_token_as_often_as_it_is_probable(settings: dict[str, float]) -> None:
+def test_evenly_spread_numbers_sample_each_token_as_often_as_it_is_probable(
+    settings: dict[str, float],
+) -> None:
     logits = torch.randn(1, 20, generator=torch.Generator().manual_seed(1))
     count = 20000
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    tokens = draw(logits.expand(count, -1), uniform, config(**settings))
+    tokens = sample(logits.expand(count, -1), uniform, config(**settings))
     frequency = tokens.bincount(minlength=20) / count
     torch.testing.assert_close(frequency, distribution(logits, config(**settings))[0], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.9}])
-def test_the_extreme_numbers_draw_tokens_that_have_probability(settings: dict[str, float]) -> None:
+def test_the_extreme_numbers_sample_tokens_that_have_probability(settings: dict[str, float]) -> None:
     logits = torch.full((2, 9), float("-inf"))
     logits[:, 2:5] = torch.tensor([0.3, 0.2, 0.1])
     uniform = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    tokens = draw(logits, uniform, config(**settings))
+    tokens = sample(logits, uniform, config(**settings))
     assert all(2 <= token < 5 for token in tokens.tolist())
 
 
 def test_a_seed_repeats_a_batch_and_another_seed_does_not() -> None:
     model = tiny_model()
-    batch = pad(draw_samples("9", "3 I 5"))
+    batch = pad(random_samples("9", "3 I 5"))
     inputs = (batch.input_ids, batch.attention_mask, batch.pixel_values)
     first = generate(model, *inputs, seed=7, **SAMPLED)
     assert generate(model, *inputs, seed=7, **SAMPLED) == first
@@ -68,20 +69,18 @@ def test_a_seed_repeats_a_batch_and_another_seed_does_not() -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_row_draws_with_its_seed_whatever_the_rest_of_the_batch_is(side: str) -> None:
+def test_a_row_is_sampled_with_its_seed_whatever_the_rest_of_the_batch_is(side: str) -> None:
     model = tiny_model()
-    samples = draw_samples("9", "3 I 5", "2 I I 4", "5")
+    samples = random_samples("9", "3 I 5", "2 I I 4", "5")
     batch = pad(samples, side)
     together = generate(model, batch.input_ids, batch.attention_mask, batch.pixel_values, seed=3, **SAMPLED)
-    for row, sample in enumerate(samples):
-        assert generate(model, sample.ids[None], None, sample.images, seed=3 + row, **SAMPLED) == [
-            together[row]
-        ]
+    for row, one in enumerate(samples):
+        assert generate(model, one.ids[None], None, one.images, seed=3 + row, **SAMPLED) == [together[row]]
 
 
-def test_a_row_that_ends_early_does_not_shift_the_draws_of_the_others() -> None:
+def test_a_row_that_ends_early_does_not_shift_the_samples_of_the_others() -> None:
     model = tiny_model()
-    samples = draw_samples("9", "4", "6", "5")
+    samples = random_samples("9", "4", "6", "5")
     batch = pad(samples)
     settings = {**SAMPLED, "min_new_tokens": 0}
     free = generate(model, batch.input_ids, batch.attention_mask, seed=3, eos_token_id=0, **settings)
@@ -92,14 +91,14 @@ def test_a_row_that_ends_early_does_not_shift_the_draws_of_the_others() -> None:
     assert ended == [row[: row.index(end)] if end in row else row for row in free]
 
 
-def test_rows_with_the_same_prompt_draw_different_answers() -> None:
-    ids = draw_samples("9")[0].ids.expand(6, -1)
+def test_rows_with_the_same_prompt_have_different_answers() -> None:
+    ids = random_samples("9")[0].ids.expand(6, -1)
     assert len({tuple(row) for row in generate(tiny_model(), ids, seed=0, **SAMPLED)}) == 6
 
 
 def test_temperature_0_and_top_k_1_are_greedy() -> None:
     model = tiny_model()
-    ids = draw_samples("9")[0].ids[None]
+    ids = random_samples("9")[0].ids[None]
     greedy = generate(model, ids, max_new_tokens=8)
     assert generate(model, ids, max_new_tokens=8, do_sample=True, temperature=0.0) == greedy
     assert generate(model, ids, max_new_tokens=8, do_sample=True, top_k=1) == greedy
@@ -107,7 +106,7 @@ def test_temperature_0_and_top_k_1_are_greedy() -> None:
 
 def test_the_end_token_has_no_chance_before_min_new_tokens() -> None:
     model = tiny_model()
-    ids = draw_samples("9")[0].ids.expand(16, -1)
+    ids = random_samples("9")[0].ids.expand(16, -1)
     ends = tuple(range(100))
     rows = generate(model, ids, eos_token_id=ends, seed=0, do_sample=True, max_new_tokens=9, min_new_tokens=4)
     assert all(len(row) >= 4 and not set(row) & set(ends) for row in rows)

@@ -94,7 +94,7 @@ def test_a_turn_reads_only_what_is_new(
     assert encoded == [1, 2], "each image is encoded in the turn that shows it"
 
 
-def test_another_image_in_the_same_place_is_read_anew(model: Owl2Model, processor: Processor) -> None:
+def test_another_image_in_the_same_place_is_prefilled_again(model: Owl2Model, processor: Processor) -> None:
     session = ChatSession(model, processor)
     red, blue = ([{"role": "user", "content": ask("what?", image(c))}] for c in ("red", "blue"))
     list(session.answer(red, **LENGTH))

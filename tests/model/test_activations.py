@@ -12,7 +12,7 @@ from owl2.model import packed_layout
 from owl2.model.attention import SharedInputs
 from owl2.model.decoder import SwiGLU, rotary_tables
 from owl2.model.mam import NormByModality
-from tests.model.tiny import IMAGE, assert_near, draw, images_of, tiny_model
+from tests.model.tiny import IMAGE, assert_near, images_of, random_samples, tiny_model
 
 SPECS = ("3 I 5", "9", "1 I 4")
 
@@ -61,7 +61,7 @@ def test_a_layer_keeps_nine_widths_and_three_of_the_ffn_a_token() -> None:
 
 
 def kept_bytes(run: Callable[[], object], given: list[Tensor]) -> int:
-    """Bytes of the storages that a forward pass leaves for its backward pass, besides what was there."""
+    """Bytes of the storages that a forward pass keeps for its backward pass and that did not exist before."""
     known = {tensor.untyped_storage().data_ptr() for tensor in given}
     kept: dict[int, int] = {}
 
@@ -78,7 +78,7 @@ def kept_bytes(run: Callable[[], object], given: list[Tensor]) -> int:
 
 
 def test_rows_that_are_asked_for_leave_the_decoder_as_if_all_did() -> None:
-    samples = draw(*SPECS)
+    samples = random_samples(*SPECS)
     ids = torch.cat([sample.ids for sample in samples])
     layout = packed_layout(ids, [len(sample.ids) for sample in samples], IMAGE)
     rows = torch.tensor([2, 7, 8, 20, 11])  # text and visual, not in order

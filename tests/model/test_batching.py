@@ -13,7 +13,7 @@ from torch import Tensor
 
 from owl2.model import Layout, Owl2Model, build, packed_layout, padded_layout, targets_of
 from owl2.model.config import MamConfig
-from tests.model.tiny import IMAGE, NO_MAM, Sample, assert_near, draw, images_of, pad, tiny_model
+from tests.model.tiny import IMAGE, NO_MAM, Sample, assert_near, images_of, pad, random_samples, tiny_model
 
 BATCHES = {
     "all_text": ("9", "4", "12", "1"),
@@ -72,7 +72,7 @@ def assert_same_gradients(ours: dict[str, Tensor], expected: dict[str, Tensor]) 
 def test_a_row_of_a_padded_batch_equals_the_row_alone(
     specs: tuple[str, ...], side: str, decoder: dict[str, Any]
 ) -> None:
-    model, samples = tiny_model(**decoder), draw(*specs)
+    model, samples = tiny_model(**decoder), random_samples(*specs)
     batch = pad(samples, side, extra=2)
     logits = model(batch.input_ids, batch.attention_mask, batch.pixel_values)
     for row, expected in enumerate(alone(model, samples)):
@@ -83,7 +83,7 @@ def test_a_row_of_a_padded_batch_equals_the_row_alone(
 @batches
 @torch.no_grad()
 def test_packed_samples_equal_separate_rows(specs: tuple[str, ...], decoder: dict[str, Any]) -> None:
-    model, samples = tiny_model(**decoder), draw(*specs)
+    model, samples = tiny_model(**decoder), random_samples(*specs)
     ids, layout = packed(model, samples)
     logits = model.logits(model.hidden(model.embed(ids, layout, images_of(samples)), layout))
     assert_near(logits, torch.cat(alone(model, samples)))
@@ -93,7 +93,7 @@ def test_packed_samples_equal_separate_rows(specs: tuple[str, ...], decoder: dic
 @batches
 @torch.no_grad()
 def test_static_shapes_give_the_numbers_of_the_split(specs: tuple[str, ...], decoder: dict[str, Any]) -> None:
-    model, samples = tiny_model(**decoder), draw(*specs)
+    model, samples = tiny_model(**decoder), random_samples(*specs)
     ids, layout = packed(model, samples)
     embeddings = model.embed(ids, layout, images_of(samples))
     assert_near(model.hidden(embeddings, static(layout)), model.hidden(embeddings, layout))
@@ -103,7 +103,7 @@ def test_static_shapes_give_the_numbers_of_the_split(specs: tuple[str, ...], dec
 def test_gradients_of_padded_packed_and_static_batches_equal_those_of_separate_rows(
     specs: tuple[str, ...],
 ) -> None:
-    model, samples = tiny_model(), draw(*specs)
+    model, samples = tiny_model(), random_samples(*specs)
     if all(s.ids.eq(IMAGE).all() for s in samples):
         samples = [dataclasses.replace(s, labels=torch.full_like(s.ids, 7)) for s in samples]
     expected = gradients_alone(model, samples)
@@ -115,14 +115,14 @@ def test_gradients_of_padded_packed_and_static_batches_equal_those_of_separate_r
         assert_same_gradients(gradients(model), expected)
     ids, layout = packed(model, samples)
     targets = targets_of(torch.cat([s.labels for s in samples]), layout)
-    for way in (layout, static(layout)):
-        model.token_losses(ids, way, targets, images_of(samples)).sum().backward()
+    for each in (layout, static(layout)):
+        model.token_losses(ids, each, targets, images_of(samples)).sum().backward()
         assert_same_gradients(gradients(model), expected)
 
 
 @torch.no_grad()
 def test_logits_do_not_depend_on_the_order_of_the_rows() -> None:
-    model, samples = tiny_model(), draw(*BATCHES["mixed"])
+    model, samples = tiny_model(), random_samples(*BATCHES["mixed"])
     forward, backward = pad(samples), pad(samples[::-1])
     logits = model(forward.input_ids, forward.attention_mask, forward.pixel_values)
     mirrored = model(backward.input_ids, backward.attention_mask, backward.pixel_values)
@@ -132,7 +132,7 @@ def test_logits_do_not_depend_on_the_order_of_the_rows() -> None:
 @torch.no_grad()
 def test_images_encoded_together_equal_images_encoded_alone() -> None:
     model = tiny_model()
-    pixels = draw("I I I")[0].pixels
+    pixels = random_samples("I I I")[0].pixels
     each = torch.cat([model.encode_images(image[None]) for image in pixels])
     assert_near(model.encode_images(pixels), each)
 
@@ -143,13 +143,13 @@ SWITCHES = [MamConfig(norm=n, key=k, value=v) for n in OFF_ON for k in OFF_ON fo
 
 @pytest.mark.parametrize("mam", SWITCHES, ids=lambda m: f"norm{m.norm:d}key{m.key:d}value{m.value:d}")
 @torch.no_grad()
-def test_mam_with_equal_ways_is_the_plain_decoder(mam: MamConfig) -> None:
+def test_mam_with_equal_branches_is_the_plain_decoder(mam: MamConfig) -> None:
     plain = tiny_model(NO_MAM)
     model = tiny_model(mam)
     shared = plain.state_dict()
     names = {name: re.sub(r"\.multiway\.[01]", "", name) for name in model.state_dict()}
     model.load_state_dict({name: shared[source] for name, source in names.items()})
-    batch = pad(draw(*BATCHES["mixed"]))
+    batch = pad(random_samples(*BATCHES["mixed"]))
     ours = model(batch.input_ids, batch.attention_mask, batch.pixel_values)
     expected = plain(batch.input_ids, batch.attention_mask, batch.pixel_values)
     # Splitting a product by rows, or taking the gain out of the norm, rounds differently.
@@ -160,7 +160,7 @@ def test_mam_with_equal_ways_is_the_plain_decoder(mam: MamConfig) -> None:
 @torch.no_grad()
 def test_each_part_of_mam_changes_batches_with_images_and_no_others(part: str) -> None:
     model = tiny_model(MamConfig(**{name: name == part for name in ("norm", "key", "value")}))
-    with_image, text = draw("3 I 5", "8")
+    with_image, text = random_samples("3 I 5", "8")
     before = [model(s.ids[None], pixel_values=s.images) for s in (with_image, text)]
     for name, parameter in model.named_parameters():
         if ".multiway.1." in name:
@@ -170,7 +170,7 @@ def test_each_part_of_mam_changes_batches_with_images_and_no_others(part: str) -
     assert torch.equal(after[1], before[1])
 
 
-def test_visual_ways_start_as_copies_of_the_text_ways_and_share_nothing() -> None:
+def test_visual_weights_start_as_copies_of_the_text_weights_and_share_nothing() -> None:
     model = build("tiny")
     state = model.state_dict()
     visual = [name for name in state if ".multiway.1." in name]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from owl2.model import KVCache, Owl2Model, decode_layout, padded_layout
-from tests.model.tiny import IMAGE, Sample, assert_near, draw, pad, tiny_model
+from tests.model.tiny import IMAGE, Sample, assert_near, pad, random_samples, tiny_model
 
 SPECS = ("3 I 5", "11", "1 I 2 I 1", "2")
 NEW_TOKENS = 5
@@ -34,8 +34,8 @@ def step(model: Owl2Model, ids: Tensor, cache: KVCache) -> Tensor:
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
 def test_decoded_rows_equal_a_forward_pass_over_all_tokens(side: str, decoder: dict[str, Any]) -> None:
-    model, samples = tiny_model(**decoder), draw(*SPECS)
-    following = torch.stack([s.ids for s in draw(*[str(NEW_TOKENS)] * len(SPECS), seed=9)])
+    model, samples = tiny_model(**decoder), random_samples(*SPECS)
+    following = torch.stack([s.ids for s in random_samples(*[str(NEW_TOKENS)] * len(SPECS), seed=9)])
     cache = new_cache(model, len(samples))
     prefill(model, samples, cache, side)
     steps = torch.stack([step(model, following[:, i], cache) for i in range(NEW_TOKENS)], dim=1)
@@ -48,7 +48,7 @@ def test_decoded_rows_equal_a_forward_pass_over_all_tokens(side: str, decoder: d
 
 @torch.no_grad()
 def test_a_prefill_through_the_cache_equals_one_without() -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     batch = pad(samples)
     expected = model(batch.input_ids, batch.attention_mask, batch.pixel_values)[batch.attention_mask]
     assert_near(prefill(model, samples, new_cache(model, 4)), expected)
@@ -57,7 +57,7 @@ def test_a_prefill_through_the_cache_equals_one_without() -> None:
 @torch.no_grad()
 def test_a_second_turn_with_an_image_continues_each_row_at_its_own_length() -> None:
     model = tiny_model()
-    first, second = draw("3 I 5", "4"), draw("2 I 1", "6", seed=5)
+    first, second = random_samples("3 I 5", "4"), random_samples("2 I 1", "6", seed=5)
     cache = new_cache(model, 2)
     prefill(model, first, cache)
     batch = pad(second)
@@ -74,7 +74,7 @@ def test_a_second_turn_with_an_image_continues_each_row_at_its_own_length() -> N
 
 @torch.no_grad()
 def test_a_prompt_fed_token_by_token_equals_one_forward_pass() -> None:
-    model, (sample,) = tiny_model(), draw("7")
+    model, (sample,) = tiny_model(), random_samples("7")
     cache = new_cache(model, 1)
     layout = padded_layout(sample.ids[None, :1], None, IMAGE)
     logits = [model.logits(model.hidden(model.embed(sample.ids[:1], layout), layout, cache))]
@@ -84,7 +84,7 @@ def test_a_prompt_fed_token_by_token_equals_one_forward_pass() -> None:
 
 @torch.no_grad()
 def test_what_lies_beyond_a_rows_length_changes_no_bit() -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     results = []
     for filler in (0.0, 1e4):
         cache = new_cache(model, len(samples))
@@ -106,7 +106,7 @@ def uninitialised_memory_is_nan() -> Iterator[None]:
 @pytest.mark.usefixtures("uninitialised_memory_is_nan")
 @torch.no_grad()
 def test_uninitialised_memory_never_reaches_a_result() -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     cache = new_cache(model, len(samples))
     assert prefill(model, samples, cache).isfinite().all()
     assert step(model, torch.tensor([5, 6, 7, 8]), cache).isfinite().all()
@@ -114,7 +114,7 @@ def test_uninitialised_memory_never_reaches_a_result() -> None:
 
 @torch.no_grad()
 def test_rows_that_remain_are_not_changed_by_dropping_others() -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     whole, kept = new_cache(model, 4), new_cache(model, 4)
     for cache in (whole, kept):
         prefill(model, samples, cache)
@@ -126,7 +126,7 @@ def test_rows_that_remain_are_not_changed_by_dropping_others() -> None:
 
 @torch.no_grad()
 def test_a_full_cache_is_an_error_with_both_numbers() -> None:
-    model, samples = tiny_model(), draw("6")
+    model, samples = tiny_model(), random_samples("6")
     with pytest.raises(ValueError, match="room for 5 tokens a row, but 6 are needed"):
         prefill(model, samples, new_cache(model, 1, capacity=5))
     cache = new_cache(model, 1, capacity=6)
@@ -137,7 +137,7 @@ def test_a_full_cache_is_an_error_with_both_numbers() -> None:
 
 @torch.no_grad()
 def test_a_batch_that_does_not_continue_the_cache_is_an_error() -> None:
-    model, samples = tiny_model(), draw("6", "4")
+    model, samples = tiny_model(), random_samples("6", "4")
     cache = new_cache(model, 2)
     prefill(model, samples, cache)
     with pytest.raises(

@@ -194,7 +194,7 @@ WRONG_NUMBERS = {
     "no object": (changed(visual_config=None), "visual_config = None must be an object"),
     "list": (changed(visual_config={"visual_model": []}), r"visual_model = \[\] must be an object"),
     "switch": (changed(mam={"norm": "yes"}), "mam.norm = 'yes' must be true or false"),
-    "real token": (changed(image_token_id=5), "image_token_id = 5 must be below 0"),
+    "real token": (changed(image_token_id=5), "image_token_id = 5 is one of the 128 tokens"),
     "half a rope": (
         changed(rope_scaling={"rope_type": "llama3", "factor": 8.0}),
         "low_freq_factor is missing",

@@ -5,7 +5,7 @@ import torch
 
 from owl2.model import build, preset
 from owl2.model.decoder import rotary_frequencies, rotary_tables, rotate
-from tests.model.tiny import assert_near, draw, lively, pad, tiny_config, tiny_model
+from tests.model.tiny import assert_near, lively, pad, random_samples, tiny_config, tiny_model
 
 SPECS = ("3 I 5", "9", "1 I 2 I 1")
 ERROR = {torch.bfloat16: 0.05, torch.float16: 0.006}
@@ -14,7 +14,7 @@ ERROR = {torch.bfloat16: 0.05, torch.float16: 0.006}
 @pytest.mark.parametrize("dtype", ERROR)
 @torch.no_grad()
 def test_a_half_precision_model_is_close_to_float32(dtype: torch.dtype) -> None:
-    model, batch = tiny_model(), pad(draw(*SPECS))
+    model, batch = tiny_model(), pad(random_samples(*SPECS))
     exact = model(batch.input_ids, batch.attention_mask, batch.pixel_values)
     model.to(dtype)
     assert model.dtype == dtype
@@ -40,7 +40,7 @@ def test_positions_are_not_rounded_with_the_model() -> None:
 
 @torch.no_grad()
 def test_long_prompts_stay_close_to_float32_in_bfloat16() -> None:
-    model, (sample,) = tiny_model(), draw("I 1500")
+    model, (sample,) = tiny_model(), random_samples("I 1500")
     exact = model(sample.ids[None], pixel_values=sample.images)
     rounded = model.to(torch.bfloat16)(sample.ids[None], pixel_values=sample.images)
     late = slice(1300, None)
@@ -60,7 +60,9 @@ def test_rotation_makes_scores_depend_on_distance_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", ERROR)
-def test_build_draws_in_the_asked_dtype_with_position_tables_of_float32_accuracy(dtype: torch.dtype) -> None:
+def test_build_initialises_in_the_given_dtype_with_position_tables_of_float32_accuracy(
+    dtype: torch.dtype,
+) -> None:
     model = build("tiny", dtype=dtype)
     assert {p.dtype for p in model.parameters()} == {dtype}
     reference = build("tiny")
@@ -69,7 +71,7 @@ def test_build_draws_in_the_asked_dtype_with_position_tables_of_float32_accuracy
 
 
 @torch.no_grad()
-def test_drawn_weights_are_finite_seeded_and_of_the_documented_spread() -> None:
+def test_initial_weights_are_finite_seeded_and_of_the_documented_spread() -> None:
     config = tiny_config()
     model, same, other = (build(config, seed=seed) for seed in (0, 0, 1))
     state = model.state_dict()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from owl2.model import build, packed_layout, padded_layout
-from tests.model.tiny import IMAGE, draw, lively, pad, tiny_config, tiny_model
+from tests.model.tiny import IMAGE, lively, pad, random_samples, tiny_config, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from tests.model.tiny import IMAGE, draw, lively, pad, tiny_config, tiny_model
     ],
 )
 def test_more_or_fewer_images_than_places_is_an_error(spec: str, given: int, message: str) -> None:
-    (sample,) = draw(spec)
+    (sample,) = random_samples(spec)
     pixels = torch.zeros(given, 3, 56, 56) if given else None
     with pytest.raises(ValueError, match=message):
         tiny_model()(sample.ids[None], pixel_values=pixels)
@@ -33,7 +33,7 @@ def test_a_single_mark_instead_of_its_visual_positions_is_an_error() -> None:
 def test_a_negative_id_is_an_error_with_and_without_images_unless_it_is_padding(stray: int) -> None:
     model = tiny_model()
     for spec in ("4", "2 I 2"):
-        batch = pad(draw(spec), extra=2, pad_id=stray)
+        batch = pad(random_samples(spec), extra=2, pad_id=stray)
         model(batch.input_ids, batch.attention_mask, batch.pixel_values)
         batch.input_ids[0, 1] = stray
         with pytest.raises(ValueError, match=f"id {stray} is neither a token nor the image token, -200"):
@@ -43,7 +43,7 @@ def test_a_negative_id_is_an_error_with_and_without_images_unless_it_is_padding(
 @pytest.mark.parametrize("image_token_id", [-1, 5000])
 @torch.no_grad()
 def test_any_id_outside_the_vocabulary_may_stand_for_images(image_token_id: int) -> None:
-    (sample,) = draw("2 I 2")
+    (sample,) = random_samples("2 I 2")
     expected = tiny_model()(sample.ids[None], pixel_values=sample.images)
     model = lively(build(tiny_config().replace(image_token_id=image_token_id)))
     ids = sample.ids.masked_fill(sample.ids == IMAGE, image_token_id)
@@ -66,7 +66,7 @@ def test_shapes_that_do_not_fit_are_errors() -> None:
 
 
 def test_a_layout_says_where_the_tokens_of_each_modality_are() -> None:
-    batch = pad(draw("2 I 1", "3"), "left")
+    batch = pad(random_samples("2 I 1", "3"), "left")
     layout = padded_layout(batch.input_ids, batch.attention_mask, IMAGE)
     assert layout.lengths == (8, 3)
     assert layout.num_tokens == 11
@@ -83,7 +83,7 @@ def test_a_layout_says_where_the_tokens_of_each_modality_are() -> None:
 
 @torch.no_grad()
 def test_encoded_images_may_take_the_place_of_pixels() -> None:
-    model, samples = tiny_model(), draw("3 I 2", "I")
+    model, samples = tiny_model(), random_samples("3 I 2", "I")
     batch = pad(samples)
     layout = padded_layout(batch.input_ids, batch.attention_mask, IMAGE)
     assert batch.pixel_values is not None
@@ -94,6 +94,6 @@ def test_encoded_images_may_take_the_place_of_pixels() -> None:
 
 @torch.no_grad()
 def test_an_integer_mask_means_the_same_as_a_boolean_one() -> None:
-    model, batch = tiny_model(), pad(draw("4", "2"))
+    model, batch = tiny_model(), pad(random_samples("4", "2"))
     as_bool = model(batch.input_ids, batch.attention_mask)
     assert torch.equal(model(batch.input_ids, batch.attention_mask.long()), as_bool)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from owl2.model import Layout, Owl2Model, packed_layout, padded_layout
-from tests.model.tiny import IMAGE, draw, images_of, pad, tiny_model
+from tests.model.tiny import IMAGE, images_of, pad, random_samples, tiny_model
 
 SPECS = ("4 I 3", "7", "2 I 1 I 2", "5")
 
@@ -21,7 +21,7 @@ def reached(model: Owl2Model, embeddings: Tensor, layout: Layout, segment: int) 
 @pytest.mark.parametrize("specs", [SPECS, ("6", "1 I", "6")], ids=["ragged", "equal_lengths"])
 @pytest.mark.parametrize("form", ["packed", "left", "right"])
 def test_logits_of_a_sample_depend_on_that_sample_alone(specs: tuple[str, ...], form: str) -> None:
-    model, samples = tiny_model(), draw(*specs)
+    model, samples = tiny_model(), random_samples(*specs)
     if form == "packed":
         ids = torch.cat([s.ids for s in samples])
         layout = packed_layout(ids, [len(s.ids) for s in samples], IMAGE)
@@ -35,7 +35,7 @@ def test_logits_of_a_sample_depend_on_that_sample_alone(specs: tuple[str, ...], 
 
 
 def test_a_token_sees_itself_and_its_past_and_never_its_future() -> None:
-    model, (sample,) = tiny_model(), draw("3 I 4")
+    model, (sample,) = tiny_model(), random_samples("3 I 4")
     layout = padded_layout(sample.ids[None], None, IMAGE)
     embeddings = model.embed(sample.ids[None], layout, sample.images).detach().requires_grad_()
     logits = model.logits(model.hidden(embeddings, layout))
@@ -48,7 +48,7 @@ def test_a_token_sees_itself_and_its_past_and_never_its_future() -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
 def test_what_stands_in_masked_slots_changes_no_bit(side: str) -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     outputs = []
     for pad_id in (0, 77, IMAGE):
         batch = pad(samples, side, extra=2, pad_id=pad_id)
@@ -59,7 +59,7 @@ def test_what_stands_in_masked_slots_changes_no_bit(side: str) -> None:
 
 @torch.no_grad()
 def test_the_amount_and_side_of_padding_change_no_bit() -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     packed = []
     for side, extra in (("right", 0), ("right", 9), ("left", 0), ("left", 4)):
         batch = pad(samples, side, extra)
@@ -71,7 +71,7 @@ def test_the_amount_and_side_of_padding_change_no_bit() -> None:
 
 @torch.no_grad()
 def test_another_sample_in_the_batch_may_hold_infinities() -> None:
-    model, samples = tiny_model(), draw("4 I 3", "2 I 2")
+    model, samples = tiny_model(), random_samples("4 I 3", "2 I 2")
     samples[1].pixels.fill_(float("inf"))
     batch = pad(samples)
     logits = model(batch.input_ids, batch.attention_mask, batch.pixel_values)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from owl2.model import Layout, Owl2Model, Targets, packed_layout, padded_layout, targets_of
 from owl2.model import owl2 as assembly
-from tests.model.tiny import IMAGE, Sample, assert_near, draw, images_of, pad, tiny_model
+from tests.model.tiny import IMAGE, Sample, assert_near, images_of, pad, random_samples, tiny_model
 
 SPECS = ("3 I 5", "9", "1 I 4")
 
@@ -30,7 +30,7 @@ def loss_and_gradients(model: Owl2Model, samples: list[Sample]) -> tuple[Tensor,
 
 
 def test_the_loss_is_the_sum_of_cross_entropies_of_the_logits_at_labelled_positions() -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     batch = pad(samples)
     logits = model(batch.input_ids, batch.attention_mask, batch.pixel_values)
     expected = F.cross_entropy(
@@ -47,7 +47,7 @@ def test_the_loss_is_the_sum_of_cross_entropies_of_the_logits_at_labelled_positi
 def test_a_chunked_loss_and_its_gradients_equal_the_unchunked(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     expected, expected_gradients = loss_and_gradients(model, samples)
     monkeypatch.setattr(assembly, "LOSS_CHUNK_ELEMENTS", rows * model.config.decoder.vocab_size)
     loss, gradients = loss_and_gradients(model, samples)
@@ -61,7 +61,7 @@ def test_a_chunked_loss_and_its_gradients_equal_the_unchunked(
 def test_only_labelled_rows_reach_the_head_and_never_more_than_a_chunk(
     chunk: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     if chunk is not None:
         monkeypatch.setattr(assembly, "LOSS_CHUNK_ELEMENTS", chunk * model.config.decoder.vocab_size)
     ids, labels, layout = packed(samples)
@@ -81,7 +81,7 @@ def test_only_labelled_rows_reach_the_head_and_never_more_than_a_chunk(
 
 
 def test_no_sample_predicts_the_beginning_of_the_next() -> None:
-    _, labels, layout = packed(draw("3", "4", "2"))
+    _, labels, layout = packed(random_samples("3", "4", "2"))
     targets = targets_of(labels, layout)
     assert targets.rows.tolist() == [0, 1, 3, 4, 5, 7]
     assert targets.ids.tolist() == [labels[i].item() for i in (1, 2, 4, 5, 6, 8)]
@@ -89,9 +89,9 @@ def test_no_sample_predicts_the_beginning_of_the_next() -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_is_never_a_target_nor_predicts_one(side: str) -> None:
-    samples = draw("3", "5")
+    samples = random_samples("3", "5")
     batch = pad(samples, side, extra=2)
-    batch.labels[~batch.attention_mask] = 9  # whatever stands there must not count
+    batch.labels[~batch.attention_mask] = 9  # whatever is there must not count
     targets = targets_of(batch.labels, padded_layout(batch.input_ids, batch.attention_mask, IMAGE))
     _, labels, layout = packed(samples)
     expected = targets_of(labels, layout)
@@ -101,7 +101,7 @@ def test_padding_is_never_a_target_nor_predicts_one(side: str) -> None:
 
 @pytest.mark.parametrize("spec", ["6", "2 I 3"])
 def test_without_any_label_the_loss_is_zero_and_so_is_every_gradient(spec: str) -> None:
-    model, (sample,) = tiny_model(), draw(spec)
+    model, (sample,) = tiny_model(), random_samples(spec)
     layout = padded_layout(sample.ids[None], None, IMAGE)
     targets = targets_of(torch.full_like(sample.ids[None], -100), layout)
     assert targets.count == 0
@@ -114,7 +114,7 @@ def test_without_any_label_the_loss_is_zero_and_so_is_every_gradient(spec: str) 
 
 
 def test_the_loss_is_float32_whatever_the_model_is() -> None:
-    model, samples = tiny_model(), draw(*SPECS)
+    model, samples = tiny_model(), random_samples(*SPECS)
     exact, _ = loss_and_gradients(model, samples)
     rounded, _ = loss_and_gradients(model.to(torch.bfloat16), samples)
     assert rounded.dtype == torch.float32

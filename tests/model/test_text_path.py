@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from owl2.model import KVCache, Layout, Owl2Model, decode_layout, packed_layout, padded_layout
-from tests.model.tiny import IMAGE, NO_MAM, draw, tiny_model
+from tests.model.tiny import IMAGE, NO_MAM, random_samples, tiny_model
 
 INDEXING = ("nonzero", "index", "gather", "scatter", "where", "masked", "_local_scalar_dense", "argsort")
 
@@ -35,7 +35,7 @@ def indexing(counts: Counter[str]) -> dict[str, int]:
 
 
 def as_plain(model: Owl2Model) -> Owl2Model:
-    """The decoder without MAM that has this model's text ways."""
+    """The decoder without MAM that has this model's text weights."""
     plain = tiny_model(NO_MAM)
     state = {n.replace(".multiway.0", ""): p for n, p in model.state_dict().items() if ".multiway.1" not in n}
     plain.load_state_dict(state)
@@ -54,7 +54,7 @@ def run(
 @pytest.mark.parametrize("specs", [("9",), ("9", "4", "12")], ids=["one_row", "packed"])
 def test_a_text_batch_runs_the_plain_decoders_operations_and_bits(specs: tuple[str, ...]) -> None:
     model = tiny_model()
-    samples = draw(*specs)
+    samples = random_samples(*specs)
     ids = torch.cat([s.ids for s in samples])
     layout = packed_layout(ids, [len(s.ids) for s in samples], IMAGE)
     ours, our_ops = run(model, ids, layout)
@@ -65,7 +65,7 @@ def test_a_text_batch_runs_the_plain_decoders_operations_and_bits(specs: tuple[s
 
 
 def test_a_decode_step_after_an_image_runs_the_plain_decoders_operations() -> None:
-    (sample,) = draw("3 I 4")
+    (sample,) = random_samples("3 I 4")
     counts = []
     for model in (tiny_model(), tiny_model(NO_MAM)):
         layout = padded_layout(sample.ids[None], None, IMAGE)
@@ -79,7 +79,7 @@ def test_a_decode_step_after_an_image_runs_the_plain_decoders_operations() -> No
 
 
 def test_a_batch_with_images_never_asks_where_they_are_inside_the_decoder() -> None:
-    model, (sample,) = tiny_model(), draw("3 I 4")
+    model, (sample,) = tiny_model(), random_samples("3 I 4")
     layout = padded_layout(sample.ids[None], None, IMAGE)
     embeddings = model.embed(sample.ids[None], layout, sample.images)
     with torch.no_grad(), CountOps() as ops:

@@ -1,6 +1,6 @@
 """The parts equal their counterparts in `transformers` on random weights: LLaMA, CLIP's ViT and DINOv2.
 
-The weights are mapped here by hand, a second witness beside the checkpoint readers. Numbers to 1e-5.
+The weights are mapped here by hand, independently of the checkpoint readers. Numbers agree to 1e-5.
 """
 
 import re
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from owl2.model import padded_layout
 from owl2.model.config import VisionConfig, decoder_from_dict
 from owl2.model.vision import VisionEncoder
-from tests.model.tiny import IMAGE, NO_MAM, assert_near, draw, hidden_states, tiny_model
+from tests.model.tiny import IMAGE, NO_MAM, assert_near, hidden_states, random_samples, tiny_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -67,7 +67,7 @@ def test_the_plain_decoder_is_llama(fields: dict[str, Any]) -> None:
     assert result.unexpected_keys == (["lm_head.weight"] if config.tie_word_embeddings else [])
     assert all(re.search("vision_model|visual_abstractor|inv_freq", name) for name in result.missing_keys)
 
-    ids = torch.stack([s.ids for s in draw("96", "96")])
+    ids = torch.stack([s.ids for s in random_samples("96", "96")])
     assert_near(model(ids), reference(ids).logits)
 
     layout = padded_layout(ids, None, IMAGE)

@@ -77,7 +77,7 @@ class Batch:
     pixel_values: Tensor | None
 
 
-def draw(*specs: str, seed: int = 1) -> list[Sample]:
+def random_samples(*specs: str, seed: int = 1) -> list[Sample]:
     """A random sample for each spec: "3 I 5" is 3 text tokens, an image, 5 text tokens."""
     generator = torch.Generator().manual_seed(seed)
     samples = []

@@ -7,7 +7,7 @@ from torch import Tensor
 from owl2.model import Owl2Model, attention, decoder, packed_layout, targets_of
 from owl2.train.config import ParallelConfig
 from owl2.train.parallel import rewrite_layers
-from tests.model.tiny import IMAGE, assert_near, draw, images_of, tiny_model
+from tests.model.tiny import IMAGE, assert_near, images_of, random_samples, tiny_model
 
 COMPILED = ParallelConfig(compile="eager")
 SPECS = ("3 I 5", "9", "1 I 4")
@@ -15,7 +15,7 @@ SPECS = ("3 I 5", "9", "1 I 4")
 
 @torch.no_grad()
 def losses(model: Owl2Model, *specs: str) -> Tensor:
-    samples = draw(*specs)
+    samples = random_samples(*specs)
     ids, labels = (torch.cat([getattr(s, name) for s in samples]) for name in ("ids", "labels"))
     layout = packed_layout(ids, [len(sample.ids) for sample in samples], IMAGE)
     return model.token_losses(ids, layout, targets_of(labels, layout), images_of(samples))

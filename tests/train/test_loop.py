@@ -88,12 +88,12 @@ def test_the_micro_batches_of_that_test_have_uneven_numbers_of_targets(
     """Otherwise a mean of means would pass it too."""
     config = stage(tmp_path, checkpoint, corpora, global_batch_size=8, accumulation=4)
     _, processor = loop.load_stage(config)
-    batches = list(loop.make_batches(config, loop.open_dataset(config, processor), 0))
+    batches = list(loop.make_loader(config, loop.open_dataset(config, processor), 0))
     counts = [batch.targets.count for batch in batches[:4] if batch is not None]
     assert max(counts) > 1.5 * min(counts)
 
 
-def test_stage_1_moves_vision_abstractor_and_visual_ways_and_leaves_the_language_model_bit_for_bit(
+def test_stage_1_moves_vision_abstractor_and_visual_weights_and_leaves_the_language_model_bit_for_bit(
     checkpoint: Path, corpora: Path, tmp_path: Path, models: list[Owl2Model]
 ) -> None:
     """After twenty steps."""
@@ -107,7 +107,7 @@ def test_stage_1_moves_vision_abstractor_and_visual_ways_and_leaves_the_language
     assert parameters - learns <= still
     assert {name for name in parameters if ".multiway.1." in name} < learns
     assert "model.embed_tokens.weight" not in learns
-    # No target stands directly behind an image, so what the last layer makes of visual rows is never read:
+    # No target directly follows an image, so what the last layer makes of visual rows is never read:
     # this norm feeds only their FFN. Its gradient is exactly zero.
     unread = "model.layers.1.post_attention_layernorm.multiway.1.weight"
     assert still & learns == {unread}
@@ -205,7 +205,7 @@ def test_a_step_without_any_usable_sample_updates_nothing_and_the_run_goes_on(
     assert len(holes) == usable.count(False)
 
 
-def test_a_run_says_at_its_start_what_learns_and_what_is_drawn_and_one_line_a_step(
+def test_a_run_prints_at_its_start_parameters_and_data_and_then_a_line_per_step(
     checkpoint: Path, corpora: Path, tmp_path: Path
 ) -> None:
     file = io.StringIO()
@@ -220,7 +220,7 @@ def test_a_run_says_at_its_start_what_learns_and_what_is_drawn_and_one_line_a_st
         ["0.01", "0 to 0.05"],
         ["frozen", ""],
     ]
-    assert rows[4:] == [["captions", "20", "33.3%", "0"], ["chat", "20", "66.7%", "0"]]
+    assert rows[4:] == [["captions", "20", "33.3%", "0", "0"], ["chat", "20", "66.7%", "0", "0"]]
     steps = [line for line in lines if line.startswith("run  step")]
     assert [line.split()[2] for line in steps] == ["2/3", "3/3"]
     assert all("img/s" in line and "eta" in line for line in steps)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from owl2.checkpoint import CheckpointError, load_model
@@ -32,7 +33,7 @@ from owl2.train.config import LoraConfig, OptimConfig, ParallelConfig, TrainConf
 from owl2.train.metrics import read_metrics
 from owl2.train.rules import Rule, RuleError, apply_freeze, assign_rules
 from owl2.train.state.state import saved_states
-from tests.model.tiny import draw, lively, pad, tiny_model
+from tests.model.tiny import lively, pad, random_samples, tiny_model
 from tests.train import splits
 from tests.train.ranks import Pool, all_returned
 from tests.train.tiny import losses, quiet, run_until, run_whole, stage, weights
@@ -60,7 +61,7 @@ def adapted(run: Path, checkpoint: Path, corpora: Path, **changes: object) -> Tr
     return stage(run, checkpoint, corpora, **{"rules": RULES, "lora": LORA, "optim": OPTIM, **changes})
 
 
-def with_drawn_adapters(config: LoraConfig = LORA) -> Owl2Model:
+def with_random_adapters(config: LoraConfig = LORA) -> Owl2Model:
     """A tiny model whose adapters are far from zero."""
     model = tiny_model()
     add_adapters(model, config)
@@ -75,8 +76,8 @@ def with_drawn_adapters(config: LoraConfig = LORA) -> Owl2Model:
 @torch.no_grad()
 def logits(model: Owl2Model) -> Tensor:
     """Logits of a batch with images and of one without."""
-    mixed = pad(draw("3 I 5", "7", "I 2 I 4"))
-    text = pad(draw("6", "9"))
+    mixed = pad(random_samples("3 I 5", "7", "I 2 I 4"))
+    text = pad(random_samples("6", "9"))
     batches = [model(b.input_ids, b.attention_mask, b.pixel_values) for b in (mixed, text)]
     return torch.cat([batch.flatten() for batch in batches])
 
@@ -88,7 +89,7 @@ def learnt(folder: Path) -> dict[str, Tensor]:
 # -- where adapters go -----------------------------------------------------------------------------------
 
 
-def test_a_pattern_reaches_both_ways_of_mam_or_one_that_it_names() -> None:
+def test_a_pattern_reaches_both_branches_of_mam_or_one_that_it_names() -> None:
     model = build("tiny", device="meta")
     keys = [f"model.layers.{i}.self_attn.k_proj.multiway.{way}" for i in (0, 1) for way in (0, 1)]
     assert target_layers(model, ["*.k_proj"]) == keys
@@ -156,14 +157,14 @@ def test_the_shipped_stage_trains_less_than_five_percent_of_the_released_model()
 def test_a_table_that_trains_what_has_an_adapter_or_freezes_an_adapter_is_an_error() -> None:
     model = build("tiny", device="meta")
     add_adapters(model, LORA)
-    with pytest.raises(RuleError, match=r"rule '\*' lets .*q_proj.base_layer.weight learn"):
+    with pytest.raises(RuleError, match=r"rule '\*' trains .*q_proj.base_layer.weight, which"):
         check_rules(assign_rules(model, [Rule(match="*")], 0.0))
     rules = [Rule(match="*.lora_B.*"), Rule(match="*", frozen=True)]
     with pytest.raises(RuleError, match=r"rule '\*' freezes .*lora_A.default.weight"):
         check_rules(assign_rules(model, rules, 0.0))
 
 
-def test_a_run_moves_adapters_of_both_ways_and_leaves_the_decoder_and_the_vision_encoder_bit_for_bit(
+def test_a_run_moves_adapters_of_both_branches_and_leaves_the_decoder_and_the_vision_encoder_bit_for_bit(
     trained: TrainConfig, checkpoint: Path
 ) -> None:
     rows = read_metrics(trained.run)
@@ -179,14 +180,14 @@ def test_a_run_moves_adapters_of_both_ways_and_leaves_the_decoder_and_the_vision
     assert all(name.startswith("model.visual_abstractor.") for name in changed - targets)
 
 
-def test_the_number_of_parameters_that_learn_is_printed(
+def test_the_number_of_trainable_parameters_is_printed(
     checkpoint: Path, corpora: Path, tmp_path: Path
 ) -> None:
     output = io.StringIO()
     config = adapted(tmp_path, checkpoint, corpora, steps=1, optim=OptimConfig(warmup_steps=0))
     loop.train(config, Console(file=output, width=200))
     assert re.search(
-        r"LoRA: [\d,]+ of [\d,]+ parameters learn \(\d+\.\d+%\), .* 18 layers", output.getvalue()
+        r"LoRA: [\d,]+ of [\d,]+ parameters are trainable \(\d+\.\d+%\), .* 18 layers", output.getvalue()
     )
     assert "*.lora_*" in output.getvalue()
 
@@ -206,7 +207,7 @@ def test_the_memory_benchmark_counts_what_is_there(capsys: pytest.CaptureFixture
 
 
 def test_merged_adapters_give_the_logits_of_adapters_at_run_time() -> None:
-    model = with_drawn_adapters()
+    model = with_random_adapters()
     names = set(tiny_model().state_dict())
     expected, plain = logits(model), logits(tiny_model())
     assert (expected - plain).abs().max() > 0.1
@@ -226,11 +227,12 @@ def test_the_exported_checkpoint_is_the_base_with_the_saved_adapter(
 
 
 def test_peft_reads_the_saved_adapter(tmp_path: Path) -> None:
-    model = with_drawn_adapters()
+    model = with_random_adapters()
     save_adapter(model, tmp_path / "adapter", LORA, base=Path("base"))
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "owl2_adapter.json",
     ]
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 4, 8)
@@ -240,13 +242,76 @@ def test_peft_reads_the_saved_adapter(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_another_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    save_adapter(with_drawn_adapters(), tmp_path / "adapter", LORA, base=Path("base"))
+    save_adapter(with_random_adapters(), tmp_path / "adapter", LORA, base=Path("base"))
     wider = build(dataclasses.replace(tiny_model().config, decoder=wider_decoder()))
     with pytest.raises(CheckpointError, match="of another shape"):
         load_adapter(wider, tmp_path / "adapter")
     assert not any(is_adapter(name) for name, _ in wider.named_parameters())
     with pytest.raises(CheckpointError, match="has no adapters"):
         load_adapter(tiny_model(), tmp_path)
+
+
+def test_half_an_adapter_is_refused_with_what_is_missing(
+    trained: TrainConfig, checkpoint: Path, tmp_path: Path
+) -> None:
+    half = shutil.copytree(trained.run / "adapter", tmp_path / "half")
+    (half / "other_weights.safetensors").unlink()
+    model = load_model(checkpoint, progress=False)
+    with pytest.raises(
+        CheckpointError, match=r"half is not the whole adapter: other_weights.safetensors is mis"
+    ):
+        load_adapter(model, half)
+    assert not any(is_adapter(name) for name, _ in model.named_parameters())
+
+
+def test_a_file_of_another_adapter_and_a_cut_one_are_refused(
+    trained: TrainConfig, checkpoint: Path, tmp_path: Path
+) -> None:
+    for name in ("adapter_model.safetensors", "other_weights.safetensors"):
+        mixed = shutil.copytree(trained.run / "adapter", tmp_path / f"mixed-{name}")
+        tensors = load_file(mixed / name)
+        save_file({key: tensor + 1 for key, tensor in tensors.items()}, mixed / name)
+        with pytest.raises(
+            CheckpointError, match=rf"{name} is not the file that was saved with this adapter"
+        ):
+            load_adapter(load_model(checkpoint, progress=False), mixed)
+        cut = shutil.copytree(trained.run / "adapter", tmp_path / f"cut-{name}")
+        (cut / name).write_bytes((cut / name).read_bytes()[:-10])
+        with pytest.raises(CheckpointError, match=rf"{name} cannot be read .*copy the adapter folder again"):
+            load_adapter(load_model(checkpoint, progress=False), cut)
+
+
+def test_another_checkpoint_of_the_same_shapes_is_refused_with_the_parameters_that_differ(
+    trained: TrainConfig, checkpoint: Path
+) -> None:
+    model = load_model(checkpoint, progress=False)
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[0, 0] += 0.1
+        model.get_parameter("model.visual_abstractor.vit_eos").add_(1)  # the adapter has its own
+    message = r"another checkpoint: 1 of \d+ frozen parameters .*\(model.layers.1.mlp.up_proj.weight\)"
+    with pytest.raises(CheckpointError, match=message):
+        load_adapter(model, trained.run / "adapter")
+
+
+def test_an_adapter_fits_its_checkpoint_in_bfloat16_too_and_is_loaded_once(
+    trained: TrainConfig, checkpoint: Path
+) -> None:
+    model = load_model(checkpoint, dtype=torch.bfloat16, progress=False)
+    load_adapter(model, trained.run / "adapter")
+    with pytest.raises(CheckpointError, match="has adapters already"):
+        load_adapter(model, trained.run / "adapter")
+
+
+def test_an_adapter_of_an_earlier_version_is_loaded_with_a_warning(
+    trained: TrainConfig, checkpoint: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(trained.run / "adapter", tmp_path / "old")
+    (old / "owl2_adapter.json").unlink()
+    model = load_model(checkpoint, progress=False)
+    with pytest.warns(UserWarning, match=r"old has no owl2_adapter.json .*not checked"):
+        load_adapter(model, old)
+    merged = logits(load_model(trained.run / "checkpoint", progress=False))
+    torch.testing.assert_close(logits(model), merged, rtol=1e-5, atol=1e-5)
 
 
 def wider_decoder() -> object:
@@ -279,6 +344,10 @@ def test_two_ranks_have_the_adapters_of_one_and_a_process_group_of_one_trains_th
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    contents = [
+        json.loads((run / "adapter/owl2_adapter.json").read_text()) for run in (config.run, whole.run)
+    ]
+    assert contents[0]["base"] == contents[1]["base"]
     half = dataclasses.replace(splits.split(whole, tmp_path / "half", 1), dtype="bfloat16", steps=2)
     all_returned(pool.run(1, splits.train_on_rank, half))
     assert losses(half.run) == pytest.approx(losses(whole.run)[:2], rel=0.02)

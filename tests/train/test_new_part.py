@@ -31,7 +31,7 @@ from owl2.train.ranks import start_ranks
 from owl2.train.rules import Rule, assign_rules
 from owl2.train.state.sharded import load_sharded
 from tests.data.small import write_corpora
-from tests.model.tiny import IMAGE, draw, images_of
+from tests.model.tiny import IMAGE, images_of, random_samples
 from tests.train.ranks import TIMEOUT_S, Pool, all_returned
 from tests.train.splits import OPTIM, RULES, assert_equal_runs, split
 from tests.train.test_plan import AVERAGES, tiny_stage
@@ -196,7 +196,7 @@ def test_rules_decide_for_it_and_its_learning_is_counted() -> None:
 def test_its_gradients_are_dropped_in_a_step_without_images() -> None:
     with new_part():
         model = build("tiny")
-    (text,) = draw("9")
+    (text,) = random_samples("9")
     layout = packed_layout(text.ids, [9], IMAGE)
     batch = Batch(
         text.ids, layout, targets_of(text.labels, layout), torch.zeros(0, 3, 56, 56), keys=(), num_samples=1
@@ -234,7 +234,7 @@ def test_its_layers_come_before_the_decoders() -> None:
 def test_the_loss_reaches_it() -> None:
     with new_part():
         model = build("tiny")
-    samples = draw("3 I 5")
+    samples = random_samples("3 I 5")
     layout = packed_layout(samples[0].ids, [len(samples[0].ids)], IMAGE)
     targets = targets_of(samples[0].labels, layout)
     model.token_losses(samples[0].ids, layout, targets, images_of(samples)).sum().backward()

@@ -49,5 +49,5 @@ def test_the_decoder_does_not_run() -> None:
 
 def test_a_sample_without_its_one_image_is_an_error_with_the_counts() -> None:
     model = build("tiny")
-    with pytest.raises(ValueError, match="got 1 for 2 samples"):
+    with pytest.raises(ValueError, match="has 1 for 2 samples"):
         bag_of_words(model, captioned(model, CAPTIONS, 1))

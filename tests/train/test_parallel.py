@@ -10,7 +10,7 @@ from owl2.data.loader import Batch
 from owl2.model import build, preset
 from owl2.train.config import ParallelConfig, TrainConfig
 from owl2.train.parallel import with_image
-from owl2.train.prepare import load_stage, make_batches, open_dataset
+from owl2.train.prepare import load_stage, make_loader, open_dataset
 from owl2.train.ranks import Ranks
 from tests.train.ranks import Pool, all_returned
 from tests.train.splits import Reference, assert_equal_runs, split, train_on_rank
@@ -54,8 +54,8 @@ def test_stage_1_with_its_frozen_language_model_is_the_same_on_ranks_without_ima
 def without_images(config: TrainConfig) -> list[Batch]:
     """The micro-batches of four ranks that have no image."""
     _, processor = load_stage(dataclasses.replace(config, parallel=ParallelConfig()))
-    draws = open_dataset(config, processor)
-    per_rank = [make_batches(config, draws, 0, Ranks(rank, 4)) for rank in range(4)]
+    dataset = open_dataset(config, processor)
+    per_rank = [make_loader(config, dataset, 0, Ranks(rank, 4)) for rank in range(4)]
     return [b for batches in per_rank for b in batches if b is not None and not len(b.pixel_values)]
 
 

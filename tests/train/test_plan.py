@@ -87,7 +87,7 @@ def measure_on_rank(rank: int, config: TrainConfig) -> dict[str, int]:
 
 
 def copied_for_a_save(config: TrainConfig, ranks: Ranks, tensors: dict[str, Tensor]) -> int:
-    """Bytes of the memory that a save beside the training takes for its copy."""
+    """Bytes of the memory that a save beside the training needs for its copy."""
     saver = Saver(config, ranks, quiet())
     copy = saver.stager.stage(tensors)
     assert isinstance(copy, dict)
@@ -272,7 +272,7 @@ def test_a_batch_that_does_not_add_up_is_planned_with_micro_batches_that_do(
     assert "micro_batch_size 16 x accumulation 16 x 32 ranks = 8192, but global_batch_size is 256" in printed
     assert "--micro_batch_size 8 --accumulation 1 --parallel.tensor 2" in printed
     main([str(ROOT / "configs/instruct.yaml"), "--gpus", "64", "--model", "tiny"])
-    assert "but global_batch_size" not in capsys.readouterr().out, "it is for 64 GPUs as it stands"
+    assert "but global_batch_size" not in capsys.readouterr().out, "it is made for 64 GPUs"
     assert "4,800 steps" in printed
     assert "preset tiny" in printed
 

@@ -17,7 +17,7 @@ from owl2.checkpoint import load_model
 from owl2.cli.train import read_config
 from owl2.model import Owl2Model, build, preset
 from owl2.train import loop
-from owl2.train.adapters.lora import add_adapters, merge_adapters, summary, target_layers
+from owl2.train.adapters.lora import add_adapters, load_adapter, merge_adapters, summary, target_layers
 from owl2.train.adapters.qlora import FourBitLinear, coded_layers
 from owl2.train.config import LoraConfig, TrainConfigError
 from owl2.train.plan.inputs import Averages
@@ -26,7 +26,7 @@ from owl2.train.state.state import StateError
 from tests.model.tiny import tiny_model
 from tests.train import splits
 from tests.train.ranks import Pool, Raised, all_returned
-from tests.train.test_lora import adapted, learnt, logits, with_drawn_adapters
+from tests.train.test_lora import adapted, learnt, logits, with_random_adapters
 from tests.train.tiny import losses, quiet, run_until, run_whole, weights
 
 pytest.importorskip("peft")
@@ -78,11 +78,11 @@ def test_every_matrix_with_an_adapter_has_codes_and_no_other() -> None:
     assert "frozen ones have four bits" in summary(model)
 
 
-def test_merged_adapters_give_the_logits_of_adapters_beside_four_bits() -> None:
-    model = with_drawn_adapters(NF4)
+def test_merged_adapters_give_the_logits_of_adapters_on_four_bits() -> None:
+    model = with_random_adapters(NF4)
     names = set(tiny_model().state_dict())
     expected = logits(model)
-    assert (expected - logits(with_drawn_adapters())).abs().max() > 1e-2, "four bits are not thirty-two"
+    assert (expected - logits(with_random_adapters())).abs().max() > 1e-2, "four bits are not thirty-two"
     merge_adapters(model)
     assert not coded_layers(model)
     torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
@@ -106,6 +106,7 @@ def test_a_run_learns_resumes_and_leaves_an_ordinary_checkpoint(
     vision = [name for name in before if name.startswith("model.vision_model.")]
     assert all(torch.equal(before[name], after[name]) for name in vision)
     assert torch.isfinite(logits(load_model(whole.run / "checkpoint", progress=False))).all()
+    load_adapter(load_model(checkpoint, progress=False), whole.run / "adapter")  # it is of this checkpoint
 
 
 def test_two_ranks_have_the_losses_of_one(
@@ -119,7 +120,7 @@ def test_two_ranks_have_the_losses_of_one(
     splits.assert_equal_runs(config, whole)
 
 
-def test_a_run_goes_on_beside_no_other_matrices_than_it_began_with_on_any_number_of_ranks(
+def test_a_run_resumes_with_no_other_matrices_than_it_began_with_on_any_number_of_ranks(
     checkpoint: Path, corpora: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tmp_path / "base"

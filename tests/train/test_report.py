@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from owl2.__main__ import main
-from owl2.pages.curves import Curve, Panel, draw_panels, thin
+from owl2.pages.curves import Curve, Panel, render_panels, thin
 from owl2.train import report
 from owl2.train.config import TrainConfig
 from owl2.train.metrics import read_metrics
-from owl2.train.report import Record, ReportError, percent, short, write_report
+from owl2.train.report import ReportError, RunFiles, percent, short, write_report
 from tests.markup import check_that_text_stays_text
 from tests.train.tiny import STEPS, run_until
 
@@ -80,7 +80,7 @@ def test_the_page_needs_no_other_file_and_its_drawings_share_no_ids(html: str) -
     assert "<h1>a &lt;b&gt; run</h1>" in html
 
 
-def test_a_run_that_broke_off_says_how_far_it_came_and_from_where_it_goes_on(
+def test_a_stopped_run_says_how_far_it_came_and_where_it_continues(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(whole, run=tmp_path, save_every=2)
@@ -88,7 +88,7 @@ def test_a_run_that_broke_off_says_how_far_it_came_and_from_where_it_goes_on(
     metrics = tmp_path / "metrics.jsonl"
     with metrics.open("a") as file:
         file.write('{"step": 6, "lo')
-    assert Record.read(tmp_path).state().startswith(f"Running: step 5 of {STEPS}, about ")
+    assert RunFiles.read(tmp_path).state().startswith(f"Running: step 5 of {STEPS}, about ")
     os.utime(metrics, (time.time() - 3700,) * 2)
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -103,11 +103,33 @@ def test_a_run_without_a_step_and_one_of_skipped_steps_have_a_page_too(run: Path
     assert "7 of 7" in write_report(tmp_path).read_text()
 
 
-def test_a_folder_of_no_run_is_an_error_that_names_those_beside_it(run: Path) -> None:
+def test_a_folder_of_no_run_is_an_error_that_names_its_neighbours(run: Path) -> None:
     with pytest.raises(ReportError, match=r"no config\.yaml; did you mean .*a <b> run"):
         write_report(run.parent)
     with pytest.raises(SystemExit, match="1"):
         main(["report", str(run / "state")])
+
+
+def test_damaged_files_of_a_run_are_errors_that_name_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damages = {
+        "config.yaml": [b"\xff", b"steps: [", b"steps: 3"],
+        "facts.json": [b"{", b"[]", b'{"groups": [{}], "corpora": []}'],
+        "metrics.jsonl": [b'{"step": 1}\nnonsense\n{"step": 2}\n'],
+        "bad_samples.jsonl": [b"nonsense\n"],
+    }
+    for name, contents in damages.items():
+        for content in contents:
+            copy = tmp_path / "copy"
+            shutil.copytree(
+                run, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint", "state")
+            )
+            (copy / name).write_bytes(content)
+            with pytest.raises(SystemExit, match="1"):
+                main(["report", str(copy)])
+            assert name in capsys.readouterr().err
+            shutil.rmtree(copy)
 
 
 def test_the_command_writes_the_page_where_it_is_asked_to(
@@ -126,7 +148,7 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
         write_report(run)
 
 
-def test_training_from_the_command_line_leaves_the_page_beside_the_checkpoint(
+def test_training_from_the_command_line_leaves_the_page_next_to_the_checkpoint(
     whole: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(whole.run, tmp_path / "run")
@@ -146,7 +168,7 @@ def test_a_long_curve_keeps_its_extremes_and_a_drawing_its_size() -> None:
     assert len(kept) <= 1200
     assert kept.max() == 40.0
     assert kept_steps[kept.argmax()] == 31_007
-    assert len(draw_panels("long", [Panel("y", [Curve(list(steps), list(values))])])) < 100_000
+    assert len(render_panels("long", [Panel("y", [Curve(list(steps), list(values))])])) < 100_000
 
 
 def test_figures_are_short() -> None:

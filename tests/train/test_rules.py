@@ -72,7 +72,7 @@ def test_layer_decay_outside_the_vision_encoder_is_an_error(tiny: Owl2Model) -> 
         assign_rules(tiny, [Rule(match="*", layer_decay=0.9)], 0.05)
 
 
-def test_settings_of_a_frozen_rule_and_a_table_in_which_nothing_learns_are_errors(tiny: Owl2Model) -> None:
+def test_settings_of_a_frozen_rule_and_a_table_that_freezes_everything_are_errors(tiny: Owl2Model) -> None:
     with pytest.raises(RuleError, match=r"'model.vision_model.\*' is frozen, so its lr"):
         assign_rules(tiny, [Rule(match="model.vision_model.*", frozen=True, lr=0.1), Rule(match="*")], 0.05)
     with pytest.raises(RuleError, match="all 1 rules are frozen, so nothing would be trained"):
@@ -93,7 +93,9 @@ def test_layer_wise_decay_of_the_released_vit_l_is_the_papers(released: Owl2Mode
     assert {a.lr for name, a in found.items() if not name.startswith(prefix)} == {1.0}
 
 
-def test_stage_1_trains_vision_abstractor_and_visual_ways_of_the_released_model(released: Owl2Model) -> None:
+def test_stage_1_trains_vision_abstractor_and_visual_weights_of_the_released_model(
+    released: Owl2Model,
+) -> None:
     found = by_name(released, STAGE_1)
     learns = {name: a for name, a in found.items() if not a.rule.frozen}
     visual = {name for name in found if ".multiway.1." in name}

@@ -1,4 +1,4 @@
-"""Saving beside the training: a state is that of its step, whole or absent, and failing is never quiet."""
+"""Saving in the background: a state is that of its step, complete or absent; failures are always raised."""
 
 import dataclasses
 import resource
@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from owl2.checkpoint import CheckpointError, load_model
 from owl2.train import loop
 from owl2.train.config import TrainConfig
+from owl2.train.fingerprints import frozen_fingerprints
 from owl2.train.metrics import read_metrics
 from owl2.train.ranks import ALONE
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.state import state
-from owl2.train.state.config_diff import fingerprints
 from owl2.train.state.state import StateError, saved_states
 from tests.train.ranks import Pool
 from tests.train.splits import Reference, split
@@ -39,22 +39,22 @@ from tests.train.tiny import (
 )
 
 
-def test_a_state_written_beside_the_training_is_that_of_its_step_bit_for_bit(
+def test_a_state_written_in_the_background_is_that_of_its_step_bit_for_bit(
     whole: TrainConfig, tmp_path: Path
 ) -> None:
     every = dataclasses.replace(whole, save_every=3)
-    beside = dataclasses.replace(every, run=tmp_path / "beside")
+    background = dataclasses.replace(every, run=tmp_path / "background")
     between = dataclasses.replace(every, run=tmp_path / "between", save_in_background=False)
-    for config in (beside, between):
+    for config in (background, between):
         run_whole(config)
-    assert len(saved_states(beside.run)) == len(saved_states(between.run)) == 2
-    for one, other in zip(saved_states(beside.run), saved_states(between.run), strict=True):
+    assert len(saved_states(background.run)) == len(saved_states(between.run)) == 2
+    for one, other in zip(saved_states(background.run), saved_states(between.run), strict=True):
         (ours,), (theirs,) = (map(load_file, folder.glob("*.safetensors")) for folder in (one, other))
         assert ours.keys() == theirs.keys()
         assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-def test_one_save_is_under_way_at_a_time_and_a_request_to_stop_waits_for_it(
+def test_one_save_is_in_progress_at_a_time_and_a_request_to_stop_waits_for_it(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, most = [0], [0]
@@ -100,7 +100,7 @@ loop.train(read_config([sys.argv[1]]), quiet())
 """
 
 
-def test_a_run_killed_in_the_middle_of_a_write_beside_the_training_goes_on_from_the_state_before(
+def test_a_run_killed_in_the_middle_of_a_background_save_resumes_from_the_state_before(
     whole: TrainConfig, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(whole, run=tmp_path / "run", save_every=2)
@@ -137,7 +137,7 @@ def train_with_little_room_on(rank: int, config: TrainConfig, full: int) -> str:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_runs_full_on_one_rank_stops_all_at_the_next_step_and_the_last_state_stands(
+def test_a_disk_that_runs_full_on_one_rank_stops_all_at_the_next_step_and_the_last_state_is_kept(
     reference: Reference, pool: Pool, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(split(reference("stage 2"), tmp_path, 2), save_every=1)
@@ -177,7 +177,7 @@ def test_a_failed_write_is_raised_at_the_next_step_and_not_only_at_the_next_save
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_state_has_what_learns_alone_and_the_result_is_whole(
+def test_a_state_has_trainable_parameters_only_and_the_result_is_complete(
     checkpoint: Path, corpora: Path, tmp_path: Path
 ) -> None:
     config = stage(tmp_path, checkpoint, corpora, rules=STAGE_1, save_every=STEPS)
@@ -215,12 +215,12 @@ def test_a_run_goes_on_from_no_other_frozen_weights_than_it_began_with(
 
 def test_the_fingerprint_of_a_parameter_changes_with_any_of_its_bits(checkpoint: Path) -> None:
     model = load_model(checkpoint, progress=False).requires_grad_(False)
-    before = fingerprints(model, ALONE)
+    before = frozen_fingerprints(model, ALONE)
     weight = model.lm_head.weight.view(torch.int32)
     seen = {before["lm_head.weight"]}
     for bit in range(32):
         weight[7, 1] ^= torch.tensor(-(2**31) if bit == 31 else 2**bit, dtype=torch.int32)
-        after = fingerprints(model, ALONE)
+        after = frozen_fingerprints(model, ALONE)
         assert {name for name in before if before[name] != after[name]} == {"lm_head.weight"}
         seen.add(after["lm_head.weight"])
     assert len(seen) == 33

@@ -76,7 +76,7 @@ def test_skipped_steps_count_over_interruptions(
     run_whole(uninterrupted)
     config = dataclasses.replace(whole, run=tmp_path / "run", skip_nonfinite=1)
     run_until(config, 4, monkeypatch)
-    with pytest.raises(loop.NotFiniteError, match=r"step 5: .*\(after 1 steps that were skipped\)"):
+    with pytest.raises(loop.NotFiniteError, match=r"step 5: .*\(after 1 skipped steps\)"):
         run_whole(config)
     run_whole(dataclasses.replace(config, skip_nonfinite=2))
     ours, theirs = (

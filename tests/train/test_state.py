@@ -17,8 +17,8 @@ from owl2.model import Owl2Model, build
 from owl2.train.config import OptimConfig, TrainConfig
 from owl2.train.optim import make_optimizer
 from owl2.train.rules import apply_freeze, assign_rules
-from owl2.train.state.state import Record, load_state, save_state, saved_states, tensors_of
-from tests.model.tiny import draw, images_of, pad
+from owl2.train.state.state import StateRecord, load_state, save_state, saved_states, tensors_of
+from tests.model.tiny import images_of, pad, random_samples
 from tests.train.tiny import STAGE_1, STAGE_2, losses, run_until, run_whole, weights
 
 
@@ -34,8 +34,10 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 
 
 def step_once(model: Owl2Model, optimizer: torch.optim.Optimizer) -> None:
-    batch = pad(draw("2 I 3"))
-    model(batch.input_ids, batch.attention_mask, images_of(draw("2 I 3"))).square().mean().backward()
+    batch = pad(random_samples("2 I 3"))
+    model(
+        batch.input_ids, batch.attention_mask, images_of(random_samples("2 I 3"))
+    ).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -50,7 +52,7 @@ def trained(rules: str = "stage 2") -> tuple[Owl2Model, torch.optim.AdamW]:
     return model, optimizer
 
 
-def test_a_disk_that_runs_full_while_saving_is_a_clear_error_and_the_last_state_stands(
+def test_a_disk_that_runs_full_while_saving_is_a_clear_error_and_the_last_state_is_kept(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(whole, run=tmp_path, save_every=2)
@@ -72,40 +74,40 @@ def test_a_disk_known_to_be_too_full_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, optimizer = trained()
-    save_state(tmp_path, Record(1), tensors_of(model, optimizer), keep_last=1)
+    save_state(tmp_path, StateRecord(1), tensors_of(model, optimizer), keep_last=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     with pytest.raises(
         CheckpointError, match=r"step-0000002 needs 1\d\.\d MB, but the disk has 1\.0 MB free"
     ):
-        save_state(tmp_path, Record(2), tensors_of(model, optimizer), keep_last=1)
+        save_state(tmp_path, StateRecord(2), tensors_of(model, optimizer), keep_last=1)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-0000001"]
 
 
 def test_a_save_that_was_killed_is_no_state_and_is_cleared_away_by_the_next(tmp_path: Path) -> None:
     model, optimizer = trained()
-    whole = save_state(tmp_path, Record(3), tensors_of(model, optimizer), keep_last=2)
+    whole = save_state(tmp_path, StateRecord(3), tensors_of(model, optimizer), keep_last=2)
     killed = whole.with_name(".step-0000004.partial")
     shutil.copytree(whole, killed)
     (killed / "step.json").unlink()
     assert saved_states(tmp_path) == [whole]
-    newest = save_state(tmp_path, Record(5), tensors_of(model, optimizer), keep_last=2)
+    newest = save_state(tmp_path, StateRecord(5), tensors_of(model, optimizer), keep_last=2)
     assert sorted((tmp_path / "state").iterdir()) == [whole, newest]
 
 
 def test_only_the_newest_states_are_kept_in_the_order_of_their_steps(tmp_path: Path) -> None:
     model, optimizer = trained()
     for step in (9, 10, 99, 1000):
-        save_state(tmp_path, Record(step), tensors_of(model, optimizer), keep_last=3)
+        save_state(tmp_path, StateRecord(step), tensors_of(model, optimizer), keep_last=3)
     assert [path.name for path in saved_states(tmp_path)] == ["step-0000010", "step-0000099", "step-0001000"]
 
 
 def test_a_state_brings_back_weights_moments_and_step_counts_bit_for_bit(tmp_path: Path) -> None:
     model, optimizer = trained()
-    folder = save_state(tmp_path, Record(1), tensors_of(model, optimizer), keep_last=1)
+    folder = save_state(tmp_path, StateRecord(1), tensors_of(model, optimizer), keep_last=1)
     other = build("tiny", seed=9)
     assignments = assign_rules(other, STAGE_2, weight_decay=0.05)
     again = make_optimizer(other, assignments, OptimConfig())
-    assert load_state(folder, other, again) == Record(1)
+    assert load_state(folder, other, again) == StateRecord(1)
     for (name, ours), (_, theirs) in zip(model.named_parameters(), other.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
         assert optimizer.state[ours].keys() == again.state[theirs].keys()
@@ -123,7 +125,7 @@ def test_frozen_parameters_have_no_moments(tmp_path: Path) -> None:
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert "lm_head.weight" in frozen
     assert all(p not in optimizer.state for name, p in model.named_parameters() if name in frozen)
-    folder = save_state(tmp_path, Record(1), tensors_of(model, optimizer), keep_last=1)
+    folder = save_state(tmp_path, StateRecord(1), tensors_of(model, optimizer), keep_last=1)
     (file,) = folder.glob("*.safetensors")
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     with safe_open(file, "pt") as opened:
@@ -131,10 +133,10 @@ def test_frozen_parameters_have_no_moments(tmp_path: Path) -> None:
     assert slots == {f"optimizer.{n}.{key}" for n in learning for key in ("exp_avg", "exp_avg_sq", "step")}
 
 
-def test_states_of_every_so_many_steps_are_kept_for_good(tmp_path: Path) -> None:
+def test_states_after_a_multiple_of_keep_every_steps_are_never_deleted(tmp_path: Path) -> None:
     model, optimizer = trained()
     for step in range(2, 14, 2):
-        save_state(tmp_path, Record(step), tensors_of(model, optimizer), keep_last=1, keep_every=4)
+        save_state(tmp_path, StateRecord(step), tensors_of(model, optimizer), keep_last=1, keep_every=4)
     assert [int(path.name[5:]) for path in saved_states(tmp_path)] == [4, 8, 12]
-    save_state(tmp_path, Record(14), tensors_of(model, optimizer), keep_last=1, keep_every=4)
+    save_state(tmp_path, StateRecord(14), tensors_of(model, optimizer), keep_last=1, keep_every=4)
     assert [int(path.name[5:]) for path in saved_states(tmp_path)] == [4, 8, 12, 14]

@@ -66,9 +66,9 @@ def direct(config: TrainConfig) -> float:
     model = load_model(config.run / "checkpoint", progress=False)
     _, processor = load_stage(config)
     data = dataclasses.replace(config.data, sources=config.validation.sources)
-    draws = open_dataset(dataclasses.replace(config, data=data), processor)
-    in_order = {draws.mixture[n].index: n for n in range(1000)}
-    batch, _ = Collate(draws.processor)([draws[in_order[index]] for index in range(7)])
+    dataset = open_dataset(dataclasses.replace(config, data=data), processor)
+    in_order = {dataset.mixture[n].index: n for n in range(1000)}
+    batch, _ = Collate(dataset.processor)([dataset[in_order[index]] for index in range(7)])
     assert batch is not None
     with torch.no_grad():
         total = model.token_losses(batch.input_ids, batch.layout, batch.targets, batch.pixel_values).sum()
@@ -115,7 +115,7 @@ def test_a_validation_that_cannot_be_is_an_error(checkpoint: Path, corpora: Path
     config = validated(tmp_path, checkpoint, corpora)
     assert config.validation is not None
     never = dataclasses.replace(config.validation, every=0)
-    with pytest.raises(TrainConfigError, match=r"validation.every 0 and max_samples 7 must be at least 1"):
+    with pytest.raises(TrainConfigError, match=r"validation.every 0 must be at least 1"):
         dataclasses.replace(config, validation=never).check()
     colon = dataclasses.replace(config.validation, sources=[SourceConfig(name="a:b", path=corpora)])
     with pytest.raises(TrainConfigError, match=r"a name of validation\.sources has a colon"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from owl2.data.loader import Bad, SampleDataset
+from owl2.data.dataset import Bad, SampleDataset
 from owl2.data.order import Draw, Mixture, Permutation
 from owl2.data.readers.base import LostFile, Source
 from owl2.data.sample import DataError

@@ -31,15 +31,15 @@ little even to captions without images."""
 _OPEN_TABLES = 4096
 """Tables mapped at a time in a process; Linux allows 65,530 mappings. None holds a file descriptor."""
 _TAIL_BYTES = 64
-"""Of each value in a column of media, which the digest covers: the end of a compressed image depends on all
-of it."""
+"""Bytes at the end of each image that the digest covers: the end of a compressed image depends on all of
+it."""
 _FILE_MAGIC = b"ARROW1"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be mapped; it is, in each process, when a row is first asked for."""
+    """A table that each process maps when it first reads a row."""
 
     name: str
     """Of the corpus's file, without its folder."""
@@ -76,20 +76,26 @@ class Table:
         columns = sorted(self.form.columns.items())
         key = hashlib.sha256(repr((key_of(self.mapped), columns)).encode()).hexdigest()[:32]
         path = cache_path("digests", key)
-        if not path.exists():
-            hashes: dict[str, Any] = {}
-            for number in range(len(self.firsts)):
-                rows = _map(self.mapped).get_batch(number)
-                for role, name in columns:
-                    _add(hashes, role, rows.column(name), is_media=role in ("image", "video"))
-            parts = [f"{name} {digest.hexdigest()}" for name, digest in sorted(hashes.items())]
-            write_file(path, hashlib.sha256("\n".join(parts).encode()).hexdigest().encode())
+        with lock_of(path):
+            if not path.exists():
+                write_file(path, self._hash(columns).encode())
         return path.read_text(encoding="utf-8")
+
+    def _hash(self, columns: Sequence[tuple[str, str]]) -> str:
+        hashes: dict[str, Any] = {}
+        for number in range(len(self.firsts)):
+            rows = _map(self.mapped).get_batch(number)
+            for role, name in columns:
+                _add(hashes, role, rows.column(name), is_media=role in ("image", "video"))
+        parts = [f"{name} {digest.hexdigest()}" for name, digest in sorted(hashes.items())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _add(hashes: dict[str, Any], name: str, values: Any, *, is_media: bool) -> None:
-    """Add an array to the hashes of its column: one for each field, and for the lengths of lists and
-    texts."""
+    """Add an array to the hashes of its column: one a field, and one of the lengths of lists and texts.
+
+    Each hash covers its values end to end, so it does not matter in which batches they come.
+    """
     import pyarrow
     from pyarrow import compute, types
 

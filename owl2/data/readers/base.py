@@ -22,7 +22,7 @@ SLICE = 100
 """Neighbouring samples that storage is asked for in one request, if a source is read in slices."""
 
 MAX_LOST_FILES = 0.01
-"""Share of a source's files that may be damaged; one of several always may."""
+"""Share of a source's files that may be damaged; a single one of several always may."""
 
 Shuffle = Literal["samples", "slices"]
 """Whether a pass visits single samples at random, or slices of neighbours at random, mixed within a
@@ -66,11 +66,16 @@ class Source(ABC):
             StorageError: the storage does not answer.
         """
 
+    def _check(self, index: int) -> None:
+        """Raise IndexError if there is no such sample."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} samples, none is number {index}")
+
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a hexadecimal number for the content, the same on every machine and under every path.
+        """Return 64 hexadecimal digits for the content, the same on every machine and under every path.
 
-        It changes if a row is added, edited or moved. What exactly it covers is said by each source.
+        It changes if a row is added, edited or moved. Each source documents what exactly it covers.
         """
 
 
@@ -88,7 +93,7 @@ class OpenedFile(Protocol):
     def num_rows(self) -> int: ...
 
     def digest(self) -> str:
-        """What `Source.fingerprint` is made of."""
+        """Return a hash of the content; `Source.fingerprint` is made of those of all files."""
 
 
 F = TypeVar("F", bound=OpenedFile)
@@ -127,8 +132,7 @@ class FilesSource(Source, Generic[F]):
         Raises:
             IndexError: there is no such sample.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has {len(self)} samples, none is number {index}")
+        self._check(index)
         number = bisect_right(self.firsts, index) - 1
         return number, index - self.firsts[number]
 

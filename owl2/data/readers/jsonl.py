@@ -8,6 +8,7 @@ be used; a file that as a whole is not UTF-8 is an error at once.
 import codecs
 import hashlib
 import json
+import time
 from array import array
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,10 @@ from owl2.jsonl import JsonlError, parse_object
 
 MIN_BROKEN_LINES = 10
 """A file is never refused for so few lines that are not UTF-8."""
+SETTLED_NS = 2_000_000_000
+"""Age of a file whose next change will be seen in its date: file systems count time in steps."""
+_SPACE = b" \t\r\n"
+"""White space of JSON, and no other: a line of it is skipped, and so read with the row before."""
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -60,6 +65,7 @@ class JsonlSource(Source):
         return self.lines.digest
 
     def __getitem__(self, index: int) -> Sample:
+        self._check(index)
         begin, end = self.lines.offsets[index : index + 2].tolist()
         number = self.lines.numbers[index]
         where = f"{self.name}: line {number} of {self.path}"
@@ -69,7 +75,7 @@ class JsonlSource(Source):
             raise DataError(str(error), "not a JSON object") from error
         columns = [column for column in map(_column, row.keys(), row.values()) if column is not None]
         cells = {role: row[name] for role, name in form_of(columns, where).columns.items()}
-        key = str(cells.get("key", f"{Path(self.path).name}:{number}"))
+        key = str(cells["key"]) if "key" in cells else f"{Path(self.path).name}:{number}"
         return sample_of(self.name, key, cells, partial(self._stored, where))
 
     def _stored(self, where: str, media: Any) -> StoredImage:
@@ -83,16 +89,18 @@ class JsonlSource(Source):
 _TEXT = frozenset(("caption", "image", "video", "system", "key"))
 _MEDIA = frozenset(("image", "video", "key"))
 _OTHER = frozenset(("key",))
+_TURNS = frozenset(("conversation", "key"))
+_KNOWN = frozenset(name for names in ROLES.values() for name in names)
 
 
 def _column(name: str, value: Any) -> Column | None:
     """Return what a value of a row is; None if it is empty."""
     if isinstance(value, list) and name in ROLES["conversation"] and all(map(_is_turn, value)):
-        return Column(name, "list of turns", frozenset(("conversation", "key")))
+        return Column(name, "list of turns", _TURNS)
     if value is None or value in ("", [], {}):
         return None
     if isinstance(value, str):
-        return Column(name, "text", _TEXT, media_of_name(value))
+        return Column(name, "text", _TEXT, "" if name in _KNOWN else media_of_name(value))
     if isinstance(value, dict):
         return Column(name, "object", _MEDIA if _is_media(value) else _OTHER)
     if isinstance(value, list):
@@ -134,16 +142,21 @@ class Lines:
 
 
 def _open_lines(stored: StoredFile) -> Lines:
-    """Return what a pass over a file finds, from the cache if it can be kept there."""
+    """Return what a pass over a file finds, from the cache if it can be kept there.
+
+    A file that was written just now may be written again with the same size and date: it is not kept.
+    """
+    if time.time_ns() - int(stored.stamp) < SETTLED_NS:
+        return _read_lines(_scan(stored))
     try:
         path = cache_path("index", f"{key_of(stored)}.lines")
-    except DataError:  # a corpus on the local disk needs no cache
+        if not path.exists():
+            with lock_of(path):
+                if not path.exists():
+                    write_file(path, _scan(stored))
+        return _read_lines(np.memmap(path, np.uint8, "r"))
+    except (DataError, OSError):  # a corpus on the local disk needs no cache
         return _read_lines(_scan(stored))
-    if not path.exists():
-        with lock_of(path):
-            if not path.exists():
-                write_file(path, _scan(stored))
-    return _read_lines(np.memmap(path, np.uint8, "r"))
 
 
 def _read_lines(content: Any) -> Lines:
@@ -163,7 +176,7 @@ def _scan(stored: StoredFile) -> bytes:
     with open(stored.path, "rb") as file:
         for number, line in enumerate(file, start=1):
             digest.update(line)
-            if line.strip():
+            if line.strip(_SPACE):
                 numbers.append(number)
                 offsets.append(position)
             if not line.isascii():

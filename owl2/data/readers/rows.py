@@ -3,18 +3,19 @@
 A row is a conversation, with or without images and clips, or an image with its caption. Corpora are alike in
 that and differ in what they call their columns: `ROLES` has the names that are known. A row or table that has
 none of them, or two for one role, is an error that shows its columns; so is a column that looks like media or
-a system prompt and has no known name, for without it a row would be learned blind. Nothing is guessed.
+a system prompt and has no known name, for without it the model would train blind. Nothing is guessed.
 """
 
 import difflib
 import re
 import reprlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from owl2.data.sample import Clip, DataError, Sample, StoredImage
+from owl2.data.sample import Clip, DataError, Sample, StoredImage, printable
 
 ROLES = {
     "conversation": ("conversations", "conversation", "messages"),
@@ -27,13 +28,15 @@ ROLES = {
 """What a column may be called, by its role; of keys the first counts."""
 
 IMAGE_MARKS = ("<|image|>", "<image>")
-"""The released code's mark and LLaVA's; both stand for the next image of the sample."""
+"""The released code's mark and LLaVA's; both mean the next image of the sample."""
 VIDEO_MARKS = ("<|video|>", "<video>")
 """The next clip, in a row that has any: elsewhere these are words of HTML. In a row of clips alone image
 marks mean them too, as in LLaVA-Video's files."""
 
 UNKNOWN = "unknown row format"
 """The kind of fault of a row in which something is missing or has another type than expected."""
+UNREAD = "media is not read"
+"""The kind of fault of a row with media or a system prompt under a name that is not known."""
 
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _BOM = "\ufeff"
@@ -57,6 +60,9 @@ _SUFFIXES = {
     "video": (".mp4", ".webm", ".avi", ".mkv", ".mov"),
     "audio": (".wav", ".mp3", ".flac", ".ogg"),
 }
+LOOKS = {"image": "an image", "video": "a video", "audio": "audio", "system": "a system prompt"}
+_PLAIN = re.compile("number|u?int|half|float|double|decimal|bool|date|time|duration|null")
+"""How the names of types begin that hold neither media nor text, or nothing at all."""
 
 
 class Column(NamedTuple):
@@ -92,15 +98,17 @@ def form_of(columns: Sequence[Column], where: str) -> Form:
         DataError: it has neither a conversation nor an image with a caption, two columns for one role, or
             media or a system prompt that would not be read.
     """
-    form, faults, kind = _form(tuple(columns))
+    form, faults, blind = _form(tuple(columns))
     if faults:
-        raise DataError(f"{where} has {', '.join(faults)}. {_expectation(columns)}", kind)
+        raise DataError(f"{where} has {', '.join(faults)}. {_expectation(columns)}", UNKNOWN)
+    if blind:
+        raise DataError(f"{where} has {', '.join(blind)}", UNREAD)
     return form
 
 
 @lru_cache(1024)
-def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], str]:
-    """Return the form, what is wrong with it, and the kind of that."""
+def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], list[str]]:
+    """Return the form, what it lacks, and what it would leave unread."""
     by_name = {column.name: column for column in columns}
     found = {role: [name for name in names if name in by_name] for role, names in ROLES.items()}
     needed = ["conversation"] if found["conversation"] else ["image", "caption"]
@@ -114,13 +122,25 @@ def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], str]:
         if role not in by_name[name].fits
     ]
     if faults:
-        return Form({}, {}), faults, UNKNOWN
-    looks = {c.name: _looks_like(c) for c in columns if c.name not in roles.values()}
-    blind = {name: look for name, look in looks.items() if look and (look not in roles or _is_numbered(name))}
-    faults = [
-        f"{name}, which looks like {look} and is not read{_advice(look)}" for name, look in blind.items()
+        return Form({}, {}), faults, []
+    others = {column.name: _looks_like(column) for column in columns if column.name not in roles.values()}
+    unread = {name: look for name, look in others.items() if look}
+    blind = [
+        f"{name}, which looks like {LOOKS[look]} and is not read: {_advice(look)}"
+        for name, look in unread.items()
+        if look not in roles or _is_numbered(name)
     ]
-    return Form(roles, {name: look for name, look in looks.items() if look}), faults, "media is not read"
+    return Form(roles, unread), [], blind
+
+
+def _unread(fields: Mapping[str, Any]) -> str:
+    """Return the name of media that a turn, or a text in it, has in a field that is not read."""
+    return next((name for name, value in fields.items() if value and _is_media_name(name)), "")
+
+
+@lru_cache(1024)
+def _is_media_name(name: str) -> bool:
+    return _looks_like(Column(name, "", frozenset())) in _MEDIA_WORDS
 
 
 def _looks_like(column: Column) -> str:
@@ -129,25 +149,19 @@ def _looks_like(column: Column) -> str:
     named = next((kind for kind, known in _MEDIA_WORDS.items() if words & {*known.split()}), "")
     if column.media:
         return named or column.media
-    if column.type == "null":  # all cells of it are empty
+    if _PLAIN.match(column.type) or words & {*_ABOUT_WORDS.split()}:
         return ""
-    if words & {*_ABOUT_WORDS.split()}:
-        return ""
-    if named and "image" in column.fits:
-        return named
-    return "system" if "system" in words and "system" in column.fits else ""
+    return named or ("system" if "system" in words else "")
 
 
 def _is_numbered(name: str) -> bool:
     """Whether a column is one of several, as `image_2`."""
-    return name[-1:].isdigit() and name.rstrip("0123456789").rstrip("_-") in (
-        *ROLES["image"],
-        *ROLES["video"],
-    )
+    stem = name.rstrip("0123456789").rstrip("_-")
+    return name[-1:].isdigit() and stem in (*ROLES["image"], *ROLES["video"])
 
 
 def _advice(look: str) -> str:
-    return "" if look == "audio" else f" (rename it to {ROLES[look][0]})"
+    return f"rename it to {ROLES[look][0]}, or remove it" if look in ROLES else "remove it, or its rows"
 
 
 def _expectation(columns: Sequence[Column]) -> str:
@@ -212,18 +226,19 @@ def conversation(
         message = f"{sample} has {num_images} image mark(s) and {len(images)} image(s)"
         message += f", {num_videos} video mark(s) and {len(videos)} video(s)" if videos or num_videos else ""
         raise DataError(message, "image marks and images differ")
-    rest = iter(images), iter(videos)
+    left_images, left_videos = deque(images), deque(videos)
 
     def part(piece: str | _Mark) -> dict[str, Any]:
         if isinstance(piece, str):
             return {"type": "text", "text": piece}
         is_video, media = piece
         if media is None:
-            media = None if is_video else next(rest[0], None)
-            is_video = media is None
-            media = next(rest[1]) if media is None else media
+            is_video = is_video or not left_images
+            media = (left_videos if is_video else left_images).popleft()
         file = stored(media)
-        return {"type": "video", "video": Clip(file.name, file.read)} if is_video else image_part(file)
+        if is_video:
+            return {"type": "video", "video": Clip(file.name, file.read)}
+        return {"type": "image", "image": file}
 
     opening: list[str | _Mark] = [f"{prompt}\n"] if prompt else []
     if not marks:
@@ -248,6 +263,7 @@ def sample_of(
     Raises:
         DataError: it cannot be used.
     """
+    key = printable(key)
     images, videos = (_several(cells.get(role)) for role in ("image", "video"))
     if "conversation" in cells:
         turns, system = cells["conversation"], cells.get("system")
@@ -268,19 +284,11 @@ def captioned(source: str, key: str, caption: Any, image: StoredImage) -> Sample
     Raises:
         DataError: the caption is blank or no text.
     """
-    text = _text(caption, f"{source}: the caption of {key}").strip()
+    text = _text(caption, f"{source}: the caption of {key}").strip().removeprefix(_BOM).strip()
     if not text:
         raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
-    return Sample(
-        source,
-        key,
-        [{"role": "user", "content": [image_part(image)]}, {"role": "assistant", "content": text}],
-    )
-
-
-def image_part(image: StoredImage) -> dict[str, Any]:
-    """Return the part of a message that is an image."""
-    return {"type": "image", "image": image}
+    question = {"role": "user", "content": [{"type": "image", "image": image}]}
+    return Sample(source, key, [question, {"role": "assistant", "content": text}])
 
 
 def checked_path(path: Any, what: str) -> str:
@@ -324,6 +332,8 @@ def _system_and_turns(
         where = f"{source}: turn {number} of sample {key}"
         if not isinstance(turn, Mapping):
             raise DataError(f"{where} is {_short(turn)}, expected {{from, value}}", UNKNOWN)
+        if len(turn) > 2 and (unread := _unread(turn)):
+            raise DataError(f"{where} has {unread} of its own, which is not read", UNREAD)
         is_llava = "from" in turn
         role, content = (turn.get(name) for name in (("from", "value") if is_llava else ("role", "content")))
         pieces = [*_pieces(content, where, is_mark)]
@@ -350,6 +360,8 @@ def _pieces(content: Any, where: str, is_mark: re.Pattern[str]) -> Iterator[str 
     for part in content:
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
         if kind == "text":
+            if unread := _unread(part):
+                raise DataError(f"{where} has a text with {unread}, which is not read", UNREAD)
             yield from _split(_text(part.get("text"), where), is_mark)
         elif kind in ("image", "image_url", "video", "video_url"):
             medium = kind.removesuffix("_url")
@@ -387,6 +399,5 @@ def _text(value: Any, what: str) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value as errors show it: cut where it is long or deep, for `repr` fails on the deepest
-    ones."""
+    """Return a value as errors show it, cut if it is long or deep: `repr` fails on the deepest ones."""
     return reprlib.repr(value)

@@ -39,7 +39,7 @@ of its data, and the same of the caption. Tars are made of blocks of 512 bytes, 
 _PAIR_BYTES = 4 * _CELL.itemsize
 _LARGEST = np.iinfo(_CELL).max
 _TAIL_BYTES = 64
-"""Of each image, which the fingerprint covers: the end of a compressed image depends on all of it."""
+"""Bytes at the end of each image that the hash covers: the end of a compressed image depends on all of it."""
 
 Extent = tuple[int, int]
 """Offset and size in bytes of a member, its headers included."""
@@ -112,7 +112,7 @@ class Shard:
     num_rows: int = 0
     """Keys with an image and a caption."""
     num_incomplete: int = 0
-    """Keys with an image but no caption or the reverse."""
+    """Keys without an image or a caption of their own."""
     num_doubled: int = 0
     """Keys that are left out because they have two images or two captions."""
     doubled: str = ""
@@ -185,7 +185,7 @@ def read_member(data: bytes) -> tuple[str, bytes]:
 
 
 def members(file: BinaryIO, shard: str, size: int) -> Iterator[tuple[int, tarfile.TarInfo]]:
-    """Yield the regular files in a tar, each with the number of its archive.
+    """Yield the files and links in a tar, each with the number of its archive.
 
     `cat a.tar b.tar` makes a file of two archives; tarfile stops at the end mark of the first, and with
     `ignore_zeros` also passes over damaged headers. Here every archive is read, and anything between two
@@ -201,7 +201,7 @@ def members(file: BinaryIO, shard: str, size: int) -> Iterator[tuple[int, tarfil
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (info := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # they would pile up
-                    if info.isfile():
+                    if not info.isdir():
                         yield number, info
                 end = tar.offset
         except tarfile.TarError as error:
@@ -260,6 +260,7 @@ def _scan(stored: StoredFile) -> _Scan:
     images: dict[tuple[int, str], Extent] = {}
     texts: dict[tuple[int, str], Extent] = {}
     doubled: dict[tuple[int, str], str] = {}
+    linked: set[tuple[int, str]] = set()
     digest = hashlib.sha256()
     with open_file(stored) as file:
         for archive, info in members(file, stored.path, stored.size):
@@ -268,20 +269,24 @@ def _scan(stored: StoredFile) -> _Scan:
             if kind not in (*IMAGE_SUFFIXES, ".txt"):
                 continue
             key = (archive, stem)  # archives in one file may count their keys from 0 each
+            if not info.isfile():  # tar stores the second name of a file as a link, without its content
+                linked.add(key)
+                continue
             found = texts if kind == ".txt" else images
             if key in found:
-                doubled[key] = info.name
+                doubled.setdefault(key, info.name)
             found[key] = (info.offset, info.offset_data + info.size - info.offset)
             digest.update(f"{info.name}\0{info.size}\0".encode("utf-8", "surrogateescape"))
             skipped = 0 if kind == ".txt" else max(0, info.size - _TAIL_BYTES)
             file.seek(info.offset_data + skipped)
             digest.update(file.read(info.size - skipped))
-    pairs = [(extent, texts[key]) for key, extent in images.items() if key in texts and key not in doubled]
+    whole = (images.keys() & texts.keys()) - doubled.keys()
+    pairs = [(extent, texts[key]) for key, extent in images.items() if key in whole]
     shown = ", ".join(f"{stem} twice ({name})" for (_, stem), name in [*doubled.items()][:3])
     shown += ", ..." if len(doubled) > 3 else ""
     return _Scan(
         pairs,
-        num_incomplete=len((images.keys() ^ texts.keys()) - doubled.keys()),
+        num_incomplete=len(((images.keys() | texts.keys() | linked) - doubled.keys()) - whole),
         num_doubled=len(doubled),
         doubled=f"shard {stored.path} has {printable(shown)}" if doubled else "",
         content=digest.hexdigest(),

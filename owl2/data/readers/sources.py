@@ -2,6 +2,7 @@
 it."""
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,9 @@ from owl2.data.readers.storage import Location, is_url, list_names
 from owl2.data.readers.tables import TableSource
 from owl2.data.sample import DataError
 from owl2.errors import Owl2Error
+
+COMPRESSED = re.compile(r"\.(tar|parquet|arrow)\.(gz|bz2|xz|zst|lz4|zip)$|\.tgz$")
+"""Ends of the names of shards and tables that would be passed over."""
 
 
 def open_source(
@@ -64,6 +68,11 @@ def _kind_of(name: str, path: Location) -> Literal["jsonl", "tables", "shards"]:
     tables = {
         file for file in names if file.endswith(SUFFIXES) and f"{os.path.splitext(file)[0]}.tar" not in shards
     }
+    if packed := sorted(file for file in names if COMPRESSED.search(file)):
+        raise DataError(
+            f"{name}: {path} has {len(packed):,} compressed file(s), such as {packed[0]}, which are not "
+            f"read; unpack them or put them into another folder"
+        )
     if shards and tables:
         raise DataError(
             f"{name}: {path} has both {len(shards):,} .tar shards and {len(tables):,} tables, such as "

@@ -188,8 +188,8 @@ def _ask(path: str, done: str, request: Callable[[Any], T]) -> T:
         except Exception as error:  # each storage has its own: botocore's, aiohttp's, OSError, TimeoutError
             if _is_absent(error):
                 raise
-            if isinstance(error, UnicodeError) or type(error).__name__ == "InvalidURL":
-                raise FileNotFoundError(f"{path!r}: no file can have this name ({error})") from error
+            if isinstance(error, ValueError):
+                raise FileNotFoundError(f"{path!r} is no address: {error}") from error
             reason = f"{path} could not be {done}: {type(error).__name__}: {error}"
             if wait_s is None or _is_final(error):
                 raise StorageError(f"{reason} (attempt {attempt} of {len(WAITS_S) + 1})") from error

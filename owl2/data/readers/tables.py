@@ -1,8 +1,8 @@
 """Parquet and Arrow files as the Hugging Face hub has them: a folder of them, one file, or a pattern.
 
-What a row is and which column is what is said in rows.py, how a single row is reached in arrow.py. Images may
-be in the table, as `datasets` keeps them, or in files of their own; either way their bytes stay where they
-are until an image is opened.
+`rows.py` says how a row is read, `arrow.py` how a single row is reached. Images may be in the table, as
+`datasets` keeps them, or in files of their own; either way their bytes stay where they are until an image is
+opened.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Any
 
 from owl2.data.readers.arrow import SUFFIXES, Table, open_table, unprepared
 from owl2.data.readers.base import FilesSource
-from owl2.data.readers.rows import UNKNOWN, Column, Form, checked_path, form_of, sample_of
+from owl2.data.readers.rows import LOOKS, UNKNOWN, UNREAD, Column, Form, checked_path, form_of, sample_of
 from owl2.data.readers.storage import (
     Location,
     StoredFile,
@@ -71,9 +71,9 @@ class TableSource(FilesSource[Table]):
             for column, role in form.unread.items():
                 if not cells.get(role) and _is_filled(scalars[column]):
                     message = (
-                        f"{self.name}: row {place} has {column}, which looks like {role} and is not read"
+                        f"{self.name}: row {place} has {LOOKS[role]} in {column} alone, which is not read"
                     )
-                    raise DataError(message, "media is not read")
+                    raise DataError(message, UNREAD)
             if "caption" in cells:
                 cells["caption"] = cells["caption"] or ""
             cells = {role: cell for role, cell in cells.items() if cell is not None}
@@ -112,7 +112,7 @@ def _files(name: str, path: Location) -> tuple[str, list[StoredFile]]:
     splits = {re.split("[^a-z]", name.lower())[0]: name for name in names}
     if len(splits) > 1 and splits.keys() & set(HELD_OUT):
         raise DataError(
-            f"{name}: {path} has {' and '.join(splits.values())}, of which some may not be meant; say which "
+            f"{name}: {path} has {' and '.join(splits.values())}, and some may not be meant; say which "
             f"are, for instance path: {folder}/train*.parquet"
         )
     return folder, [found[name] for name in names]

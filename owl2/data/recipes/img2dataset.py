@@ -97,6 +97,8 @@ def read_pairs(shard: Path) -> Iterator[Pair | Rejected]:
         with shard.open("rb") as file:
             found: dict[str, list[tuple[str, tarfile.TarInfo]]] = {}
             for archive, info in members(file, str(shard), shard.stat().st_size):
+                if not info.isfile():
+                    continue
                 key, suffix = os.path.splitext(info.name)
                 key += f"-{archive}" if archive else ""  # archives in one file may share keys
                 found.setdefault(key, []).append((suffix.lower(), info))

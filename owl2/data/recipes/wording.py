@@ -40,8 +40,8 @@ def seeded(name: str, key: str) -> random.Random:
 
 
 def short_question(question: str) -> str:
-    """`{question} Answer the question using a single word or phrase.`"""
-    return f"{question.strip()} {SHORT}"
+    """Question and short-answer sentence, a line each, as the authors' evaluation on the paper's date."""
+    return f"{question.strip()}\n{SHORT}"
 
 
 def choice_question(question: str, choices: Sequence[str]) -> str:

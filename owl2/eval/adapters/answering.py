@@ -49,12 +49,9 @@ def read_settings(asked: Mapping[str, Any], defaults: GenerationConfig, task: st
     unknown = asked.keys() - {*LENGTH_NAMES, *SAMPLING_NAMES, *OTHER_NAMES}
     if unknown:
         raise GenerationError(f"task {task} asks for {sorted(unknown)}, which owl2 does not have")
-    if asked.get("num_beams") not in (None, 1):
-        raise GenerationError(
-            f"task {task} asks for num_beams = {asked['num_beams']}; owl2 has no beams: set it to 1"
-        )
     lengths = [asked[name] for name in LENGTH_NAMES if asked.get(name) is not None]
     settings: dict[str, Any] = {"max_new_tokens": int(lengths[0])} if lengths else {}
+    settings["num_beams"] = int(asked.get("num_beams") or 1)
     temperature = asked.get("temperature")
     settings["do_sample"] = bool(asked.get("do_sample", temperature)) and temperature != 0
     if settings["do_sample"]:

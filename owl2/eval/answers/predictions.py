@@ -162,6 +162,15 @@ def read_task(folder: Path, task: str) -> Predictions | None:
     return found
 
 
+def check_identity(folder: Path, config: RunConfig) -> None:
+    """Raise PredictionError if the folder has answers of this task with another identity; reads only
+    heads."""
+    for path in sorted((folder / FOLDER).glob(f"{config.task}.*of*.jsonl")):
+        head = next(read_jsonl(path, ours=True), None)
+        if head is not None:
+            _check_same(Predictions(_config_of(path, *head), {}, [path]), config)
+
+
 def tasks_of(folder: Path) -> list[str]:
     """Names of the tasks that a run folder has answers of.
 

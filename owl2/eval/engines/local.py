@@ -21,13 +21,13 @@ from torch import Tensor
 
 from owl2.api import Owl2
 from owl2.checkpoint.fingerprint import fingerprint
-from owl2.data.decode import BLANK
-from owl2.data.sample import StoredImage
+from owl2.data.sample import BLANK, StoredImage
 from owl2.eval.engines.engine import EngineError, Prompt, Reply, describe, images_of
 from owl2.eval.hashing import short_hash
 from owl2.eval.task import Decoding
 from owl2.generate.config import GenerationConfig
 from owl2.generate.generate import check_room, decode, end_tokens, generate, prefill
+from owl2.generate.likelihoods import log_likelihoods
 from owl2.model import KVCache, Owl2Model, padded_layout
 from owl2.processor import ContextError, Encoding, Message, StreamDecoder, Tokenizer
 
@@ -175,7 +175,7 @@ class OwlEngine:
         until: tuple[str, ...],
     ) -> list[Reply]:
         """Generate one answer a request."""
-        if until and getattr(config, "num_beams", 1) == 1:
+        if until and config.num_beams == 1:
             written = write_until(self.owl.model, self.owl.processor.tokenizer, batch, config, until)
         else:
             ids = generate(self.owl.model, **batch, config=config)
@@ -274,48 +274,6 @@ def write_until(
 def cut(text: str, until: Sequence[str]) -> str:
     """The text before the first of the stop strings."""
     return text[: min((text.index(stop) for stop in until if stop in text), default=len(text))]
-
-
-@torch.inference_mode()
-def log_likelihoods(
-    model: Owl2Model, batch: Mapping[str, Tensor], continuations: Sequence[tuple[int, Sequence[int]]]
-) -> list[tuple[float, bool]]:
-    """For each continuation, the sum of its tokens' log-probabilities and whether greedy decoding writes it.
-
-    Each row of the batch is read once; its continuations share what the cache holds of it.
-
-    Args:
-        batch: `input_ids` and `attention_mask` of B prompts; `pixel_values` or `visual_tokens` of their
-            images.
-        continuations: row of the batch and token ids, at least one; rows in order.
-    """
-    layout = padded_layout(batch["input_ids"], batch["attention_mask"], model.config.image_token_id)
-    longest = max(len(ids) for _, ids in continuations)
-    capacity = max(layout.lengths) + longest
-    cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
-    images = {name: batch[name] for name in ("pixel_values", "visual_tokens") if name in batch}
-    first = prefill(model, batch["input_ids"], layout, cache, **images).log_softmax(-1)
-    likeliest = first.argmax(-1).tolist()
-    sums = [float(first[row, ids[0]]) for row, ids in continuations]
-    is_greedy = [likeliest[row] == ids[0] for row, ids in continuations]
-    longer = [i for i, (_, ids) in enumerate(continuations) if len(ids) > 1]
-    if not longer:
-        return list(zip(sums, is_greedy, strict=True))
-    cache.keep_rows([continuations[i][0] for i in longer])
-    read = [list(continuations[i][1][:-1]) for i in longer]
-    width = max(len(ids) for ids in read)
-    input_ids = torch.tensor([ids + [0] * (width - len(ids)) for ids in read])
-    mask = torch.arange(width) < torch.tensor([len(ids) for ids in read])[:, None]
-    rest = padded_layout(input_ids, mask, model.config.image_token_id, past=cache.lengths).to(model.device)
-    hidden = model.hidden(model.embed(input_ids.to(model.device), rest), rest, cache)
-    begin = 0
-    for i, ids in zip(longer, read, strict=True):  # a row at a time: logits of all would be large
-        following = torch.tensor(continuations[i][1][1:], device=hidden.device)
-        found = model.logits(hidden[begin : begin + len(ids)]).log_softmax(-1)
-        sums[i] += float(found.gather(1, following[:, None]).sum())
-        is_greedy[i] &= bool((found.argmax(-1) == following).all())
-        begin += len(ids)
-    return list(zip(sums, is_greedy, strict=True))
 
 
 def _within(config: GenerationConfig, room: int) -> GenerationConfig:

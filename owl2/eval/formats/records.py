@@ -50,7 +50,7 @@ class Record:
         value = self[name]
         if not isinstance(value, str):
             self.fail(f"{name} is {value!r:.60}, not text")
-        if not value.isascii() and not _is_unicode(value):
+        if not _is_unicode(value):
             self.fail(f"{name} has half a surrogate pair: {value!r:.60}")
         return value
 
@@ -59,6 +59,8 @@ class Record:
         value = self[name]
         if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
             self.fail(f"{name} is {value!r:.60}, expected a list of text of at least one")
+        if not all(map(_is_unicode, value)):
+            self.fail(f"{name} has half a surrogate pair: {value!r:.60}")
         return tuple(value)
 
     def id(self, name: str) -> str:
@@ -310,8 +312,8 @@ def _record(where: str, row: Any, number: int) -> Record | Skipped:
 
 
 def _is_unicode(text: str) -> bool:
+    """Whether a text has no half surrogate pairs, which JSON allows and no tokenizer takes."""
     try:
-        text.encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True

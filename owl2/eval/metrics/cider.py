@@ -1,9 +1,9 @@
 """CIDEr-D (Vedantam et al. 2015), the score of captions, as coco-caption computes it, without Java.
 
-Captions are vectors of 1- to 4-grams weighed by how few images they occur at; a candidate earns the clipped
-cosine with each reference, damped by their difference in length. The weights come from the evaluated
-references themselves: a subset of the images is another metric, and a single image scores 0. To resample
-images, keep one `Cider` and resample its scores.
+A caption is a vector of its 1- to 4-grams, weighted by how few images have them. A candidate's score is the
+clipped cosine with each reference, reduced by their difference in length. The weights come from the evaluated
+references themselves, so a subset of the images gives another metric, and a single image scores 0. To
+resample images, keep one `Cider` and resample its scores.
 """
 
 import math
@@ -15,15 +15,15 @@ from owl2.eval.metrics.ptb import tokenize
 
 MAX_N = 4
 SIGMA = 6.0
-"""Width of the penalty on lengths, in words."""
+"""Width of the length penalty, in words."""
 
 Gram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Vector:
-    """A caption: weights of its n-grams for each n, their norms, and the number of its bigrams, which is what
-    the released code takes for the length."""
+    """A caption: weights of its n-grams for each n, their norms, and its number of bigrams, the released
+    code's length."""
 
     weights: tuple[dict[Gram, float], ...]
     norms: tuple[float, ...]
@@ -34,7 +34,7 @@ class Cider:
     """The references of a set of images, with the document frequencies of their n-grams.
 
     Raises:
-        ValueError: an image without references, by its place.
+        ValueError: an image without references; the message has its place.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]):
@@ -47,10 +47,10 @@ class Cider:
         self._references = [[self._weigh(grams) for grams in captions] for captions in counted]
 
     def scores(self, candidates: Sequence[str]) -> list[float]:
-        """Score of a caption for each image, in the order of the references; mean x 100 is what is printed.
+        """Score of a caption for each image, in the order of the references; papers print the mean x 100.
 
         Raises:
-            ValueError: not one candidate an image.
+            ValueError: candidates and images are not equally many.
         """
         if len(candidates) != len(self._references):
             raise ValueError(f"CIDEr: {len(candidates)} captions for {len(self._references)} images")
@@ -80,7 +80,7 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> l
     """CIDEr-D of one caption for each image against its references; tokenises inside.
 
     Raises:
-        ValueError: not one candidate an image, or an image without references.
+        ValueError: candidates and images are not equally many, or an image has no references.
     """
     return Cider(references).scores(candidates)
 
@@ -93,7 +93,7 @@ def _count(caption: str) -> Counter[Gram]:
 
 
 def _cosine(candidate: _Vector, reference: _Vector, n: int) -> float:
-    """Of the n-grams' weights, where the candidate's are clipped to the reference's."""
+    """Cosine of the n-grams' weights, the candidate's clipped to the reference's."""
     ours, theirs = candidate.weights[n], reference.weights[n]
     clipped = sum(min(weight, theirs[gram]) * theirs[gram] for gram, weight in ours.items() if gram in theirs)
     norms = candidate.norms[n] * reference.norms[n]

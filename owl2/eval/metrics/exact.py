@@ -1,7 +1,7 @@
-"""Right or wrong by the string: video QA, and the text benchmarks as OpenCompass reads them.
+"""Exact match: video QA, and the text benchmarks as OpenCompass reads them.
 
-The paper's text scores come from OpenCompass of November 2023 (its release 0.1.8); where its reading changed
-later, both are here by name, for the same outputs score differently: TriviaQA turned from equality to
+The paper's text scores come from OpenCompass of November 2023 (its release 0.1.8). Where its reading changed
+later, both are here by name, because the same outputs score differently: TriviaQA changed from equality to
 substring, which is worth several points.
 """
 
@@ -12,12 +12,12 @@ from typing import Literal
 from owl2.eval.metrics.vqa import normalise
 
 ExactVariant = Literal["lower", "raw", "evalai"]
-"""lower: case and blanks at the ends do not count. raw: the very string. evalai: both through the normaliser
-of VQA accuracy."""
+"""lower: without case and blanks at the ends. raw: the exact string. evalai: both sides normalised as for VQA
+accuracy."""
 
 
 def exact_match(prediction: str, references: Sequence[str], variant: ExactVariant = "lower") -> bool:
-    """Is the prediction one of the references?"""
+    """Whether the prediction is one of the references."""
     match variant:
         case "lower":
             return prediction.strip().lower() in {reference.strip().lower() for reference in references}
@@ -30,10 +30,10 @@ def exact_match(prediction: str, references: Sequence[str], variant: ExactVarian
 
 
 def trivia_match(output: str, answers: Sequence[str], version: Literal["2023", "substring"] = "2023") -> bool:
-    """TriviaQA: the first line's words after "answer is" equal an answer (2023), or have one in them.
+    """TriviaQA: whether the first line's words after "answer is" equal an answer (2023), or contain one.
 
-    An answer that is nothing but marks or an article, as "A", is in every output by the second rule; it is in
-    OpenCompass, too.
+    By the second rule every output contains an answer of marks or articles only, such as "A"; so it does in
+    OpenCompass.
     """
     line = output.strip().split("\n")[0].lower()
     if version == "2023":

@@ -1,7 +1,7 @@
-"""GQA: one right word or phrase a question, compared as strings.
+"""GQA: one right word or phrase for each question, compared as strings.
 
-The official `eval.py` wants the very string; what is done to a model's words before differs between projects.
-The paper does not say which it used; the default is LLaVA's, whose question template the paper shares.
+The official `eval.py` compares exact strings; projects differ in what they do to a model's words before. The
+paper does not say; the default is LLaVA's, whose prompt is the paper's.
 """
 
 import re
@@ -10,12 +10,12 @@ from typing import Literal, get_args
 from owl2.eval.metrics.vqa import normalise
 
 GqaVariant = Literal["llava", "exact", "qwen", "lavis"]
-"""llava: lower case, no period at the end. exact: as it is. qwen: the first clause, without what stands
-before "is", "are" or an article. lavis: the normaliser of VQA accuracy."""
+"""llava: lower case, no period at the end. exact: as it is. qwen: the first clause, without the words before
+"is", "are" or an article. lavis: normalised as for VQA accuracy."""
 
 
 def gqa_match(prediction: str, answer: str, variant: GqaVariant = "llava") -> bool:
-    """Is the prediction the answer?
+    """Whether the prediction is the answer.
 
     Raises:
         ValueError: no such variant.
@@ -33,7 +33,7 @@ def gqa_match(prediction: str, answer: str, variant: GqaVariant = "llava") -> bo
 
 
 def _first_clause(text: str) -> str:
-    """Qwen-VL's reading; it looks for letters, not words, so that "banana split" loses its first half."""
+    """Qwen-VL's reading; it looks for letters, not words, so "banana split" loses its first half."""
     text = re.split("[.,!]", text.strip())[0].lower()
     for opening in ("is ", "are ", "a ", "an ", "the "):
         if opening in text:

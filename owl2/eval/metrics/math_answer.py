@@ -1,7 +1,7 @@
-"""Mathematics as AGIEval scores it: find the answer in what was written, compare it with the right one.
+"""Mathematical answers as AGIEval scores them: find the expression in the output and compare it.
 
-Equality is of strings after a fixed tidying of LaTeX (Hendrycks et al. 2021, MATH): 1/2, 0.5, \\frac12 and
-\\dfrac{1}{2} are one, but 0.50 and 1/2 are two. No algebra is done, as none is in the released scores.
+Strings are compared after a fixed tidying of LaTeX (Hendrycks et al. 2021, MATH): 1/2, 0.5, \\frac12 and
+\\dfrac{1}{2} are equal, 0.50 and 1/2 are not. There is no algebra, as in the released scores.
 """
 
 import re
@@ -28,7 +28,7 @@ def find_math_answer(output: str) -> str | None:
 
 
 def math_equal(answer: str | None, right: str) -> bool:
-    """Are two expressions the same after tidying? No answer is wrong."""
+    """Whether two expressions are the same after tidying; no answer is wrong."""
     return answer is not None and _tidy(answer) == _tidy(right)
 
 

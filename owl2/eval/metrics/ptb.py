@@ -1,9 +1,9 @@
-"""Words of a caption, as Stanford's PTBTokenizer 3.4.1 cuts them for coco-caption, without Java.
+"""PTB tokenizer: words of a caption as Stanford's PTBTokenizer 3.4.1 cuts them for coco-caption; no Java.
 
-CIDEr counts these words, so printed numbers depend on every oddity here: "cat.dog" is one word, "!!" is a
-word and "!" is none, brackets come out as "-lrb-" and stay. Written from what the jar does to text, not from
-its grammar; `tests/eval/metrics/test_captions_oracle.py` compares the two. As in the jar, the rule that
-matches most characters wins, and the first of equals.
+CIDEr counts these words, so published numbers depend on every oddity here: "cat.dog" is one word, "!!" is a
+word and "!" is none, brackets become "-lrb-" and stay. Written from what the jar does to text, not from its
+grammar; `tests/eval/metrics/test_captions_oracle.py` compares the two. As in the jar, the rule that matches
+most characters wins, and the first of equals.
 """
 
 import re
@@ -31,17 +31,17 @@ A About According Additionally After An As At But Earlier He Her Here However If
 Now Once One Other Our She Since So Some Such That The Their Then There These They This We What When While
 Yet You
 """
-"""Words that begin a sentence, so that the period between a single letter and one is a period. A caption's
-end counts as one: the jar sees the next caption there, and most begin with "A"."""
+"""Words that begin a sentence: a period between a single letter and one of them is a period. The end of a
+caption counts as such a word: the jar sees the next caption there, and most begin with "A"."""
 
 
 def _any_of(words: str, *, with_capital: bool = False) -> str:
-    """Alternatives in any case, the first letter's perhaps apart."""
+    """A pattern of any of these words in any case, or in any but that of the first letter."""
     return "|".join(f"{word[0]}(?i:{word[1:]})" if with_capital else f"(?i:{word})" for word in words.split())
 
 
 _PATTERNS = (
-    # What is cut in two, and what is not cut at an apostrophe.
+    # Words that become two, and words that stay one at an apostrophe.
     r"((?i:can(?=not)|[gw]on(?=na)|wan(?=na)|got(?=ta)|lem(?=me)|gim(?=me)))(?i:not|na|ta|me)",
     r"(APOS[Tt])(?i:is|was)",
     rf"({_WORD}){_CLITIC}",
@@ -84,13 +84,14 @@ _PATTERNS = (
     r"(\.{3,5}|[?!]+|\*+|@+|#+|_+|-+|''|``|<<|>>)",
     r"(\S)",
 )
-"""Group 1 is the token; what follows is only looked at, but counts. APOS is either apostrophe."""
+"""Group 1 is the token; the rest of a match only has to follow, but counts as matched. APOS is either
+apostrophe."""
 
 _RULES = tuple(re.compile(pattern.replace("APOS", "['’]")) for pattern in _PATTERNS)
 _PLAIN = re.compile(r"[A-Za-z]+(?= )")
 _CUT = {"cannot", "gonna", "wanna", "gotta", "lemme", "gimme"}
 _DROPPED = re.compile(r"\.+|-{1,4}|''|``|[?!,:;\"'`´‘’‚‛“”„‟«»‹›…–—―\ufe0e\ufe0f]|[^\u0000-\uffff]")
-"""What coco-caption leaves out, and what the jar cannot read: emoji."""
+"""Tokens that coco-caption leaves out, and those that the jar cannot read: emoji."""
 _CURLY_CLITIC = re.compile("’(?:[msd]|re|ve|ll)|n’t")
 _SPELLED = {
     **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
@@ -99,7 +100,7 @@ _SPELLED = {
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case words of a caption, without punctuation, as the metrics of coco-caption see them."""
+    """Lower-case words of a caption without punctuation, as the metrics of coco-caption get them."""
     words: list[str] = []
     at = 0
     while at < len(caption):
@@ -118,13 +119,13 @@ def tokenize(caption: str) -> list[str]:
 
 
 def _longest(caption: str, at: int) -> str:
-    """Token of the rule that matches most characters from here."""
+    """The token of the rule that matches most characters from this place."""
     matches = [match for rule in _RULES if (match := rule.match(caption, at))]
     return max(matches, key=re.Match.end)[1]
 
 
 def _spell(token: str) -> str:
-    """As the jar writes a token: in small letters and ASCII."""
+    """A token as the jar writes it: in lower case and ASCII."""
     token = unescape(token).lower()
     if _CURLY_CLITIC.fullmatch(token):
         token = token.replace("’", "'")

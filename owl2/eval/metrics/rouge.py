@@ -1,6 +1,6 @@
-"""ROUGE by the `rouge-score` package, what Hugging Face's `evaluate` wraps and OpenCompass reports for XSum.
+"""ROUGE by the `rouge-score` package, which Hugging Face's `evaluate` wraps and OpenCompass reports for XSum.
 
-The paper prints one figure for XSum without saying of which; all four are given.
+The paper prints one figure for XSum without saying which; all four are reported.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
-    """F-measures by name, 0 to 1, each against the reference it is highest for; no stemming.
+    """F-measures by name, 0 to 1, each against its best reference; without stemming.
 
-    Sentences are lines to rougeLsum.
+    For rougeLsum, each line is a sentence.
 
     Raises:
         ImportError: `rouge-score` is not installed.

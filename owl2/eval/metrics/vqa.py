@@ -1,9 +1,9 @@
 """VQA accuracy in the four variants that are in use: an answer is right as far as people agree with it.
 
-Each of the (mostly ten) human answers is left out once; the prediction earns min(1, matches / 3) against the
-others, and the mean counts (Antol et al. 2015). The variants differ in who is normalised and when, which
-moves scores by whole points, so every result names its variant. Others are left out by index here; the
-released evaluators compare records, and where these have no `answer_id`, equal answers vanish together.
+Each of the (mostly ten) human answers is left out once; the prediction scores min(1, matches / 3) against the
+others, and the result is the mean (Antol et al. 2015). The variants differ in what is normalised and when,
+which moves scores by whole points, so every result names its variant. Answers are left out by index here; the
+released evaluators compare records, and without an `answer_id` they leave out all equal answers together.
 """
 
 import re
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 Variant = Literal["official", "lavis", "lmms", "evalai"]
-"""official: GT-Vision-Lab/VQA, nobody is normalised where the answers are unanimous. lavis: LAVIS, Qwen-VL
-and mPLUG-Owl2, the prediction is always normalised, of the answers only the punctuation, unless unanimous.
-lmms: lmms-eval's vqav2, always both. evalai: EvalAI's server and m4c (TextVQA, VizWiz), always both, after a
-cut into words."""
+"""official: GT-Vision-Lab/VQA, normalises nothing where the answers are unanimous. lavis: LAVIS, Qwen-VL and
+mPLUG-Owl2, always normalises the prediction, and of the answers only the punctuation unless they are
+unanimous. lmms: lmms-eval's vqav2, always both. evalai: EvalAI's server and m4c (TextVQA, VizWiz), always
+both, after a step of its own on words."""
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,+\d")
 _COMMA_IN_NUMBER_ONCE = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32
-"""The evaluators pass `re.UNICODE`, which is 32, where `sub` wants the number of replacements."""
+"""The evaluators pass `re.UNICODE`, which is 32, where `sub` expects the number of replacements."""
 
 _ARTICLES = {"a", "an", "the"}
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -40,7 +40,7 @@ you've
 
 
 def _one_apostrophe_missing() -> dict[str, str]:
-    """The released table of contractions: each is recognised with any one of its apostrophes left out."""
+    """The released table of contractions: each is recognised if any one of its apostrophes is missing."""
     found = {
         full[:at] + full[at + 1 :]: full
         for full in _CONTRACTED.split()
@@ -68,7 +68,10 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant) -> f
 
 
 def normalise(text: str, variant: Variant) -> str:
-    """What a variant makes of a prediction where people disagree; also the form that servers want.
+    """A prediction as a variant compares it where people disagree.
+
+    `evalai` is the form to submit: the official evaluator normalises nothing where all ten answers agree, so
+    "Yes" against ten times "yes" is wrong, and the authors and LLaVA normalise before they submit.
 
     Raises:
         ValueError: no such variant.
@@ -102,8 +105,7 @@ def _one_line(text: str) -> str:
 
 
 def _strip_punctuation(text: str, comma_in_number: re.Pattern[str]) -> str:
-    """A mark goes without trace if it stands at a blank anywhere, or any number has a comma; else it becomes
-    a blank."""
+    """Remove a mark if it is next to a blank anywhere, or if any number has a comma; else make it a blank."""
     has_comma = comma_in_number.search(text) is not None
     stripped = text
     for mark in _PUNCTUATION:

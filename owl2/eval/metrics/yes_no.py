@@ -1,8 +1,8 @@
 """Yes or no: how MME and POPE read an answer, and their scores.
 
-Both readings are the benchmarks' own, odd as they are: to MME an answer is its first four characters, to POPE
-everything is "yes" that has no "no" or "not" in its first sentence. POPE's figures are of the class "yes"
-(Table 9); MME adds, per subtask, the percentage of right answers and of images whose two are both right.
+Both readings are the benchmarks' own, odd as they are: MME looks at the first four characters, and POPE takes
+everything for "yes" that has no "no" or "not" in its first sentence. POPE's figures are those of the class
+"yes" (Table 9); MME adds, for each subtask, the percentages of right answers and of images with two of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 MmeVariant = Literal["official", "lmms"]
-"""lmms (lmms-eval, after Otter) drops periods and also takes a lone "y" or "n"."""
+"""lmms (lmms-eval, after Otter) removes periods and also reads a lone "y" or "n"."""
 
 
 def mme_answer(output: str, variant: MmeVariant = "official") -> str | None:
-    """MME's reading: "yes", "no", or None, which counts as wrong."""
+    """MME's reading: "yes", "no", or None, which is wrong."""
     text = output.lower().strip()
     if variant == "lmms":
         text = text.replace(".", "")
@@ -27,7 +27,7 @@ def mme_answer(output: str, variant: MmeVariant = "official") -> str | None:
 def pope_answer(output: str) -> str:
     """POPE's reading: "no" if the first sentence has the word No, no or not, else "yes".
 
-    Words are what stands between blanks; a line break does not end one, as in the official script.
+    Words are separated by blanks only, not by line breaks, as in the official script.
     """
     words = output.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
@@ -35,7 +35,7 @@ def pope_answer(output: str) -> str:
 
 @dataclass(frozen=True)
 class BinaryScores:
-    """Figures of the class "yes", 0 to 1. Where nothing was said or asked "yes", a figure is 0."""
+    """Figures of the class "yes", 0 to 1; 0 where no prediction or no label is "yes"."""
 
     accuracy: float
     precision: float
@@ -49,7 +49,7 @@ def binary_scores(predicted: Sequence[str], labels: Sequence[str]) -> BinaryScor
     """POPE's five figures.
 
     Raises:
-        ValueError: no questions, not one label a prediction, or a word other than yes and no.
+        ValueError: no questions, another number of labels, or a word other than yes and no.
     """
     if len(predicted) != len(labels) or not labels:
         raise ValueError(
@@ -81,7 +81,7 @@ class MmeScore:
 
     @property
     def score(self) -> float:
-        """What MME prints: 0 to 200."""
+        """The score that MME prints: 0 to 200."""
         return 100 * (self.accuracy + self.accuracy_plus)
 
 
@@ -89,7 +89,7 @@ def mme_score(right: Mapping[str, Sequence[bool]]) -> MmeScore:
     """Score of one subtask from whether each image's two answers are right.
 
     Raises:
-        ValueError: no images, or one without exactly two questions, by name.
+        ValueError: no images, or one without exactly two questions; the message has its name.
     """
     if not right:
         raise ValueError("MME: a subtask without images")

@@ -3,7 +3,7 @@
 Two runs fail on the same hard questions, so their difference is far more certain than either figure. Each
 difference has a bootstrap interval and the p-value of a randomisation test over whole clusters
 (`owl2/eval/scoring/intervals.py`). A table of many rows has differences by chance, so a star needs a p-value
-below 5 % after Holm's correction over all rows, and at least `MIN_CLUSTERS` clusters.
+below 5 % after Holm's correction over the rows, and at least `MIN_CLUSTERS` clusters.
 """
 
 import dataclasses
@@ -51,13 +51,12 @@ class Comparison:
     difference: Difference | None
     """None if the two figures are over different questions, as a share of the answers of one kind may be."""
     p_holm: float | None = None
-    """The p-value after Holm's correction over all rows."""
+    """The p-value after Holm's correction over all rows with enough clusters; None for the other rows."""
 
     @property
     def is_significant(self) -> bool:
         """Whether the difference deserves a star."""
-        is_enough = self.difference is not None and self.difference.num_clusters >= MIN_CLUSTERS
-        return is_enough and self.p_holm is not None and self.p_holm < ALPHA
+        return self.p_holm is not None and self.p_holm < ALPHA
 
 
 def compare(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[Comparison]:
@@ -72,9 +71,12 @@ def compare(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[Comparison
         names = [", ".join(result.task.name for result in results) or "none" for results in (a, b)]
         raise CompareError(f"no task is in both runs: the first has {names[0]}, the second {names[1]}")
     rows = [row for pair in shared for row in _compare_task(*pair)]
-    tested = [number for number, row in enumerate(rows) if row.difference is not None]
-    corrected = holm([row.difference.p for row in rows if row.difference is not None])
-    for number, p in zip(tested, corrected, strict=True):
+    tested = {
+        number: row.difference.p
+        for number, row in enumerate(rows)
+        if row.difference is not None and row.difference.num_clusters >= MIN_CLUSTERS
+    }
+    for number, p in zip(tested, holm(list(tested.values())), strict=True):
         rows[number] = dataclasses.replace(rows[number], p_holm=p)
     return rows
 
@@ -156,18 +158,18 @@ def comparison_table(rows: Sequence[Comparison], a: str, b: str) -> str:
         figure = row.metric + (f": {row.group}" if row.group else "")
         lines.append([row.title, figure, f"{row.a:.2f}", f"{row.b:.2f}", *_difference_cells(row)])
     table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-    return f"{table}\n{NOTE}\n"
+    return f"{table}\n\n{NOTE}\n"
 
 
 NOTE = (
-    f"* p (Holm) below {ALPHA}: corrected for the number of rows. No star below {MIN_CLUSTERS} clusters "
-    f"(questions on one image or video count as one)."
+    f"* p (Holm) below {ALPHA}: corrected for the number of rows. Figures over fewer than {MIN_CLUSTERS} "
+    f"clusters are not tested (questions on one image or video are one cluster)."
 )
 
 
 def _difference_cells(row: Comparison) -> list[str]:
     d = row.difference
-    if d is None or row.p_holm is None:
+    if d is None:
         return ["not over the same questions", *["–"] * 5]
     star = " *" if row.is_significant else ""
     interval = f"{d.low:+.2f} – {d.high:+.2f}"
@@ -175,7 +177,7 @@ def _difference_cells(row: Comparison) -> list[str]:
         f"{d.value:+.2f}{star}",
         interval,
         shown_p(d.p),
-        shown_p(row.p_holm),
+        "–" if row.p_holm is None else shown_p(row.p_holm),
         f"{d.n:,}",
         f"{d.num_clusters:,}",
     ]

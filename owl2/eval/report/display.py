@@ -1,7 +1,7 @@
 """Console output of an evaluation: progress, what cannot run, results next to the paper's.
 
 Progress goes to standard error, a bar only in a terminal; results go to standard output, one line for each
-benchmark. Nothing here drives a run: `Bar` is told what happens.
+benchmark. Nothing here drives a run: `Bar` receives its progress.
 """
 
 import sys
@@ -22,14 +22,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from owl2.eval.engines.engine import Engine
 from owl2.eval.judge.grading import Grading
-from owl2.eval.report.rows import COLUMNS, Run, notes
+from owl2.eval.report.rows import COLUMNS, Run, ending_of, notes
 from owl2.eval.report.write import marks_of
-from owl2.eval.runner import SKIPPED_FILE, NotRun, Outcome, Plan, Shard
+from owl2.eval.runner import SKIPPED_FILE, NotRun, Outcome, Plan, Shard, Watch
 from owl2.eval.task import DataFile, Task, find_task
 
 
-class Bar:
+class Bar(Watch):
     """One bar for a whole run with the time left, and a line for each task that is done. A context
     manager."""
 
@@ -57,11 +58,11 @@ class Bar:
     ) -> None:
         self.progress.stop()
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Plan, engine: Engine) -> None:
         self.progress.update(self.total, description=plan.task.name)
-        prefix = plan.task.templates[plan.template].answer_prefix
-        if prefix and plan.task.mode == "generate" and self.shard.rank == 0:
-            said = f"{plan.task.name}: {plan.template} has {prefix!r} after `ASSISTANT:`, unlike in training"
+        note = ending_of(plan.task, plan.template, engine.identity)
+        if note and self.shard.rank == 0:
+            said = f"{plan.task.name}: {note}"
             self.console.print(said, highlight=False, soft_wrap=True, markup=False)
 
     def advance(self, count: int) -> None:
@@ -77,7 +78,7 @@ def _outcome_line(outcome: Outcome, plan: Plan, shard: Shard) -> str:
     parts = [f"{outcome.num_asked:,} answers in {outcome.seconds:.1f} s ({rate:.1f}/s)"]
     if outcome.num_kept:
         parts.append(f"{outcome.num_kept:,} kept")
-    if plan.num_items not in plan.task.expected:
+    if plan.sample or plan.loaded.num_records not in plan.task.expected:
         parts.append(f"{plan.num_items:,} of {' or '.join(f'{n:,}' for n in plan.task.expected)} questions")
     if plan.loaded.skipped:
         parts.append(f"{len(plan.loaded.skipped):,} records skipped")

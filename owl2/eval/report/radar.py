@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from owl2.pages.drawing import ACCENT, COLOURS, INK, LINE, SECOND, SOFT, THIRD, draw
+from owl2.pages.drawing import ACCENT, COLOURS, INK, LINE, SECOND, SOFT, THIRD, render_svg
 
 FEWEST_AXES = 3
 RUN_COLOURS = (ACCENT, SECOND, THIRD)
@@ -53,7 +53,7 @@ def radar(axes: Sequence[str], runs: Mapping[str, Sequence[float]], width: float
         for name, angle in zip(axes, angles, strict=True):
             _label(axis, name, angle, limit)
 
-    return draw(f"radar-{width:g}", (width, 0.92 * width), paint, extra="eval")
+    return render_svg(f"radar-{width:g}", (width, 0.92 * width), paint, extra="eval")
 
 
 def _label(axis: Any, name: str, angle: float, limit: float) -> None:

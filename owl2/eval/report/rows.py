@@ -6,14 +6,16 @@ where it is partial or small. Rows of the paper that no task of the run covers a
 nothing looks complete that is not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from owl2.eval.report.paper import PaperRow, missing_rows, paper_rows
+from owl2.eval.runner import MISSING
 from owl2.eval.scoring.score import TaskResult
-from owl2.eval.task import Score
+from owl2.eval.task import Score, Task, ending_note
+from owl2.processor.template import TEMPLATES
 
 COLUMNS = (
     "benchmark",
@@ -85,10 +87,12 @@ class Row:
 
     @property
     def questions(self) -> str:
-        """The task's answered questions, and how many the official files have if it is another number."""
+        """The task's answered questions, and how many records the official files have if some are left
+        out."""
         expected = " or ".join(f"{n:,}" for n in self.result.task.expected)
-        answered = len(self.result.answers)
-        return f"{answered:,}" if self.result.is_complete else f"{answered:,} of {expected}"
+        answered, skipped = len(self.result.answers), len(self.result.skipped)
+        shown = f"{answered:,}" + (f" + {skipped:,} skipped" if skipped else "")
+        return shown if self.result.is_complete else f"{shown} of {expected}"
 
     @property
     def unparsed(self) -> str:
@@ -180,11 +184,7 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
     shown = {row.score.paper_id for row in rows}
     absent = dict.fromkeys(row.benchmark for row in missing_rows(shown).values())
     found = {
-        "Not run": [
-            f"{f'{run.name}, ' if several else ''}{task}: {reason}"
-            for run in runs
-            for task, reason in run.not_run.items()
-        ],
+        "Not run": [line for run in runs for line in _not_run(run, several)],
         "Not scored": [f"{r.task.title}: {r.problem}" for r in results if r.problem],
         "Not as many questions as the official files have": [
             f"{r.task.title}: {len(r.answers):,} answered of {r.num_items:,} in the data{_sampled(r)}; "
@@ -222,19 +222,22 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
             if r.judge is not None and r.judge.num_other
         ],
         "Prompts that end differently from training": [
-            f"{r.task.title}: {r.config.template} has {prefix!r} after `ASSISTANT:`, unlike in training"
+            f"{r.task.title}: {note}"
             for r in results
-            if (prefix := answer_prefix(r)) and r.config.engine.get("kind") == "owl2"
+            if (note := ending_of(r.task, r.config.template, r.config.engine))
         ],
         "In the paper, not in this run": [f"{len(absent)} benchmarks: {', '.join(absent)}"] if absent else [],
     }
     return {title: lines for title, lines in found.items() if lines}
 
 
-def answer_prefix(result: TaskResult) -> str:
-    """The text between `ASSISTANT:` and the answer in the prompts of a run."""
-    template = result.task.templates.get(result.config.template)
-    return "" if template is None or result.config.mode == "rank" else template.answer_prefix
+def ending_of(task: Task, template: str, engine: Mapping[str, Any]) -> str:
+    """A note on prompts that end differently from the checkpoint's training; "" if they end alike."""
+    known = task.old_names.get(template, template)
+    conversation = engine.get("conversation")
+    if task.mode == "rank" or known not in task.templates or conversation not in TEMPLATES:
+        return ""
+    return ending_note(template, task.template(template), str(conversation))
 
 
 def name_runs(folders: Sequence[Path]) -> list[str]:
@@ -251,6 +254,14 @@ def describe_source(run: Run) -> str:
     seconds = sum(result.seconds for result in run.results)
     asked = sum(len(result.answers) for result in run.results)
     return f"{', '.join(sources)}; {asked:,} answers in {seconds / 60:.1f} min of the model's time"
+
+
+def _not_run(run: Run, several: bool) -> list[str]:
+    """A line for each benchmark that could not run, and one for all those without their files."""
+    name = f"{run.name}, " if several else ""
+    absent = [task for task, reason in run.not_run.items() if reason.startswith(MISSING)]
+    lines = [f"{name}{task}: {reason}" for task, reason in run.not_run.items() if task not in absent]
+    return lines + ([f"{name}{len(absent)} without their files: {', '.join(absent)}"] if absent else [])
 
 
 def _sampled(result: TaskResult) -> str:

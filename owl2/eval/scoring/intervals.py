@@ -25,6 +25,7 @@ NUM_RESCORINGS = 200
 NUM_SWAPS = 10_000
 MAX_EXACT = 12
 """Clusters up to which all 2 ** C swaps are tried."""
+MAX_RANDOM = 2000
 LEVEL = 0.95
 Z = 1.959963984540054
 """The normal distribution's quantile at (1 + LEVEL) / 2."""
@@ -157,7 +158,8 @@ def swap_test(differences: NDArray[np.float64], seed: int = 0) -> float:
     """Two-sided p of a sum of differences (C,), each of which might as well have the other sign.
 
     Exact where all differences are of one size (a sign test, as McNemar's) or few enough to try every
-    combination; otherwise from `NUM_SWAPS` random ones, so never below 1 / (NUM_SWAPS + 1).
+    combination. Up to `MAX_RANDOM` differences, `NUM_SWAPS` random combinations are tried, so p is never
+    below 1 / (NUM_SWAPS + 1); the sum of more has the normal distribution.
     """
     sizes = np.abs(differences[differences != 0])
     count = len(sizes)
@@ -171,6 +173,8 @@ def swap_test(differences: NDArray[np.float64], seed: int = 0) -> float:
     if count <= MAX_EXACT:
         signs = 1 - 2 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)
         return float((np.abs(signs @ sizes) >= total - tolerance).mean())
+    if count > MAX_RANDOM:
+        return normal_p(total, float(np.sqrt((sizes**2).sum())))
     rng = np.random.default_rng(seed)
     found = 0
     step = max(1, CHUNK_ELEMENTS // count)

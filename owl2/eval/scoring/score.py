@@ -55,8 +55,9 @@ class TaskResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether as many questions are answered as the official files have."""
-        return len(self.answers) in self.task.expected
+        """Whether all questions of the official files are answered, but for their unusable records."""
+        num_unusable = sum(not record.lacks_file for record in self.skipped)
+        return len(self.answers) + num_unusable in self.task.expected
 
 
 def score_run(
@@ -205,12 +206,12 @@ def result_to_dict(result: TaskResult) -> dict[str, Any]:
         "config_hash": result.config.hash,
         "source": result.config.source,
         "engine": dict(result.config.engine),
-        "sample": dict(result.config.sample),
+        "sample": {} if len(result.answers) == result.num_items else dict(result.config.sample),
         "n": len(result.answers),
         "num_items": result.num_items,
         "expected_n": list(result.task.expected),
         "num_skipped": len(result.skipped),
-        "skipped": [asdict(record) for record in result.skipped],
+        "skipped": [{"where": record.where, "reason": record.reason} for record in result.skipped],
         "unparsed": result.unparsed,
         "errors": dict(result.errors),
         "judge": None if result.judge is None else result.judge.summary(),
@@ -221,9 +222,9 @@ def result_to_dict(result: TaskResult) -> dict[str, Any]:
 
 
 def template_source(result: TaskResult) -> str:
-    """Where the wording of a run comes from; "" for a template that this version does not have any more."""
-    template = result.task.templates.get(result.config.template)
-    return "" if template is None else template.source
+    """Where the wording of a run comes from; "" for a template that this version no longer has."""
+    name = result.task.old_names.get(result.config.template, result.config.template)
+    return result.task.templates[name].source if name in result.task.templates else ""
 
 
 def score_to_dict(score: Score) -> dict[str, Any]:

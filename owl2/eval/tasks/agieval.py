@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from owl2.eval.formats.records import Record, fingerprint, read_records, usable
+from owl2.eval.locate import locate
+from owl2.eval.metrics.averages import is_right, mean, mean_by_group, mean_of_groups
 from owl2.eval.metrics.choice import first_capital, first_option
 from owl2.eval.metrics.math_answer import find_math_answer, math_equal
-from owl2.eval.scoring.averages import is_right, mean, mean_by_group, mean_of_groups
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import opencompass, turn
 from owl2.eval.tasks.ranked import Ranked
@@ -130,8 +131,8 @@ class AgiEval(Task):
     def read(self, data: Path) -> Iterator[Item | Skipped]:
         folder = self.find(data)[FOLDER]
         for exam in INSTRUCTIONS:
-            file = folder / f"{exam}.jsonl"
-            if file.is_file():
+            file = locate(folder, f"{exam}.jsonl")
+            if file is not None:
                 yield from usable(read_records(file), partial(_item, exam))
 
     def parse(self, item: Item, output: str) -> str | None:
@@ -171,6 +172,8 @@ def _item(exam: str, record: Record) -> Item:
         record.fail(f"options is {options!r:.60}, expected a list")
     if not label:
         record.fail("neither label nor answer")
+    if exam in SEVERAL and not isinstance(label, str | list):
+        record.fail(f"label is {label!r:.60}, expected letters")
     letters = "".join(sorted(map(str, label))) if exam in SEVERAL else str(label)
     count = 5 if exam in FIVE_OPTIONS else 4
     is_single = exam not in (*SEVERAL, *GAPS)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.records import Record, official, read_records, usable
+from owl2.eval.metrics.averages import is_right, mean
 from owl2.eval.metrics.choice import first_option
-from owl2.eval.scoring.averages import is_right, mean
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import opencompass, options, turn
 from owl2.eval.tasks.ranked import Ranked

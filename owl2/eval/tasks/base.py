@@ -6,15 +6,17 @@ figures.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import ClassVar
 
+from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.metrics.cider import cider_d
 from owl2.eval.metrics.exact import ExactVariant, exact_match
 from owl2.eval.metrics.vqa import Variant, vqa_accuracy
-from owl2.eval.scoring.averages import mean, mean_by_group
-from owl2.eval.task import Answer, Decoding, Item, Score, Task, Template
+from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Task, Template
 from owl2.eval.tasks.prompts import (
     CAPTIONS,
+    QUESTION_ALONE,
     SHORT_ANSWER,
     VQA,
     by_analogy,
@@ -22,11 +24,27 @@ from owl2.eval.tasks.prompts import (
     short_answer_below,
 )
 
-LLAVA_SHORT_ANSWER = {
+OTHER_SHORT_ANSWER = {
+    "question": QUESTION_ALONE,
     "llava15": Template("LLaVA-1.5, also MMMU-Benchmark/MMMU issue 1 by the authors", short_answer_below),
     "lmms-eval": Template("lmms-eval 0.7.2", short_answer_below),
 }
-UNPUBLISHED_VQA = {**by_analogy(VQA, "by analogy with evaluate_vqa.py"), **LLAVA_SHORT_ANSWER}
+UNPUBLISHED_VQA = {**by_analogy(VQA, "by analogy with evaluate_vqa.py"), **OTHER_SHORT_ANSWER}
+
+
+def qwen_file(path: str, instead_of: str, licence: str) -> DataFile:
+    """Qwen's conversion of an official file to JSON lines, which the authors used."""
+    source = "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md"
+    return DataFile(path, source, licence, is_required=False, instead_of=instead_of)
+
+
+def video_chatgpt_files(instead_of: str, licence: str) -> tuple[DataFile, DataFile]:
+    """Video-ChatGPT's conversion of an official file, in the same folder: questions and answers."""
+    folder, source = PurePosixPath(instead_of).parent, "https://github.com/mbzuai-oryx/Video-ChatGPT"
+    return (
+        DataFile(f"{folder}/test_q.json", source, licence, is_required=False, instead_of=instead_of),
+        DataFile(f"{folder}/test_a.json", f"{source} (with test_q.json)", licence, is_required=False),
+    )
 
 
 class WordsTask(Task):
@@ -39,7 +57,7 @@ class WordsTask(Task):
 class VqaTask(WordsTask):
     """Open questions with ten people's answers."""
 
-    templates: ClassVar[Mapping[str, Template]] = {**VQA, **LLAVA_SHORT_ANSWER}
+    templates: ClassVar[Mapping[str, Template]] = {**VQA, **OTHER_SHORT_ANSWER}
     decoding = SHORT_ANSWER
     variants: ClassVar[tuple[Variant, ...]] = ("lavis", "official", "evalai")
     """The first is compared with the paper's figure; the authors' script has LAVIS's variant."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.records import Record, as_records, read_object, read_text, usable
+from owl2.eval.locate import locate
+from owl2.eval.metrics.averages import is_right, mean_by_group, mean_of_groups
 from owl2.eval.metrics.exact import after_answer_is, bbh_choice, bbh_free_form
-from owl2.eval.scoring.averages import is_right, mean_by_group, mean_of_groups
 from owl2.eval.task import (
     Answer,
     DataFile,
@@ -91,12 +92,13 @@ class Bbh(Task):
     def read(self, data: Path) -> Iterator[Item | Skipped]:
         found = self.find(data)
         for name in (*CHOICE, *FREE_FORM):
-            file = found[QUESTIONS] / f"{name}.json"
-            if not file.is_file():
+            file = locate(found[QUESTIONS], f"{name}.json")
+            if file is None:
                 continue
-            examples = found[EXAMPLES] / f"{name}.txt"
-            if not examples.is_file():
-                raise EvalDataError(f"bbh: {examples} is missing, which has the worked examples of {name}")
+            examples = locate(found[EXAMPLES], f"{name}.txt")
+            if examples is None:
+                missing = found[EXAMPLES] / f"{name}.txt"
+                raise EvalDataError(f"bbh: {missing} is missing, which has the worked examples of {name}")
             shots = read_text(examples).replace("\r\n", "\n").rpartition(CANARY_END)[2].strip("\n")
             records = as_records(read_object(file, "examples")["examples"], file)
             yield from usable(records, partial(_item, name, shots))

@@ -12,7 +12,7 @@ from pathlib import Path
 from owl2.eval.formats.annotations import caption_items
 from owl2.eval.formats.records import official
 from owl2.eval.task import DataFile, Item, Skipped, task
-from owl2.eval.tasks.base import CaptionTask
+from owl2.eval.tasks.base import CaptionTask, qwen_file
 
 LICENCE = "Flickr terms; research only"
 KARPATHY = "flickr30k/dataset_flickr30k.json"
@@ -28,13 +28,7 @@ class Flickr30k(CaptionTask):
         DataFile(
             KARPATHY, "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip", LICENCE
         ),
-        DataFile(
-            "flickr30k/flickr30k_karpathy_test.json",
-            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
-            LICENCE,
-            is_required=False,
-            instead_of=KARPATHY,
-        ),
+        qwen_file("flickr30k/flickr30k_karpathy_test.json", KARPATHY, LICENCE),
         DataFile(
             "flickr30k/flickr30k_test.json",
             "https://storage.googleapis.com/sfr-vision-language-research/datasets/flickr30k_test.json",

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, Records, official, read_any, usable
+from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.metrics.gqa import GqaVariant, gqa_match
-from owl2.eval.scoring.averages import mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, task
-from owl2.eval.tasks.base import UNPUBLISHED_VQA, WordsTask
+from owl2.eval.tasks.base import UNPUBLISHED_VQA, WordsTask, qwen_file
 from owl2.eval.tasks.prompts import SHORT_ANSWER
 
 SOURCE = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
@@ -29,13 +29,7 @@ class Gqa(WordsTask):
     title = "GQA testdev-balanced"
     files = (
         DataFile("gqa/testdev_balanced_questions.json", SOURCE, LICENCE),
-        DataFile(
-            "gqa/testdev_balanced.jsonl",
-            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
-            LICENCE,
-            is_required=False,
-            instead_of="gqa/testdev_balanced_questions.json",
-        ),
+        qwen_file("gqa/testdev_balanced.jsonl", "gqa/testdev_balanced_questions.json", LICENCE),
         DataFile("gqa/images", SOURCE, LICENCE),
     )
     templates = UNPUBLISHED_VQA

@@ -16,8 +16,8 @@ from typing import ClassVar
 from owl2.data.sample import StoredImage
 from owl2.eval.formats.media import base64_image
 from owl2.eval.formats.records import Record, by_id, official, read_table, usable
+from owl2.eval.metrics.averages import is_right, mean, mean_by_group
 from owl2.eval.metrics.choice import circular_right, parse_choice
-from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import (
     CHOICE,

@@ -16,8 +16,8 @@ from owl2.data.readers.shards import IMAGE_SUFFIXES
 from owl2.data.sample import StoredImage
 from owl2.eval.formats.media import parquet_image
 from owl2.eval.formats.records import Record, official, read_parquet, read_text, usable
+from owl2.eval.metrics.averages import is_right, mean, mean_of_groups
 from owl2.eval.metrics.yes_no import mme_answer, mme_score
-from owl2.eval.scoring.averages import is_right, mean, mean_of_groups
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import SHORT_ANSWER, released, short_answer_below
 from owl2.processor.template import Message

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, read_records, usable
-from owl2.eval.scoring.averages import mean, mean_by_group
+from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import BLANK, bare_question
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from owl2.eval.formats.records import Record, Records, read_rows, usable
+from owl2.eval.metrics.averages import is_right, mean, mean_by_group, mean_of_groups
 from owl2.eval.metrics.choice import first_capital, first_option
-from owl2.eval.scoring.averages import is_right, mean, mean_by_group, mean_of_groups
 from owl2.eval.task import (
     Answer,
     DataFile,

@@ -13,7 +13,7 @@ from owl2.eval.formats.annotations import video_items
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import official
 from owl2.eval.task import DataFile, Item, Skipped, task
-from owl2.eval.tasks.base import VideoQaTask
+from owl2.eval.tasks.base import VideoQaTask, video_chatgpt_files
 
 SOURCE = "https://github.com/xudejing/video-question-answering"
 LICENCE = "research only"
@@ -27,19 +27,7 @@ class MsrvttQa(VideoQaTask):
     title = "MSRVTT-QA test"
     files = (
         DataFile("msrvtt_qa/test_qa.json", SOURCE, LICENCE),
-        DataFile(
-            "msrvtt_qa/test_q.json",
-            "https://github.com/mbzuai-oryx/Video-ChatGPT",
-            LICENCE,
-            is_required=False,
-            instead_of="msrvtt_qa/test_qa.json",
-        ),
-        DataFile(
-            "msrvtt_qa/test_a.json",
-            "https://github.com/mbzuai-oryx/Video-ChatGPT (with test_q.json)",
-            LICENCE,
-            is_required=False,
-        ),
+        *video_chatgpt_files("msrvtt_qa/test_qa.json", LICENCE),
         DataFile("msrvtt_qa/videos", SOURCE, LICENCE),
     )
     expected = (72_821,)

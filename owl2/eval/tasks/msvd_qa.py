@@ -12,7 +12,7 @@ from owl2.eval.formats.annotations import video_items
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import official, read_text
 from owl2.eval.task import DataFile, EvalDataError, Item, Skipped, task
-from owl2.eval.tasks.base import VideoQaTask
+from owl2.eval.tasks.base import VideoQaTask, video_chatgpt_files
 
 SOURCE = "https://github.com/xudejing/video-question-answering"
 LICENCE = "research only"
@@ -27,19 +27,7 @@ class MsvdQa(VideoQaTask):
     title = "MSVD-QA test"
     files = (
         DataFile("msvd_qa/test_qa.json", SOURCE, LICENCE),
-        DataFile(
-            "msvd_qa/test_q.json",
-            "https://github.com/mbzuai-oryx/Video-ChatGPT",
-            LICENCE,
-            is_required=False,
-            instead_of="msvd_qa/test_qa.json",
-        ),
-        DataFile(
-            "msvd_qa/test_a.json",
-            "https://github.com/mbzuai-oryx/Video-ChatGPT (with test_q.json)",
-            LICENCE,
-            is_required=False,
-        ),
+        *video_chatgpt_files("msvd_qa/test_qa.json", LICENCE),
         DataFile(MAPPING, f"{SOURCE} (for clips under their YouTube names)", LICENCE, is_required=False),
         DataFile("msvd_qa/videos", "https://www.cs.utexas.edu/users/ml/clamp/videoDescription/", LICENCE),
     )

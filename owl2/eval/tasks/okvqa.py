@@ -13,7 +13,7 @@ from typing import ClassVar
 from owl2.eval.formats.annotations import vqa_items
 from owl2.eval.formats.records import official
 from owl2.eval.task import DataFile, Item, Skipped, Template, task
-from owl2.eval.tasks.base import VqaTask
+from owl2.eval.tasks.base import VqaTask, qwen_file
 from owl2.eval.tasks.prompts import short_or_unanswerable
 
 SOURCE = "https://okvqa.allenai.org/download.html"
@@ -28,13 +28,7 @@ class OkVqa(VqaTask):
     title = "OK-VQA val"
     files = (
         DataFile("okvqa/OpenEnded_mscoco_val2014_questions.json", SOURCE, LICENCE),
-        DataFile(
-            "okvqa/okvqa_val.jsonl",
-            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
-            LICENCE,
-            is_required=False,
-            instead_of="okvqa/OpenEnded_mscoco_val2014_questions.json",
-        ),
+        qwen_file("okvqa/okvqa_val.jsonl", "okvqa/OpenEnded_mscoco_val2014_questions.json", LICENCE),
         DataFile("okvqa/mscoco_val2014_annotations.json", SOURCE, LICENCE),
         DataFile("coco/val2014", "http://images.cocodataset.org/zips/val2014.zip", LICENCE),
     )

@@ -14,10 +14,10 @@ from typing import ClassVar
 
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, official, read_records, usable
+from owl2.eval.metrics.averages import mean
 from owl2.eval.metrics.yes_no import binary_scores, pope_answer
-from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, Task, Template, task
-from owl2.eval.tasks.prompts import SHORT_ANSWER, by_analogy, released, short_answer_below
+from owl2.eval.tasks.prompts import QUESTION_ALONE, SHORT_ANSWER, by_analogy, released, short_answer_below
 
 SPLITS = ("random", "popular", "adversarial")
 PAPER_ROWS = {"random": 117, "popular": 122, "adversarial": 127}
@@ -49,6 +49,7 @@ class Pope(Task):
         **by_analogy(
             released("evaluate_mme.py", short_answer_below, SHORT_ANSWER), "by analogy with evaluate_mme.py"
         ),
+        "question": QUESTION_ALONE,
         "llava15": Template("LLaVA, llava_pope_test.jsonl", short_answer_below),
         "lmms-eval": Template("lmms-eval 0.7.3, pope.yaml", short_answer_below),
     }

@@ -43,6 +43,9 @@ def bare_question(item: Item) -> list[Message]:
     return turn(item, item.question)
 
 
+QUESTION_ALONE = Template("the question alone, for models trained without instructions", bare_question)
+
+
 def short_answer(item: Item) -> list[Message]:
     """`{question} Answer the question using a single word or phrase.`, as evaluate_vqa.py of 2024."""
     return turn(item, f"{item.question} {SHORT}")

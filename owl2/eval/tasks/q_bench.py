@@ -22,8 +22,8 @@ from owl2.eval.formats.records import (
     read_table,
     usable,
 )
+from owl2.eval.metrics.averages import is_right, mean, mean_by_group
 from owl2.eval.metrics.choice import parse_choice
-from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import (
     CHOICE,
@@ -139,6 +139,8 @@ class QBenchDev(_QBench):
 
 def _json_item(images: MediaFolder, record: Record) -> Item:
     candidates = record.texts("candidates")
+    if len(candidates) > len(LETTERS):
+        record.fail(f"{len(candidates)} candidates, expected {len(LETTERS)} at most")
     choices = dict(zip(LETTERS, candidates, strict=False))
     right = record.get("correct_ans")
     letters = [letter for letter, text in choices.items() if text == right]
@@ -152,6 +154,8 @@ def _json_item(images: MediaFolder, record: Record) -> Item:
 
 def _table_item(table: str, record: Record) -> Item:
     choices = {letter: record[letter] for letter in LETTERS if record.get(letter, "") not in ("", "nan")}
+    if record.get("E", "") not in ("", "nan"):
+        record.fail("an option E, expected A to D")
     answer = record.get("answer", "")
     references = (record.one_of("answer", choices),) if answer else ()
     image = base64_image(f"{table}/{record['index']}", record.text("image"))

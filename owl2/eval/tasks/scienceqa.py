@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, Records, read_object, usable
+from owl2.eval.metrics.averages import is_right, mean, mean_by_group
 from owl2.eval.metrics.choice import parse_choice
-from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import Answer, DataFile, EvalDataError, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import (
     CHOICE,

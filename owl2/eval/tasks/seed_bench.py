@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, as_records, read_object, usable
+from owl2.eval.metrics.averages import is_right, mean, mean_by_group
 from owl2.eval.metrics.choice import parse_choice
-from owl2.eval.scoring.averages import is_right, mean, mean_by_group
 from owl2.eval.task import (
     Answer,
     DataFile,
@@ -91,7 +91,8 @@ class SeedBench(Task):
         content = read_object(file, "questions", "question_type")
         if not isinstance(content["question_type"], dict):
             raise EvalDataError(f"{file}: question_type is no object of numbers by name")
-        names = {number: name for name, number in content["question_type"].items()}
+        types = content["question_type"].items()
+        names = {number: name for name, number in types if isinstance(number, int)}
         for made in usable(as_records(content["questions"], file), lambda row: _item(row, folders, names)):
             if made is not None:
                 yield made
@@ -126,6 +127,8 @@ def _item(record: Record, folders: dict[str, MediaFolder], names: dict[int, str]
     folder, kind = folders.get(_folder(record)), record.whole("question_type_id")
     if folder is None:
         return None
+    if "choice_e" in record.fields:
+        record.fail("a choice_e, expected choice_a to choice_d")
     name = record.text("data_id")
     is_image = folder.folder == IMAGES
     return Item(

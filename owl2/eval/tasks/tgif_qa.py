@@ -13,7 +13,7 @@ from owl2.eval.formats.annotations import video_items
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, read_table, usable
 from owl2.eval.task import DataFile, EvalDataError, Item, Skipped, task
-from owl2.eval.tasks.base import VideoQaTask
+from owl2.eval.tasks.base import VideoQaTask, video_chatgpt_files
 
 SOURCE = "https://github.com/YunseokJANG/tgif-qa/tree/master/dataset"
 LICENCE = "research only"
@@ -30,19 +30,7 @@ class TgifQa(VideoQaTask):
     title = "TGIF-QA FrameQA test"
     files = (
         DataFile(CSV, SOURCE, LICENCE),
-        DataFile(
-            "tgif_qa/test_q.json",
-            "https://github.com/mbzuai-oryx/Video-ChatGPT",
-            LICENCE,
-            is_required=False,
-            instead_of=CSV,
-        ),
-        DataFile(
-            "tgif_qa/test_a.json",
-            "https://github.com/mbzuai-oryx/Video-ChatGPT (with test_q.json)",
-            LICENCE,
-            is_required=False,
-        ),
+        *video_chatgpt_files(CSV, LICENCE),
         DataFile("tgif_qa/gifs", "https://github.com/raingo/TGIF-Release", LICENCE),
     )
     expected = (13_691,)

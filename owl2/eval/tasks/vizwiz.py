@@ -14,8 +14,8 @@ from typing import ClassVar
 from owl2.eval.formats.annotations import answers_of
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, read_records, usable
+from owl2.eval.metrics.averages import mean
 from owl2.eval.metrics.vqa import Variant, normalise
-from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Item, Score, Skipped, Template, task
 from owl2.eval.tasks.base import UNPUBLISHED_VQA, VqaTask
 from owl2.eval.tasks.prompts import short_or_unanswerable

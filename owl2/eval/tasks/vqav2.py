@@ -14,7 +14,7 @@ from owl2.eval.formats.annotations import read_vqa_questions, vqa_image, vqa_ite
 from owl2.eval.formats.media import MediaFolder
 from owl2.eval.formats.records import Record, official, usable
 from owl2.eval.task import DataFile, Item, Skipped, task
-from owl2.eval.tasks.base import VqaTask
+from owl2.eval.tasks.base import VqaTask, qwen_file
 
 SOURCE = "https://visualqa.org/download.html"
 LICENCE = "CC BY 4.0 (annotations), Flickr terms (images)"
@@ -28,13 +28,7 @@ class VqaV2(VqaTask):
     title = "VQAv2 val"
     files = (
         DataFile("vqav2/v2_OpenEnded_mscoco_val2014_questions.json", SOURCE, LICENCE),
-        DataFile(
-            "vqav2/vqav2_val.jsonl",
-            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
-            LICENCE,
-            is_required=False,
-            instead_of="vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
-        ),
+        qwen_file("vqav2/vqav2_val.jsonl", "vqav2/v2_OpenEnded_mscoco_val2014_questions.json", LICENCE),
         DataFile("vqav2/v2_mscoco_val2014_annotations.json", SOURCE, LICENCE),
         DataFile("coco/val2014", "http://images.cocodataset.org/zips/val2014.zip", LICENCE),
     )
@@ -62,13 +56,7 @@ class VqaV2Test(VqaTask):
             is_required=False,
             instead_of="vqav2/v2_OpenEnded_mscoco_test2015_questions.json",
         ),
-        DataFile(
-            "vqav2/vqav2_testdev.jsonl",
-            "https://github.com/QwenLM/Qwen-VL/blob/master/eval_mm/EVALUATION.md",
-            LICENCE,
-            is_required=False,
-            instead_of="vqav2/v2_OpenEnded_mscoco_test2015_questions.json",
-        ),
+        qwen_file("vqav2/vqav2_testdev.jsonl", "vqav2/v2_OpenEnded_mscoco_test2015_questions.json", LICENCE),
         DataFile("coco/test2015", "http://images.cocodataset.org/zips/test2015.zip", LICENCE),
     )
     expected = (447_793, 107_394)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from owl2.eval.formats.records import Record, read_records, usable
+from owl2.eval.metrics.averages import mean
 from owl2.eval.metrics.rouge import METRICS, rouge
-from owl2.eval.scoring.averages import mean
 from owl2.eval.task import Answer, DataFile, Decoding, Item, Score, Skipped, Task, Template, task
 from owl2.eval.tasks.prompts import opencompass, turn
 from owl2.processor.template import Message

@@ -1,11 +1,14 @@
-"""Low-rank adapters: a frozen model learns through small matrices beside its large ones (arXiv:2106.09685).
+"""Low-rank adapters (LoRA): small trainable matrices next to large frozen ones (arXiv:2106.09685).
 
-`peft` puts them in and defines their files. Which layers get one is decided here, by patterns that treat the
-ways of MAM as one projection and cannot reach the vision encoder by accident. The rule table then says what
-learns. The released script's LoRA trains the whole decoder beside its adapters (docs/fidelity.md); here the
-matrices under an adapter must be frozen. A run's end leaves the adapters alone, then merges them.
+`peft` inserts them and defines their files. Which layers get one is decided here, by patterns that treat the
+branches of MAM as one projection and cannot reach the vision encoder by accident. The rule table then decides
+what is trainable. The released script's LoRA also trains the whole decoder (docs/fidelity.md); here the
+matrix under an adapter must be frozen. At the end a run saves the adapters alone, then merges them.
 """
 
+import hashlib
+import json
+import warnings
 import zlib
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -14,32 +17,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from owl2.checkpoint import CheckpointError
-from owl2.checkpoint.errors import check_fit
+from owl2.checkpoint.errors import check_fit, first_few
 from owl2.checkpoint.tensors import dtype_of
 from owl2.checkpoint.write import new_folder
+from owl2.files import write_file
 from owl2.model import Owl2Model
-from owl2.train.adapters.qlora import FourBitLinear, coded_layers, import_bitsandbytes, quantize_bases
+from owl2.train.adapters.qlora import (
+    FourBitLinear,
+    base_fingerprint,
+    coded_layers,
+    import_bitsandbytes,
+    quantize_bases,
+)
 from owl2.train.config import LoraConfig, TrainConfig, TrainConfigError
+from owl2.train.fingerprints import fingerprints_of
 from owl2.train.parallel import gather_whole, set_parameter
 from owl2.train.ranks import ALONE, Ranks
 from owl2.train.rules import VISION_PREFIX, Assignment, RuleError
 
 WEIGHTS, OTHERS = "adapter_model.safetensors", "other_weights.safetensors"
-"""The adapters as `peft` names them, and what else learnt, as the checkpoint names it."""
+"""The adapters with `peft`'s names, and all other trained parameters with the checkpoint's names."""
+
+CONTENTS = "owl2_adapter.json"
+"""Which files an adapter folder must have, and the fingerprints of the frozen weights that it belongs to."""
 
 PREFIX = "base_model.model."
-"""What `peft` puts before every name in a file."""
+"""`peft` puts this before every name in a file."""
 
 BASE = ".base_layer"
-"""What a parameter's name gets in between when its layer has an adapter."""
+"""Infix that `peft` inserts into the names of parameters whose layer has an adapter."""
 
 
 def import_peft() -> Any:
-    """Return the package, or raise TrainConfigError if it is missing."""
+    """Return the package; TrainConfigError if it is missing."""
     try:
         import peft
     except ImportError as error:
@@ -48,7 +63,7 @@ def import_peft() -> Any:
 
 
 def check_installed(config: LoraConfig) -> None:
-    """Raise TrainConfigError if a package that the adapters need is missing."""
+    """Raise TrainConfigError if a package that adapters need is missing."""
     import_peft()
     if config.base_dtype == "nf4":
         import_bitsandbytes()
@@ -61,15 +76,15 @@ def target_layers(model: Owl2Model, targets: Sequence[str]) -> list[str]:
     """Names of the linear layers that the patterns match, in the order of the model.
 
     Raises:
-        TrainConfigError: a pattern that matches none, that reaches the vision encoder without naming it, or
-            the output head.
+        TrainConfigError: a pattern matches no layer, reaches the vision encoder without naming it, or
+            reaches the output head.
     """
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     found: set[str] = set()
     for pattern in targets:
-        matches = {name for name in layers if any(fnmatchcase(n, pattern) for n in (name, _of_ways(name)))}
+        matches = {name for name in layers if any(fnmatchcase(n, pattern) for n in (name, _projection(name)))}
         if not matches:
-            near = get_close_matches(pattern, list(dict.fromkeys(map(_of_ways, layers))), n=3, cutoff=0)
+            near = get_close_matches(pattern, list(dict.fromkeys(map(_projection, layers))), n=3, cutoff=0)
             raise TrainConfigError(
                 f"lora.targets: {pattern!r} matches none of {len(layers)} linear layers; nearest names: "
                 f"{', '.join(near)}"
@@ -78,30 +93,30 @@ def target_layers(model: Owl2Model, targets: Sequence[str]) -> list[str]:
         if vision and not pattern.startswith(VISION_PREFIX):
             raise TrainConfigError(
                 f"lora.targets: {pattern!r} reaches {len(vision)} layers of the vision encoder, as "
-                f"{min(vision)}; begin a pattern with {VISION_PREFIX!r} if that is meant, else with "
+                f"{min(vision)}; begin the pattern with {VISION_PREFIX!r} if that is intended, else with "
                 f"'model.layers.'"
             )
         if "lm_head" in matches:
             raise TrainConfigError(
-                f"lora.targets: {pattern!r} reaches lm_head, of which the loss uses the matrix and not the "
-                f"layer, so an adapter there would never learn; let it learn by a rule instead"
+                f"lora.targets: {pattern!r} reaches lm_head, whose matrix the loss uses without its layer: "
+                f"an adapter there would never be trained; train lm_head by a rule instead"
             )
         found |= matches
     return [name for name in layers if name in found]
 
 
-def _of_ways(name: str) -> str:
-    """A way's name as that of the projection it is a way of."""
+def _projection(name: str) -> str:
+    """The name of a layer, without the branch of MAM."""
     return name.partition(".multiway.")[0]
 
 
 def add_adapters(model: Owl2Model, config: LoraConfig) -> None:
-    """Put an adapter beside every target layer; on the device meta, without values.
+    """Insert an adapter at every target layer; on the device `meta` without values.
 
-    A model with values then keeps the matrices under its adapters as `base_dtype` says.
+    If the model has values, the matrices under its adapters are then kept as `base_dtype` says.
 
     Raises:
-        TrainConfigError: a package is missing, or patterns do not fit the model.
+        TrainConfigError: a package is missing, or a pattern does not fit the model.
     """
     peft, names = import_peft(), target_layers(model, config.targets)
     is_meta = model.device.type == "meta"
@@ -132,55 +147,58 @@ def is_adapter(name: str) -> bool:
 
 
 def checkpoint_name(name: str) -> str:
-    """The name of a parameter in a checkpoint, where no layer has an adapter."""
+    """The name of a parameter in the checkpoint, without adapters."""
     return name.replace(BASE, "")
 
 
 def initial_adapter(name: str, shape: torch.Size, seed: int) -> Tensor:
-    """What an adapter starts from: zeros behind a uniform draw, so that it changes nothing at first.
+    """The initial value of an adapter's matrix: A uniform, B zero, so that it changes nothing at first.
 
-    The draw depends on the name, so any number of ranks makes the same one, layer by layer.
+    The seed depends on the name, so any number of ranks makes the same values, layer by layer.
     """
     if ".lora_B." in name:
         return torch.zeros(shape)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-    bound = shape[1] ** -0.5  # Kaiming with a slope of sqrt(5), as peft and nn.Linear draw
+    bound = shape[1] ** -0.5  # Kaiming with a slope of sqrt(5), as in peft and nn.Linear
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-# -- what learns -----------------------------------------------------------------------------------------
+# -- what is trainable -----------------------------------------------------------------------------------
 
 
 def check_rules(assignments: Sequence[Assignment]) -> None:
-    """Raise RuleError where an adapter is frozen, or the matrix beside it is not."""
+    """Raise RuleError if an adapter is frozen, or the matrix under it is not."""
     for assignment in assignments:
         name, frozen, rule = assignment.name, assignment.rule.frozen, assignment.rule.match
         if BASE in name and not frozen:
             raise RuleError(
-                f"rule {rule!r} lets {name} learn, which has an adapter to learn in its place; begin the "
-                f'table with {{match: "*.lora_*"}} and freeze the rest of these layers'
+                f"rule {rule!r} trains {name}, which has an adapter to be trained instead; begin the table "
+                f'with {{match: "*.lora_*"}} and freeze the rest of these layers'
             )
         if is_adapter(name) and frozen:
             raise RuleError(
-                f"rule {rule!r} freezes {name}, which would stay without effect; put "
+                f"rule {rule!r} freezes {name}, which would then have no effect; put "
                 f'{{match: "*.lora_*"}} before it, or leave its layer out of lora.targets'
             )
 
 
 def summary(model: nn.Module) -> str:
-    """One sentence on how much of a model learns."""
+    """One sentence on how much of a model is trainable."""
     counts = [(p.numel(), p.requires_grad, is_adapter(name)) for name, p in model.named_parameters()]
     coded = sum(layer.num_weights for layer in coded_layers(model))
-    total, learns = coded + sum(n for n, *_ in counts), sum(n for n, trained, _ in counts if trained)
+    total = coded + sum(n for n, *_ in counts)
+    trainable = sum(n for n, is_trainable, _ in counts if is_trainable)
     adapters = sum(n for n, _, adapter in counts if adapter)
     layers = sum(".lora_A." in name for name, _ in model.named_parameters())
     return (
-        f"LoRA: {learns:,} of {total:,} parameters learn ({learns / total:.2%}), {adapters:,} of them in the "
-        f"adapters of {layers} layers" + f"; {coded:,} frozen ones have four bits" * bool(coded)
+        f"LoRA: {trainable:,} of {total:,} parameters are trainable ({trainable / total:.2%}), {adapters:,} "
+        f"of them in the adapters of {layers} layers"
+        + f"; {coded:,} frozen ones have four bits"
+        * bool(coded)
     )
 
 
-# -- adapters alone --------------------------------------------------------------------------------------
+# -- the adapter folder ----------------------------------------------------------------------------------
 
 
 def save_adapter(
@@ -192,35 +210,46 @@ def save_adapter(
     dtype: torch.dtype = torch.float32,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Write what learnt as a folder that `peft` reads, atomically; called by every rank.
+    """Write the trained parameters as a folder that `peft` reads, atomically; called by every rank.
 
     Args:
         model: has adapters; it may be sharded.
-        folder: the target; adapters of that name are replaced.
+        folder: the target; an adapter folder of that name is replaced.
         config: what the adapters were made from.
         base: the checkpoint that they belong to.
         dtype: the type in the files.
-        ranks: who holds the model.
+        ranks: the ranks that hold the model.
 
     Raises:
         CheckpointError: the disk has too little room, or the target holds other things.
     """
-    adapters: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
+    tensors: dict[str, dict[str, Tensor]] = {WEIGHTS: {}, OTHERS: {}}
+    frozen = {}
     for name, parameter in model.named_parameters():
         if is_adapter(name):
-            adapters[_file_name(name)] = _in_memory(parameter, dtype)
+            tensors[WEIGHTS][_file_name(name)] = _in_memory(parameter, dtype)
         elif parameter.requires_grad:
-            others[name] = _in_memory(parameter, dtype)
+            tensors[OTHERS][name] = _in_memory(parameter, dtype)
+        else:
+            frozen[checkpoint_name(name)] = parameter
+    base_marks = fingerprints_of(frozen, ranks, base_fingerprint)
+    for name, module in model.named_modules():
+        if isinstance(module, FourBitLinear):
+            base_marks[checkpoint_name(f"{name}.weight")] = module.base_fingerprint
     layers = [name.partition(".lora_A.")[0] for name, _ in model.named_parameters() if ".lora_A." in name]
 
     def write() -> None:
-        size = sum(tensor.nbytes for tensor in (*adapters.values(), *others.values()))
+        size = sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
         with new_folder(folder, need_bytes=size) as temporary:
             _peft_config(config, layers, base).save_pretrained(str(temporary))
-            save_file(adapters, temporary / WEIGHTS, metadata={"format": "pt"})
-            if others:
-                save_file(others, temporary / OTHERS, metadata={"format": "pt"})
+            for name, part in tensors.items():
+                if part:
+                    save_file(part, temporary / name, metadata={"format": "pt"})
+            contents = {
+                "files": {name: _sha256(temporary / name) for name, part in tensors.items() if part},
+                "base": {name: f"{mark:016x}" for name, mark in sorted(base_marks.items())},
+            }
+            write_file(temporary / CONTENTS, json.dumps(contents, indent=1).encode())
 
     ranks.on_first(write)
 
@@ -233,20 +262,27 @@ def _in_memory(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     return gather_whole(parameter.detach()).to("cpu", dtype).contiguous()
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_adapter(model: Owl2Model, folder: Path | str) -> None:
-    """Put a run's adapters, and what else it learnt, into the model that it started from.
+    """Insert a run's adapters, and set all else that it trained, in the model that it started from.
 
     Raises:
-        CheckpointError: not such a folder, or one of another model.
+        CheckpointError: the folder has no adapters, is incomplete, or belongs to another model.
         TrainConfigError: `peft` is missing.
     """
     peft, folder = import_peft(), Path(folder)
     if not (folder / WEIGHTS).exists() or not (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder} has no adapters: looked for {WEIGHTS} and adapter_config.json")
+    if any(is_adapter(name) for name, _ in model.named_parameters()):
+        raise CheckpointError(f"{folder}: the model has adapters already; load its checkpoint again first")
     settings = peft.LoraConfig.from_pretrained(str(folder))
-    adapters, others = load_file(folder / WEIGHTS), {}
+    adapters, others = _read_tensors(folder / WEIGHTS), {}
     if (folder / OTHERS).exists():
-        others = load_file(folder / OTHERS)
+        others = _read_tensors(folder / OTHERS)
     layers = {name: module for name, module in model.named_modules() if name in settings.target_modules}
     expected = {name: tuple(p.shape) for name, p in model.named_parameters() if name in others}
     for name, layer in layers.items():
@@ -254,6 +290,7 @@ def load_adapter(model: Owl2Model, folder: Path | str) -> None:
         expected[f"{PREFIX}{name}.lora_B.weight"] = (layer.out_features, settings.r)
     found = {name: tuple(tensor.shape) for name, tensor in {**adapters, **others}.items()}
     check_fit(expected, found, str(folder))
+    _check_contents(model, folder)
     peft.inject_adapter_in_model(settings, model)
     for name, parameter in model.named_parameters():
         if is_adapter(name):
@@ -262,11 +299,58 @@ def load_adapter(model: Owl2Model, folder: Path | str) -> None:
             set_parameter(parameter, others[name])
 
 
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); copy the adapter folder again") from error
+
+
+def _check_contents(model: Owl2Model, folder: Path) -> None:
+    """Raise CheckpointError if files of the adapter are missing or changed, or the model is not its base."""
+    if not (folder / CONTENTS).exists():
+        warnings.warn(
+            f"{folder} has no {CONTENTS} (it was made by an earlier version), so it is not checked that the "
+            f"adapter is complete and that this model is its base",
+            stacklevel=3,
+        )
+        return
+    try:
+        contents = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
+        files, base = dict(contents["files"]), dict(contents["base"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONTENTS} is damaged ({error}); copy the folder again") from None
+    missing = [name for name in files if not (folder / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} is not the whole adapter: {', '.join(missing)} is missing, without which the model "
+            f"would answer differently; copy the whole folder"
+        )
+    changed = [name for name, digest in files.items() if _sha256(folder / name) != digest]
+    if changed or ((folder / OTHERS).exists() and OTHERS not in files):
+        raise CheckpointError(
+            f"{folder}: {', '.join(changed or [OTHERS])} is not the file that was saved with this adapter; "
+            f"copy the whole folder again, or delete {CONTENTS} to load it without these checks"
+        )
+    if model.dtype not in (torch.float32, torch.bfloat16):
+        warnings.warn(f"{folder}: its base is not checked for a model in {model.dtype}", stacklevel=3)
+        return
+    parameters = {name: p for name, p in model.named_parameters() if name in base}
+    other = [name for name in base if name not in parameters]
+    other += [n for n, p in parameters.items() if f"{base_fingerprint(p):016x}" != base[n]]
+    if other:
+        raise CheckpointError(
+            f"{folder} belongs to another checkpoint: {len(other)} of {len(base)} frozen parameters are not "
+            f"those that it was trained with ({first_few(other)}). Load it into the checkpoint that the run "
+            f"started from, `model` in the run's config.yaml"
+        )
+
+
 # -- the end of a run ------------------------------------------------------------------------------------
 
 
 def finish(model: Owl2Model, config: TrainConfig, ranks: Ranks) -> None:
-    """Leave the adapters in `run/adapter` and merge them into the model; called by every rank."""
+    """Save the adapters in `run/adapter` and merge them into the model; called by every rank."""
     assert config.lora is not None
     folder, dtype = config.run / "adapter", dtype_of(config.dtype)
     save_adapter(model, folder, config.lora, base=config.model, dtype=dtype, ranks=ranks)
@@ -277,10 +361,10 @@ def finish(model: Owl2Model, config: TrainConfig, ranks: Ranks) -> None:
 def merge_adapters(
     model: Owl2Model, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> None:
-    """Add every adapter to its matrix and take it out, so that the model is a plain one again.
+    """Add every adapter to its matrix and remove it, so that the model is a plain one again.
 
-    The model may be sharded; each rank then holds one matrix whole at a time. A matrix of four bits is
-    the one that its adapter was trained beside; there may be no room for it but on `device`, in `dtype`.
+    The model may be sharded; each rank then holds one whole matrix at a time. A four-bit matrix is restored
+    from its codes, as its adapter was trained with it, and kept on `device` in `dtype` to save memory.
     """
     from peft.tuners.lora import LoraLayer
 

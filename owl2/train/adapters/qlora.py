@@ -1,10 +1,9 @@
-"""Frozen matrices in four bits, so that adapters train on a small GPU (QLoRA, arXiv:2305.14314).
+"""QLoRA: frozen matrices in four bits, so that adapters train on a small GPU (arXiv:2305.14314).
 
-`bitsandbytes` turns a matrix into NF4 codes with scales that are coded in turn, and back; on CPUs as well.
-What is here is the layer around them: its matrix exists during a product, forward or backward, and is kept
-by neither. The codes are no parameters and no buffers, so nothing trains, shards, casts or saves them. Every
-rank holds them whole, and a run that goes on makes them again from its checkpoint, whose fingerprint tells
-whether it is still the same.
+`bitsandbytes` turns a matrix into NF4 codes with quantised scales, and back; on CPUs as well. The layer here
+restores its matrix for each product, forward or backward, and keeps it for neither. The codes are neither
+parameters nor buffers, so nothing trains, shards, casts or saves them. Every rank holds all of them, and a
+resumed run makes them again from its starting checkpoint, whose fingerprint tells whether it is the same.
 """
 
 from typing import Any
@@ -17,11 +16,11 @@ from owl2.checkpoint.fingerprint import fingerprint
 from owl2.train.config import TrainConfigError
 
 BLOCK, NESTED_BLOCK = 64, 256
-"""Weights that share a scale, and scales that share one."""
+"""Weights per scale, and scales per scale of the second level."""
 
 
 def import_bitsandbytes() -> Any:
-    """Return the package's functions, or raise TrainConfigError if it is missing."""
+    """Return the package's functions; TrainConfigError if it is missing."""
     try:
         import bitsandbytes.functional
     except ImportError as error:
@@ -31,8 +30,13 @@ def import_bitsandbytes() -> Any:
     return bitsandbytes.functional
 
 
+def base_fingerprint(values: Tensor) -> int:
+    """The fingerprint of values rounded to bfloat16, the same for a float32 model and its bfloat16 copy."""
+    return fingerprint(values.detach().to(torch.bfloat16).float())
+
+
 class FourBitLinear(nn.Module):
-    """A frozen linear layer that keeps its matrix as NF4 codes, where that matrix was; none on `meta`."""
+    """A frozen linear layer whose matrix is kept as NF4 codes on the same device; without codes on `meta`."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -42,6 +46,7 @@ class FourBitLinear(nn.Module):
         if not self.is_planned:
             self.functions = import_bitsandbytes()
             self.fingerprint = fingerprint(linear.weight)
+            self.base_fingerprint = base_fingerprint(linear.weight)
             self.codes, self.scales = self.functions.quantize_4bit(
                 linear.weight.detach(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
             )
@@ -58,7 +63,7 @@ class FourBitLinear(nn.Module):
         return -(-self.num_weights // 2) + scales + 4 * -(-scales // NESTED_BLOCK)
 
     def matrix(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The matrix (out, in) that the codes stand for."""
+        """The matrix (out, in), restored from the codes."""
         if self.is_planned:
             return torch.empty(self.out_features, self.in_features, dtype=dtype, device=device)
         self.scales.dtype = dtype
@@ -94,7 +99,7 @@ class _Product(torch.autograd.Function):
 
 
 def quantize_bases(part: nn.Module) -> None:
-    """Put codes in the place of every matrix of the part that has an adapter beside it.
+    """Replace every matrix of the part that has an adapter by its codes.
 
     Raises:
         TrainConfigError: `bitsandbytes` is missing.
@@ -107,5 +112,5 @@ def quantize_bases(part: nn.Module) -> None:
 
 
 def coded_layers(part: nn.Module) -> list[FourBitLinear]:
-    """The layers of a part that have codes."""
+    """The layers of a part that have codes instead of a matrix."""
     return [module for module in part.modules() if isinstance(module, FourBitLinear)]

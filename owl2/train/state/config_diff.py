@@ -1,31 +1,24 @@
-"""Whether a configuration still is that of the run it wants to go on with.
+"""The difference between a configuration and that of the run it continues.
 
-What decides which model learns what from which samples is the run's identity: changing it in the middle
-would give a result that no configuration describes, so it is an error. Anything else (steps, rates, how
-often to save, how the work is split) may change; it is said, and the configuration before is kept. Frozen
-weights are not in the states, so they are part of the identity, by fingerprint.
+Keys that decide which model learns what from which samples must stay: a change in the middle would give a
+result that no configuration describes. All other keys (steps, rates, how often to save, how the work is
+split) may change; the changes are printed, and the configuration before is kept. Of a finished run only
+`steps` may be raised.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
-from torch import nn
 
-from owl2.checkpoint.fingerprint import fingerprint
 from owl2.files import write_file
-from owl2.train.adapters.qlora import FourBitLinear
 from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
-from owl2.train.parallel import local_part, num_shards
-from owl2.train.ranks import Ranks
 
-FREE = (
+WITHOUT_EFFECT = (
     "run",
-    "steps",
-    "optim.*",
     "micro_batch_size",
     "accumulation",
     "skip_nonfinite",
@@ -33,46 +26,77 @@ FREE = (
     "keep_*",
     "log_every",
     "trackers",
-    "ema.checkpoint",
     "validation*",
     "device",
-    "dtype",
     "parallel.*",
     "data.num_workers",
     "data.pack_tokens",
     "data.max_bad_fraction",
+    "data.accept_edits",
+)
+"""Keys that do not change a run's result."""
+
+FREE = (
+    *WITHOUT_EFFECT,
+    "steps",
+    "optim.*",
+    "ema.checkpoint",
+    "dtype",
     "data.sources.*.path",
     "data.sources.*.image_root",
 )
-"""What may change while a run stands still."""
+"""Keys that may change between two starts of a run."""
+
+ADDED = {"data.accept_edits": False}
+"""Keys that configurations written by earlier versions do not have, and what they mean there."""
+
+Changes = Mapping[str, tuple[Any, Any]]
+"""Dotted key to its value before and now."""
 
 
-def changes(run: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """What differs from `run/config.yaml`: dotted key to (before, now); empty without the file.
+def changes(run: Path, config: TrainConfig) -> Changes:
+    """What differs from `run/config.yaml`; empty without the file.
 
     Raises:
-        TrainConfigError: something that decides what the run is; the message names all of it.
+        TrainConfigError: a key that must stay has changed; the message lists all of them.
     """
     path = run / "config.yaml"
     if not path.exists():
         return {}
-    before = dict(_flat(yaml.safe_load(path.read_text())))
+    before = {**ADDED, **dict(_flat(read_settings(path)))}
     now = dict(_flat(yaml.safe_load(yaml.safe_dump(config_to_dict(config)))))
-    # A key that one of the two lacks and that is None in the other, or was not known then, is no change.
+    # A key that one of the two lacks and that is None in the other is no change.
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     changed = {key: (before.get(key), now.get(key)) for key in keys}
-    fixed = [key for key in changed if not any(fnmatchcase(key, pattern) for pattern in FREE)]
+    fixed = {key: pair for key, pair in changed.items() if not _matches(key, FREE)}
     if fixed:
-        lines = "\n".join(f"  {key}: {changed[key][0]} -> {changed[key][1]}" for key in fixed)
         raise TrainConfigError(
             f"{run} was begun with another configuration, and these {len(fixed)} key(s) decide what it "
-            f"learns:\n{lines}\nSet them back to go on ({path}), or choose another `run`"
+            f"learns:\n{_lines(fixed)}\nSet them back to go on ({path}), or choose another `run`"
         )
     return changed
 
 
+def check_finished(run: Path, changed: Changes) -> bool:
+    """Whether a run that has its result is to go on, because `steps` were raised.
+
+    Raises:
+        TrainConfigError: its result is not that of the present configuration.
+    """
+    effective = {key: pair for key, pair in changed.items() if not _matches(key, WITHOUT_EFFECT)}
+    before, now = effective.get("steps", (0, 0))
+    if before is not None and now > before:
+        return True
+    if effective:
+        raise TrainConfigError(
+            f"{run} is finished, and these {len(effective)} key(s) differ from those of its result:\n"
+            f"{_lines(effective)}\nSet them back, raise `steps` to train on, or choose another `run`"
+        )
+    return False
+
+
 def keep_config(run: Path, config: TrainConfig, start: int, console: Console) -> None:
-    """Write `run/config.yaml`; if it changes, say how and keep the one before."""
+    """Write `run/config.yaml`; if it changes, print the changes and keep the one before."""
     path = run / "config.yaml"
     changed = changes(run, config)
     if path.exists():
@@ -80,9 +104,35 @@ def keep_config(run: Path, config: TrainConfig, start: int, console: Console) ->
             return
         before = run / f"config-until-step-{start}.yaml"
         path.rename(before)
-        lines = "\n".join(f"  {key}: {old} -> {new}" for key, (old, new) in changed.items())
-        console.print(f"{run}: changed after step {start} (before: {before.name})\n{lines}", highlight=False)
+        text = f"{run}: changed after step {start} (before: {before.name})\n{_lines(changed)}"
+        console.print(text, highlight=False, soft_wrap=True)
     write_file(path, yaml.safe_dump(config_to_dict(config), sort_keys=False).encode())
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the `config.yaml` of a run as plain data.
+
+    Raises:
+        TrainConfigError: it is damaged.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainConfigError(
+            f"{path} cannot be read ({reason}); restore it or choose another `run`"
+        ) from None
+    if not isinstance(values, dict):
+        raise TrainConfigError(f"{path} has no keys; restore it or choose another `run`")
+    return values
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _lines(changed: Changes) -> str:
+    return "\n".join(f"  {key}: {old} -> {new}" for key, (old, new) in changed.items())
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -95,21 +145,3 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
-
-
-def fingerprints(model: nn.Module, ranks: Ranks) -> dict[str, int]:
-    """A number for the values of each frozen parameter, the same however they are shared out.
-
-    A matrix that is kept in four bits has that of its values before: the codes follow from them, but not on
-    every device to the last bit. All ranks hold it whole.
-    """
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-    sums = ranks.gather([fingerprint(local_part(parameter)) for parameter in frozen.values()])
-    marks = {}
-    for (name, parameter), parts in zip(frozen.items(), zip(*sums, strict=True), strict=True):
-        copies = ranks.size // num_shards(parameter)  # ranks that hold the same part
-        marks[name] = sum(parts) // copies % 2**64
-    for name, module in model.named_modules():
-        if isinstance(module, FourBitLinear):
-            marks[f"{name}.weight"] = module.fingerprint
-    return marks

@@ -1,9 +1,9 @@
-"""Saving beside the training: the loop waits for a copy in memory, not for the disk.
+"""Saving in the background: the loop waits for a copy in memory, not for the disk.
 
-A save is made of two parts. The copy is taken between two steps, so it is that of one step on every rank. A
-thread then writes it as any state is written (state.py), over a process group of its own, so that its
-exchanges never meet those of the step that runs. What goes wrong there is raised on all ranks at the next
-step. One save is under way at a time: the copy's memory is used again by the next.
+The copy is taken between two steps, so all ranks copy the same step. A thread then writes it like any state
+(state.py), over a process group of its own, so that its exchanges do not mix with those of the training.
+Errors in the writer thread are raised on every rank at the next step. There is one save at a time: the next
+one reuses the memory of the copy.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from owl2.train.config import TrainConfig
 from owl2.train.ranks import Ranks
-from owl2.train.state.state import Record, save_state
+from owl2.train.state.state import StateRecord, save_state
 
 
 class Saver:
-    """Saves states of a run. Use as a context manager: its end waits for a save under way."""
+    """Saves states of a run. Use as a context manager: its end waits for a save in progress."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks, console: Console):
         self.config = config
@@ -30,15 +30,15 @@ class Saver:
         self.thread: Thread | None = None
         self.failure: BaseException | None = None
         if config.save_in_background:
-            self.writers = ranks.apart(config.parallel.timeout_s)
+            self.writers = ranks.with_own_group(config.parallel.timeout_s)
             is_cuda = config.device.startswith("cuda")
             self.stager = DefaultStager(StagingOptions(is_cuda, False, False, is_cuda))
 
-    def save(self, record: Record, tensors: Mapping[str, Tensor]) -> None:
+    def save(self, record: StateRecord, tensors: Mapping[str, Tensor]) -> None:
         """Save the state after `record.step` steps; called by every rank.
 
         Raises:
-            CheckpointError: this save, or the one under way, could not be written.
+            CheckpointError: this save, or the one in progress, could not be written.
         """
         self.wait()
         self.ranks.report(f"saving after step {record.step}")
@@ -57,7 +57,7 @@ class Saver:
         self.thread = Thread(target=write, name=f"save-{record.step}", daemon=True)
         self.thread.start()
 
-    def _write(self, record: Record, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
+    def _write(self, record: StateRecord, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
         config = self.config
         save_state(
             config.run,
@@ -69,12 +69,12 @@ class Saver:
         )
 
     def check(self) -> None:
-        """Raise on all ranks, after the same step, what made a save under way fail; never wait for it."""
+        """Raise the error of a failed background save, after the same step on all ranks; never wait."""
         if self.thread is not None and not self.ranks.any(self.thread.is_alive()):
             self.wait()
 
     def wait(self) -> None:
-        """Return once nothing is being written any more; raise what made it fail."""
+        """Return when no save is in progress; raise its error if it failed."""
         if self.thread is not None:
             self.ranks.report(f"waiting until {self.thread.name} is written")
             self.thread.join()

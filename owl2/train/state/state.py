@@ -1,10 +1,10 @@
-"""A run's state on disk: model, optimizer and step, complete or absent.
+"""A run's state on disk: trainable parameters, optimizer and step; a state is complete or absent.
 
-`state/step-N/` is written under another name, brought to the disk and renamed, so a folder with the final
-name is whole; it loses that name before it is removed. Each rank writes its own part with PyTorch's
-distributed checkpoint, as safetensors and never as pickle, and any other number of ranks can read it. The
-data position is the step itself (data/order.py). Frozen weights are those of the model that the run starts
-from: a state has their fingerprint alone, and goes on from no others.
+`state/step-N/` is written under another name, synced to the disk and renamed, so a folder with the final name
+is complete; it loses that name before it is deleted. Each rank writes its own part with PyTorch's distributed
+checkpoint, as safetensors and never as pickle, and any number of ranks can read it. The position in the data
+is the step itself (data/order.py). Frozen weights are not saved, because the run's starting model has them;
+a state has their fingerprints, and is not loaded next to other weights.
 """
 
 import json
@@ -39,38 +39,41 @@ from owl2.model import Owl2Model
 from owl2.train.ranks import ALONE, Ranks
 
 STEP = "step.json"
-"""A `Record` and the size of every other file."""
+"""The file of a `StateRecord` and the sizes of all other files."""
 
 Order = Mapping[str, Any]
-"""What the order of samples depends on; it must be the same when a run goes on."""
+"""What samples and their order depend on, see `order_of` in prepare.py; it must not change during a run."""
+
+DATA_KEYS = ("samples", "quotas", "content")
+"""The part of `Order` that edited corpora change; `data.accept_edits` allows it."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one reader of samples has drawn since the run began, and how many it could not use, by source."""
+    """What one data rank has drawn since the run began, and how many samples it could not use, by source."""
 
     drawn: int = 0
     bad: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a state is beside its tensors."""
+class StateRecord:
+    """What a state has apart from its tensors."""
 
     step: int = 0
     """Finished steps."""
     skipped: int = 0
-    """Of them those that changed nothing because they were not finite."""
+    """How many of them changed nothing because they were not finite."""
     seen: list[Seen] = field(default_factory=list)
-    """Of each rank that reads other samples."""
+    """One per data rank."""
     order: Order = field(default_factory=dict)
     frozen: Mapping[str, int] = field(default_factory=dict)
-    """Fingerprints of the parameters that do not learn (identity.py)."""
+    """Fingerprints of the frozen parameters (train/fingerprints.py)."""
 
 
 def save_state(
     run: Path,
-    record: Record,
+    record: StateRecord,
     tensors: Mapping[str, Tensor],
     *,
     keep_last: int,
@@ -79,10 +82,11 @@ def save_state(
 ) -> Path:
     """Write `run/state/step-N` after N finished steps; called by every rank.
 
-    All but the newest `keep_last` states are dropped then, and those after a multiple of `keep_every` steps.
+    Then older states are deleted, except the newest `keep_last` and those after a multiple of `keep_every`
+    steps.
 
     Raises:
-        CheckpointError: a disk has too little room; the earlier states stand.
+        CheckpointError: a disk has too little room; earlier states are kept.
     """
     folder = run / "state" / f"step-{record.step:07d}"
     ranks.on_first(lambda: _clear_unfinished(folder.parent))
@@ -97,30 +101,30 @@ def save_state(
 
 
 def tensors_of(
-    model: Owl2Model, optimizer: torch.optim.Optimizer, also: Mapping[str, Tensor] | None = None
+    model: Owl2Model, optimizer: torch.optim.Optimizer, extra: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """What is saved: all that learns, what the optimizer remembers of it, and tensors of others by name."""
-    tensors = dict(also or {})
-    for name, parameter in _learning(model).items():
+    """The tensors of a state: trainable parameters, their optimizer state, and `extra` ones by name."""
+    tensors = dict(extra or {})
+    for name, parameter in _trainable(model).items():
         tensors[f"model.{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{key}"] = _with_dimension(value)
     return tensors
 
 
-def _learning(model: Owl2Model) -> dict[str, Tensor]:
+def _trainable(model: Owl2Model) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 class RankFile(HuggingFaceStorageWriter):
-    """Writes this rank's file straight from its tensors.
+    """Writes this rank's file directly from its tensors.
 
-    The class it replaces first makes one object of bytes of them all: five times slower, twice the memory,
-    and meanwhile no other thread of the process can run.
+    Its base class first builds one `bytes` object of all tensors, which is five times slower, takes twice the
+    memory, and blocks every other thread of the process.
     """
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[Any]]:
-        """Write what the plan gives this rank and bring it to the disk."""
+        """Write this rank's part of the plan and sync it to the disk."""
         tensors, parts = {}, {}
         for item in plan.items:
             assert item.tensor_data is not None
@@ -138,10 +142,10 @@ class RankFile(HuggingFaceStorageWriter):
         return done
 
 
-def _write(folder: Path, tensors: Mapping[str, Tensor], record: Record, ranks: Ranks) -> None:
+def _write(folder: Path, tensors: Mapping[str, Tensor], record: StateRecord, ranks: Ranks) -> None:
     writer = RankFile(str(folder), save_distributed=True)
     try:
-        _expect_to_be_alone()
+        _silence_single_process_warning()
         dcp.save(dict(tensors), storage_writer=writer, process_group=ranks.group, no_dist=ranks.store is None)
     except CheckpointException as error:
         failures = {rank: failure for rank, (failure, _) in error.failures.items()}
@@ -149,8 +153,8 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], record: Record, ranks: R
         name = folder.name.removeprefix(".").removesuffix(".partial")
         raise CheckpointError(
             f"{folder.with_name(name)} could not be written on {len(failures)} of {ranks.size} rank(s): "
-            f"{failure} on rank {rank}. Nothing was left behind, and the states before stand; free room and "
-            f"run the same command again"
+            f"{failure} on rank {rank}. Earlier states are kept; free room on the disk, then run the same "
+            f"command again"
         ) from error
     if ranks.is_first:
         sizes = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
@@ -158,7 +162,7 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], record: Record, ranks: R
 
 
 def _clear_unfinished(states: Path) -> None:
-    for unfinished in states.glob(".step-*"):  # of a run that was killed while saving
+    for unfinished in states.glob(".step-*"):  # left by a run that was killed while saving
         shutil.rmtree(unfinished)
 
 
@@ -177,23 +181,46 @@ def resume(
     run: Path,
     model: Owl2Model,
     optimizer: torch.optim.Optimizer,
-    expected: Record,
+    expected: StateRecord,
+    *,
     ranks: Ranks,
     console: Console,
-    also: Mapping[str, Tensor] | None = None,
-) -> Record:
-    """Restore the newest state that can be read and return its record; that of step 0 without any.
+    extra: Mapping[str, Tensor] | None = None,
+    accept_edits: bool = False,
+) -> StateRecord:
+    """Restore the newest readable state and return its record; `expected`, which is of step 0, without any.
 
-    A damaged one is set aside as `step-N.damaged`, with a warning, and the one before is taken.
+    A damaged state is renamed to `step-N.damaged`, with a warning, and the one before it is loaded.
+
+    Args:
+        run: the run's folder.
+        model: gets the trainable parameters.
+        optimizer: gets its moments.
+        expected: order of samples and frozen weights as they are now.
+        ranks: all of them call this.
+        console: for warnings.
+        extra: further tensors of the state, filled in place.
+        accept_edits: go on if corpora changed since the state was written, after saying so.
 
     Raises:
-        CheckpointError: all are damaged, or one is of another model.
-        StateError: a state is of another order of samples or other frozen weights than `expected`.
+        CheckpointError: all states are damaged.
+        StateError: the state is of another model, other data or other frozen weights.
     """
-    states = ranks.gather(saved_states(run))[0]  # one list for all: file systems may show it to each later
+    states = ranks.gather(saved_states(run))[0]  # one list for all: file systems show changes with a delay
     for folder in reversed(states):
         try:
-            return load_state(folder, model, optimizer, expected=expected, also=also, ranks=ranks)
+            record = load_state(
+                folder,
+                model,
+                optimizer,
+                expected=expected,
+                extra=extra,
+                ranks=ranks,
+                accept_edits=accept_edits,
+            )
+            if edits := _order_lines(record, expected):
+                console.print(f"{run}: the data changed after step {record.step}:\n{edits}", highlight=False)
+            return record
         except DamagedError as error:
             ranks.wait_for_all()
             aside = folder.with_name(f"{folder.name}.damaged")
@@ -201,11 +228,11 @@ def resume(
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
                 console.print(f"[bold red]{error}[/]", soft_wrap=True)
-                console.print(f"It is now {aside}; trying the state before", soft_wrap=True)
+                console.print(f"It is now {aside}; trying the state before it", soft_wrap=True)
     if states:
         raise CheckpointError(
             f"all {len(states)} states of {run} are damaged; they are kept in {run / 'state'}. Remove that "
-            f"folder to begin anew"
+            f"folder to start from step 0"
         )
     return expected
 
@@ -215,7 +242,7 @@ class DamagedError(CheckpointError):
 
 
 class StateError(CheckpointError):
-    """A state that belongs to another run than the one that wants to go on."""
+    """A state that belongs to another run than the one that resumes."""
 
 
 @torch.no_grad()
@@ -224,66 +251,67 @@ def load_state(
     model: Owl2Model,
     optimizer: torch.optim.Optimizer,
     *,
-    expected: Record | None = None,
-    also: Mapping[str, Tensor] | None = None,
+    expected: StateRecord | None = None,
+    extra: Mapping[str, Tensor] | None = None,
     ranks: Ranks = ALONE,
-) -> Record:
-    """Restore in place what learns, the optimizer and `also`, and return the record; called by every rank.
+    accept_edits: bool = False,
+) -> StateRecord:
+    """Restore trainable parameters, optimizer and `extra` in place, and return the record; see `resume`.
 
     Raises:
-        DamagedError: something of it is missing or cannot be read.
-        StateError: it is of another model, or its order or frozen weights are not the `expected`.
+        DamagedError: a part is missing or cannot be read.
+        StateError: it is of another model, or has not the `expected` data or frozen weights.
     """
     with _damage_named(folder, ranks):
         record = _read_record(folder)
         reader = HuggingFaceStorageReader(str(folder))
         entries = reader.read_metadata().state_dict_metadata
         found = {name: tuple(entry.size) for name, entry in entries.items() if hasattr(entry, "size")}
-    _check_fit(folder, {**{f"model.{n}": p for n, p in _learning(model).items()}, **(also or {})}, found)
+    _check_fit(folder, {**{f"model.{n}": p for n, p in _trainable(model).items()}, **(extra or {})}, found)
     if expected is not None:
-        _check_record(folder, record, expected)
-    tensors = dict(also or {})
-    for name, parameter in _learning(model).items():
+        _check_order(folder, record, expected, accept_edits)
+        _check_frozen(folder, record, expected)
+    tensors = dict(extra or {})
+    for name, parameter in _trainable(model).items():
         tensors[f"model.{name}"] = parameter.detach()
         prefix = f"optimizer.{name}."
         for key in [full.removeprefix(prefix) for full in found if full.startswith(prefix)]:
-            # The step count too: the fused AdamW keeps it beside the parameter.
+            # The step count too: the fused AdamW keeps it on the parameter's device.
             is_count = key == "step"
             slot = torch.zeros((), device=parameter.device) if is_count else torch.zeros_like(parameter)
             optimizer.state[parameter][key] = slot.detach()
             tensors[prefix + key] = _with_dimension(slot.detach())
     with _damage_named(folder, ranks):
-        _expect_to_be_alone()
+        _silence_single_process_warning()
         dcp.load(tensors, storage_reader=reader, no_dist=ranks.store is None)
     return record
 
 
-def _expect_to_be_alone() -> None:
-    """Silence the warning that there is only one process."""
+def _silence_single_process_warning() -> None:
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 def _with_dimension(tensor: Tensor) -> Tensor:
-    """The same storage with at least one dimension: slices of safetensors have no scalars."""
+    """A view with at least one dimension: safetensors cannot slice scalars."""
     return tensor.view(1) if tensor.ndim == 0 else tensor
 
 
-def _read_record(folder: Path) -> Record:
-    fields = json.loads((folder / STEP).read_text())
+def _read_record(folder: Path) -> StateRecord:
+    fields = json.loads((folder / STEP).read_text(encoding="utf-8"))
     for name, size in fields.pop("files").items():
         actual = (folder / name).stat().st_size
         if actual != size:
             raise OSError(f"{name} has {actual:,} bytes of {size:,}")
-    return Record(**{**fields, "seen": [Seen(**seen) for seen in fields["seen"]]})
+    return StateRecord(**{**fields, "seen": [Seen(**seen) for seen in fields["seen"]]})
 
 
 @contextmanager
 def _damage_named(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Turn what goes wrong when a state is read, on any rank, into one DamagedError on all of them."""
+    """Turn an error in reading a state, on any rank, into a DamagedError on all ranks."""
     reason = ""
     try:
         yield
-    except (OSError, KeyError, ValueError, SafetensorError, CheckpointException) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError, CheckpointException) as error:
         reason = str(error) or type(error).__name__
     if ranks.any(bool(reason)):
         raise DamagedError(f"{folder} is damaged: {reason or 'another rank cannot read it'}")
@@ -295,26 +323,54 @@ def _check_fit(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str, 
     wrong = [name for name in {**expected, **stored} if expected.get(name) != stored.get(name)]
     if wrong:
         raise StateError(
-            f"{folder} is the state of another model: {len(wrong)} tensors that learn are missing, too many "
+            f"{folder} is the state of another model: {len(wrong)} trainable tensors are missing, unexpected "
             f"or of another shape ({first_few([name.removeprefix('model.') for name in wrong])}); choose "
-            f"another folder for this run"
+            f"another `run`"
         )
 
 
-def _check_record(folder: Path, record: Record, expected: Record) -> None:
-    order = json.loads(json.dumps(expected.order))
-    changed = [key for key in {**record.order, **order} if record.order.get(key) != order.get(key)]
-    if changed:
-        raise StateError(
-            f"{folder} is of another order of samples ({first_few(changed)} changed: "
-            f"{ {key: record.order.get(key) for key in changed} } became "
-            f"{ {key: order.get(key) for key in changed} }), so the run would see some samples again and "
-            f"others never; restore the data, or choose another folder for this run"
-        )
+def _check_order(folder: Path, record: StateRecord, expected: StateRecord, accept_edits: bool) -> None:
+    changed = _changed_keys(record.order, expected.order)
+    is_edited_data = set(changed) <= set(DATA_KEYS)
+    if not changed or (accept_edits and is_edited_data):
+        return
+    accept = (
+        ", or set data.accept_edits to true to go on with the data as it is now" if is_edited_data else ""
+    )
+    raise StateError(
+        f"{folder} belongs to other samples or another order of samples:\n"
+        f"{_order_lines(record, expected)}\n"
+        f"The run would see some samples again and others never; restore the data{accept}, or choose another "
+        f"`run`"
+    )
+
+
+def _changed_keys(before: Order, now: Order) -> list[str]:
+    now = json.loads(json.dumps(now))  # tuples and numbers as a file gives them back
+    known = {key: now[key] for key in now if key != "content" or key in before}  # owl2 0.1 did not record it
+    return [key for key in {**before, **known} if before.get(key) != known.get(key)]
+
+
+def _order_lines(record: StateRecord, expected: StateRecord) -> str:
+    """One line per difference between a state's order of samples and the present one."""
+    lines = []
+    for key in _changed_keys(record.order, expected.order):
+        old, new = record.order.get(key), expected.order.get(key)
+        if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+            old, new = {"": old}, {"": new}
+        lines += [
+            f"  {key}{f' of {name}' if name else ''}: {old.get(name)} -> {new.get(name)}"
+            for name in {**old, **new}
+            if old.get(name) != new.get(name)
+        ]
+    return "\n".join(lines)
+
+
+def _check_frozen(folder: Path, record: StateRecord, expected: StateRecord) -> None:
     other = [name for name, mark in record.frozen.items() if expected.frozen.get(name) != mark]
     if other:
         raise StateError(
-            f"{folder} belongs to other frozen weights: {len(other)} of {len(record.frozen)} parameters that "
-            f"do not learn ({first_few(other)}) are not those that the run began with. States do not have "
-            f"them; restore the `model` it began with, or choose another folder for this run"
+            f"{folder} belongs to other frozen weights: {len(other)} of {len(record.frozen)} frozen "
+            f"parameters ({first_few(other)}) are not those that the run began with. States do not contain "
+            f"them; restore the `model` it began with, or choose another `run`"
         )

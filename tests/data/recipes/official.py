@@ -281,7 +281,7 @@ def write_refcoco(root: Path) -> None:
 
 
 def write_visual_genome(root: Path) -> None:
-    """Twelve regions on image 1, one of which lies outside it, and one region on image 2."""
+    """Twelve regions on image 1, one of them outside it, and one region on image 2."""
     images, descriptions = [], []
     for image_id, folder in ((1, "VG_100K_2"), (2, "VG_100K")):
         images.append(

@@ -198,7 +198,7 @@ def test_a_stage_with_missing_corpora_converts_the_others_and_fails(
 
 
 def test_a_process_that_is_killed_leaves_no_half_file(tmp_path: Path) -> None:
-    """What stands under its final name is whole; the next run replaces what does not."""
+    """A file under its final name is whole; the next run replaces any other."""
     process = os.fork()
     if not process:
         convert(Numbers(), tmp_path, tmp_path / "out", on_part=lambda part, num_parts: os._exit(9))

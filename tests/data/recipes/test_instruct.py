@@ -10,7 +10,7 @@ from owl2.data.recipes.wording import most_confident, region_text
 from owl2.eval.tasks import prompts
 from tests.data.recipes.conftest import Rows
 
-SHORT = " Answer the question using a single word or phrase."
+SHORT = "\nAnswer the question using a single word or phrase."
 CAPTION = "<image>Provide a one-sentence caption for the provided image."
 
 

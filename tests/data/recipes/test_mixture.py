@@ -11,7 +11,7 @@ import yaml
 
 from owl2.__main__ import main
 from owl2.cli.train import read_config
-from owl2.data.loader import SampleDataset
+from owl2.data.dataset import SampleDataset
 from owl2.data.order import Mixture
 from owl2.data.readers.base import Source
 from owl2.data.readers.rows import IMAGE_MARKS

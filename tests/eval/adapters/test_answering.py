@@ -71,7 +71,20 @@ def test_generation_arguments_become_settings() -> None:
     assert read_settings({"do_sample": True, "temperature": 0.0}, defaults, "t")[0].is_greedy
 
 
-@pytest.mark.parametrize("asked", [{"num_beams": 3}, {"penalty_alpha": 1}, {"max_gen_toks": 0}])
+def test_beams_answer_as_generate_and_end_before_a_stop_string(owl: Owl2, engine: OwlEngine) -> None:
+    encoding = encodings(owl)[1]
+    config, until = read_settings({"num_beams": 3, "max_new_tokens": 9}, GenerationConfig(), "t")
+    (ids,) = owl.generate(**owl.processor.collate([encoding]), max_new_tokens=9, num_beams=3)
+    whole = owl.processor.decode(ids)
+    assert answer_all(engine, [(encoding, (config, until))], 1) == [whole]
+    stop = whole[2:4]
+    assert answer_all(engine, [(encoding, (config, (stop,)))], 1) == [whole[: whole.index(stop)]]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"num_beams": 3, "temperature": 0.5}, {"num_beams": -1}, {"penalty_alpha": 1}, {"max_gen_toks": 0}],
+)
 def test_arguments_that_cannot_be_met_name_the_task(asked: dict[str, float]) -> None:
     with pytest.raises(GenerationError, match="task mmlu"):
         read_settings(asked, GenerationConfig(), "mmlu")

@@ -57,6 +57,7 @@ def test_a_field_that_is_missing_or_no_text_names_the_record(tmp_path: Path) -> 
         ({"a": False}, "whole", "a is False, expected a whole number"),
         ({"a": []}, "texts", r"a is \[\], expected a list of text"),
         ({"a": ["x", 1]}, "texts", "expected a list of text"),
+        ({"a": ["x", "\udc00"]}, "texts", "a has half a surrogate pair"),
         ({"a": float("nan")}, "text", "a is nan, not text"),
         ({"a": "\ud83d alone"}, "text", "a has half a surrogate pair"),
     ],
@@ -140,7 +141,7 @@ def test_bom_line_ends_compression_and_arrays_make_no_difference(tmp_path: Path,
         assert [dict(record.fields) for record in good(found)] == ROWS
 
 
-def test_one_object_is_an_object_or_a_single_line_to_whoever_asks(tmp_path: Path) -> None:
+def test_one_object_is_read_as_an_object_or_as_a_single_line(tmp_path: Path) -> None:
     file = written(tmp_path, '{"a":\n1}\n')
     assert read_any(file) == {"a": 1}
     single = written(tmp_path, '{"a": 1}\n')

@@ -1,4 +1,4 @@
-"""Answers and captions for the oracle tests: drawn from a seed, with everything that metrics trip over."""
+"""Seeded answers and captions for the oracle tests, with everything that metrics get wrong."""
 
 import random
 

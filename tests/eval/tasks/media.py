@@ -1,7 +1,7 @@
-"""Draws the images and clips of the miniature benchmarks in tests/data/benchmarks: shapes on plain grounds.
+"""Images and clips of the miniature benchmarks in tests/data/benchmarks: shapes on plain backgrounds.
 
-The annotations beside them are written by hand in the official formats; this draws what they speak of:
-`python -m tests.eval.tasks.media tests/data/benchmarks`. What it writes is committed, so that
+The annotations next to them are written by hand in the official formats; this draws the shapes that they ask
+about: `python -m tests.eval.tasks.media tests/data/benchmarks`. Its output is committed, so that
 `owl2 eval run ... --data tests/data/benchmarks` needs nothing but the checkout.
 """
 
@@ -48,7 +48,7 @@ NUM_FRAMES = 12
 
 
 def draw(shape: Shape, shift: int = 0) -> Image.Image:
-    """The shape in the middle, or so many pixels to the right of it."""
+    """The shape in the middle, or `shift` pixels to the right of it."""
     form, colour, ground = shape
     image = Image.new("RGB", SIZE, ground)
     pen = ImageDraw.Draw(image)

@@ -1,8 +1,8 @@
-"""Draws what the miniatures of multimodal benchmarks show, and writes the tables that hold images.
+"""Images of the miniatures of multiple choice and yes-or-no, and the tables that hold images.
 
-The other annotations are written by hand beside them. What this writes is committed: MME in both layouts,
-MMBench's tables (the legacy one with an image a row, VLMEvalKit's with images by index), Q-Bench's, and
-SEED-Bench's clips: `python -m tests.eval.tasks.media_of_choices tests/data/benchmarks`.
+The other annotations are written by hand. The output is committed: MME in both layouts, MMBench's tables (the
+legacy one with an image in each row, VLMEvalKit's with images by index), Q-Bench's, and SEED-Bench's clips:
+`python -m tests.eval.tasks.media_of_choices tests/data/benchmarks`.
 """
 
 import base64

@@ -207,7 +207,9 @@ def test_seed_bench_scores_all_questions_images_videos_and_each_type() -> None:
     assert figures(scores)["accuracy Action Prediction"] == 0.0
 
 
-def test_seed_bench_without_the_videos_runs_but_is_not_beside_the_papers_figure(tmp_path: Path) -> None:
+def test_seed_bench_without_the_videos_runs_but_is_not_compared_with_the_papers_figure(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "seed_bench").mkdir()
     for part in ("SEED-Bench.json", "SEED-Bench-image"):
         (tmp_path / "seed_bench" / part).symlink_to(DATA / "seed_bench" / part)
@@ -240,6 +242,22 @@ def test_q_benchs_json_gives_types_concerns_and_the_letter_of_the_right_text() -
     assert items[0].category == {"type": "how", "concern": "in-context others"}
     assert items[2].choices["C"] == "None"
     assert items[0].images[0].name == "q_bench/images/00097.jpg"
+
+
+def test_an_option_more_than_is_read_costs_its_question_instead_of_being_lost(tmp_path: Path) -> None:
+    data = copy(tmp_path, "q_bench", "seed_bench")
+    edit(
+        data / "q_bench/llvisionqa_dev.json",
+        lambda rows: rows[0].update(candidates=["High", "Low", "Medium", "None", "All"]),
+    )
+    edit(data / "seed_bench/SEED-Bench.json", lambda content: content["questions"][0].update(choice_e="Five"))
+    assert skipped("q_bench_dev", data)[0].endswith("record 1: 5 candidates, expected 4 at most")
+    assert skipped("seed_bench", data)[0].endswith("record 1: a choice_e, expected choice_a to choice_d")
+    with (data / "q_bench/Q-Bench1_TEST.tsv").open() as table:
+        header, first, *rest = table.read().splitlines()
+    wider = [f"{header}\tE", f"{first}\tAll", *(f"{row}\t" for row in rest)]
+    (data / "q_bench/Q-Bench1_TEST.tsv").write_text("\n".join(wider))
+    assert skipped("q_bench", data)[0].endswith("row 1: an option E, expected A to D")
 
 
 def test_q_benchs_three_layouts_say_the_same(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_an_answer_that_cannot_be_read_is_wrong_and_never_a_guess() -> None:
     ("output", "is_read"),
     [("B", True), ("B. square", True), ("The answer is B.", True), ("(B) square", False), ("B.", False)],
 )
-def test_llavas_reading_is_kept_beside_ours(output: str, is_read: bool) -> None:
+def test_llavas_reading_is_reported_next_to_ours(output: str, is_read: bool) -> None:
     task = find_task("scienceqa")
     items = task.items(DATA)[:1]
     scores = figures(task.score(answers(task, items, {"4": output})))

@@ -71,7 +71,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def _read_refs(files: Files, path: str) -> list[dict[str, Any]]:
     try:
         refs = _PlainUnpickler(io.BytesIO(files[path].read_bytes()), encoding="latin-1").load()
-    except Exception as error:  # a damaged pickle fails in any way
+    except Exception as error:  # a damaged pickle may raise anything
         raise DataError(f"refcoco: {files[path]} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise DataError(f"refcoco: {files[path]} is not a list of referents")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from owl2.eval.scoring.averages import mean, mean_by_group, mean_of_groups
+from owl2.eval.metrics.averages import mean, mean_by_group, mean_of_groups
 from owl2.eval.task import Answer, Item
 
 

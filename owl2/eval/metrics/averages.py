@@ -1,9 +1,9 @@
-"""From answers to figures: means over all items and over groups, each with its items' shares.
+"""Averages: means over all items and over groups, each with its items' shares.
 
-A share is what an item adds, so that the mean of the shares times the scale is the figure: that is what the
-report resamples for intervals, whole clusters at a time. A mean of means (MMLU over subjects, BBH and AGIEval
-over tasks) has shares too: each item weighs as much as it has in its group. Resampling those over all items
-ignores that groups have fixed sizes, which makes intervals a little too wide, never too narrow.
+A share is what an item adds: the mean of the shares times the scale is the figure, and scoring resamples the
+shares for intervals, whole clusters at a time. A mean of means (MMLU over subjects, BBH and AGIEval over
+tasks) has shares too: each item weighs what it weighs in its group. Resampling those over all items ignores
+that groups have fixed sizes, which makes intervals a little too wide, never too narrow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from owl2.eval.task import Answer, Score
 
 
 def is_right(answer: Answer) -> bool:
-    """Whether what was read is one of the references; what could not be read is wrong."""
+    """Whether the answer is one of the references; one that could not be read is wrong."""
     return answer.parsed in answer.item.references
 
 

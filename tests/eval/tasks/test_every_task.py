@@ -1,4 +1,4 @@
-"""What holds for every benchmark, on its miniature: names, prompts, files, figures beside the paper's."""
+"""What holds for every benchmark, on its miniature: names, prompts, files, figures next to the paper's."""
 
 import json
 import sys
