@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from owl2.checkpoint import load_model, resolve
+from owl2.checkpoint.tensors import dtype_of
 from owl2.errors import Owl2Error
 from owl2.generate import (
     ChatSession,
@@ -130,16 +131,19 @@ def load(
 
     Args:
         folder_or_hub_id: a folder, or a Hugging Face hub id such as `owner/name`.
-        device: where the model runs: `cpu`, `cuda`, `cuda:1`, ...
+        device: where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`, ...
         dtype: `float32`, `bfloat16` or `float16`.
         progress: show a bar on standard error while the weights load.
 
     Raises:
-        CheckpointError, TokenizerError, ImageError, GenerationError: a file of the folder is missing or
-            damaged; the message names it.
-        DeviceError: no such device.
+        CheckpointError, TokenizerError, ImageError, TemplateError, GenerationError: a file of the folder is
+            missing or damaged; the message names it. Or an unknown dtype.
+        DeviceError: this machine has no such device.
+
+    Warns:
+        Owl2Warning: the folder has settings that are ignored; names them.
     """
-    device = find_device(device)
+    device, dtype = find_device(device), dtype_of(dtype)
     folder = resolve(folder_or_hub_id)
     config = GenerationConfig.read(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
@@ -154,15 +158,19 @@ def find_device(name: str | torch.device) -> torch.device:
     """
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"device {name!r} is unknown; expected cpu, cuda, cuda:0, ...") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {name} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
-        )
-    if device.type not in ("cpu", "cuda"):
-        try:
-            torch.zeros(1, device=device).item()
-        except (RuntimeError, ImportError, AssertionError) as error:
-            raise DeviceError(f"device {name} cannot be used on this machine; use cpu or cuda") from error
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(f"device {name!r} is unknown; PyTorch sees {_devices()}") from error
+    try:
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # each backend that is missing has its own
+        raise DeviceError(f"device {name} is not there: PyTorch sees {_devices()}") from error
+    if device.type == "cpu" and device.index:
+        raise DeviceError(f"device {name} is not there: PyTorch counts all CPUs as one, cpu")
     return device
+
+
+def _devices() -> str:
+    """The devices of this machine, for an error."""
+    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    found += [kind for kind in ("mps", "xpu") if getattr(torch, kind).is_available()]
+    return ", ".join(found)

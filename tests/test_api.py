@@ -183,11 +183,27 @@ def test_a_folder_that_is_no_checkpoint_is_an_error_that_names_it(tmp_path: Path
         owl2.load(tmp_path)
 
 
-def test_a_device_that_is_not_there_is_an_error_that_names_it(folder: Path) -> None:
-    with pytest.raises(DeviceError, match="'warp' is unknown"):
-        owl2.load(folder, device="warp")
-    with pytest.raises(DeviceError, match="cuda:99 is not there"):
-        owl2.load(folder, device="cuda:99")
+@pytest.mark.parametrize("device", ["warp", "", "cuda:-1", "cpu:x", None])
+def test_a_device_that_pytorch_does_not_know_is_an_error_with_those_of_the_machine(
+    tmp_path: Path, device: str | None
+) -> None:
+    with pytest.raises(DeviceError, match=f"device {device!r} is unknown; PyTorch sees cpu"):
+        owl2.load(tmp_path, device=device)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps:7", "xpu:99", "meta", "vulkan", "hpu", "cpu:3"])
+def test_a_device_that_is_not_there_is_an_error_before_any_file_is_read(tmp_path: Path, device: str) -> None:
+    for given in (device, torch.device(device)):
+        with pytest.raises(DeviceError, match=f"device {device} is not there: "):
+            owl2.load(tmp_path / "no folder", device=given)
+
+
+@pytest.mark.parametrize("dtype", ["float8", "int8", torch.int64, None, ""])
+def test_an_unknown_dtype_is_an_error_that_lists_the_three_before_any_file_is_read(
+    tmp_path: Path, dtype: object
+) -> None:
+    with pytest.raises(CheckpointError, match="is not one of float32, bfloat16, float16"):
+        owl2.load(tmp_path / "no folder", dtype=dtype)  # type: ignore[arg-type]
 
 
 def test_too_long_an_answer_and_too_long_a_question_are_errors_with_the_counts(folder: Path) -> None:
