@@ -7,11 +7,13 @@
         def __post_init__(self) -> None:
             check_fields(self, SamplingError)
 
-A wrong type, NaN, infinity or a number outside of the bounds is one sentence with the field's name.
+A wrong type, NaN, infinity, a number outside of the bounds or text that is no text is one sentence with the
+field's name. Configurations may be nested, in lists too.
 """
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +42,7 @@ def number(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
+    inf: bool = False,
     hint: str = "",
 ) -> Any:
     """A numeric field with its bounds, which hold for each number of a tuple too.
@@ -47,13 +50,15 @@ def number(
     Args:
         default: without one the field is required.
         ge: at least this; `gt`: above it; `le`: at most; `lt`: below.
+        inf: whether infinity is allowed. NaN never is.
         hint: ends the error message.
     """
-    return dataclasses.field(default=default, metadata={"ge": ge, "gt": gt, "le": le, "lt": lt, "hint": hint})
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "inf": inf, "hint": hint}
+    return dataclasses.field(default=default, metadata=bounds)
 
 
 def check_fields(config: Any, error: type[Owl2Error], where: str = "") -> None:
-    """Check type and bounds of every field of a dataclass.
+    """Check type and bounds of every field of a dataclass, and of those in its fields.
 
     Args:
         config: an instance.
@@ -65,10 +70,23 @@ def check_fields(config: Any, error: type[Owl2Error], where: str = "") -> None:
         value, key = getattr(config, name), f"{where}.{name}".lstrip(".")
         if not _is_a(value, hint):
             raise error(f"{key} = {_short(value)} must be {in_words(hint)}")
-        for item in value if isinstance(value, tuple) else [value]:
-            if isinstance(item, int | float) and (problem := _out_of_bounds(item, bounds)):
+        is_list = isinstance(value, list | tuple)
+        for number, item in enumerate(value if is_list else [value]):
+            if dataclasses.is_dataclass(item):
+                check_fields(item, error, f"{key}{_place(item, number)}" if is_list else key)
+            elif isinstance(item, int | float) and (problem := _out_of_bounds(item, bounds)):
                 advice = f"; {bounds['hint']}" if bounds.get("hint") else ""
                 raise error(f"{key} = {_short(value)} must be {problem}{advice}")
+            elif isinstance(item, str | Path) and not _is_text(str(item)):
+                raise error(
+                    f"{key} = {_short(value)} must be text without NUL and broken characters, and not empty"
+                )
+
+
+def _place(item: Any, number: int) -> str:
+    """Where in a list a configuration is: its name if it has one."""
+    name = getattr(item, "name", None)
+    return f".{name}" if isinstance(name, str) and name and name.isprintable() else f"[{number}]"
 
 
 @lru_cache
@@ -81,7 +99,7 @@ def _fields(kind: Any) -> list[tuple[str, Any, Mapping[str, Any]]]:
 def _out_of_bounds(value: float, bounds: Mapping[str, Any]) -> str:
     """What a number must be that it is not; empty if it is within the bounds."""
     ge, gt, le, lt = (bounds.get(name) for name in ("ge", "gt", "le", "lt"))
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not (math.isfinite(value) or (bounds.get("inf") and value > 0)):
         return "a finite number"
     if ge is not None and value < ge:
         return f"{ge} or more"
@@ -93,6 +111,14 @@ def _out_of_bounds(value: float, bounds: Mapping[str, Any]) -> str:
     return f"at most {most:,}" if most is not None and value > most else ""
 
 
+def _is_text(text: str) -> bool:
+    """Whether text can be written to a file and be a file's name."""
+    try:
+        return b"\0" not in os.fsencode(text) and bool(text.strip())
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_a(value: Any, hint: Any) -> bool:
     """Whether a value has the type of an annotation; whole numbers are numbers, true and false are not."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -100,8 +126,11 @@ def _is_a(value: Any, hint: Any) -> bool:
         return any(_is_a(value, each) for each in arguments)
     if origin is Literal:
         return any(value == each and type(value) is type(each) for each in arguments)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is_a(item, arguments[0]) for item in value)
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple) or (origin is list and isinstance(value, tuple)):
+            return False
+        has_length = origin is list or ... in arguments or len(value) == len(arguments)
+        return has_length and all(_is_a(item, arguments[0]) for item in value)
     if hint in (int, float):
         return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -114,7 +143,7 @@ def in_words(hint: Any) -> str:
         return " or ".join(in_words(each) for each in arguments)
     if origin is Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(str(each).lower() for each in arguments)
-    if origin is tuple:
+    if origin in (list, tuple):
         return f"a list, each item {in_words(arguments[0])}"
     return WORDS.get(hint, "keys and values")
 

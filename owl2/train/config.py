@@ -6,16 +6,13 @@ parse and explain a configuration at once.
 """
 
 import dataclasses
-import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 from owl2.errors import Owl2Error
+from owl2.fields import check_fields, number
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
@@ -23,133 +20,6 @@ TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 
 class TrainConfigError(Owl2Error, ValueError):
     """A setting that is out of range, or settings that contradict each other; the message has the numbers."""
-
-
-# -- bounds ----------------------------------------------------------------------------------------------
-
-MAX_INT = 2**63 - 1
-"""Upper bound of every whole number, unless a field has a smaller one."""
-
-
-def number(
-    default: Any = dataclasses.MISSING,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    inf: bool = False,
-    hint: str = "",
-) -> Any:
-    """A numeric field with its bounds, which hold for each number of a tuple.
-
-    Args:
-        default: without one the field is required.
-        ge: at least this; `gt`: above it; `le`: at most; `lt`: below.
-        inf: whether infinity is allowed. NaN never is.
-        hint: ends the error message.
-    """
-    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "inf": inf, "hint": hint}
-    return field(default=default, metadata=bounds)
-
-
-def check_fields(config: Any, where: str = "") -> None:
-    """Check type and bounds of every field of a configuration, nested ones included.
-
-    Args:
-        config: one of the dataclasses below.
-        where: its dotted key, as `optim`; empty for the whole configuration.
-
-    Raises:
-        TrainConfigError: the message has the dotted key, the value and what is expected.
-    """
-    kind: Any = type(config)
-    for name, hint, bounds in _fields(kind):
-        value, key = getattr(config, name), f"{where}.{name}" if where else name
-        if not _is_a(value, hint):
-            raise TrainConfigError(f"{key} {value!r:.200} must be {_expected(hint)}")
-        is_list = isinstance(value, list | tuple)
-        for number, item in enumerate(value if is_list else [value]):
-            if dataclasses.is_dataclass(item):
-                check_fields(item, key + _item_suffix(item, number) * is_list)
-            elif isinstance(item, int | float) and not isinstance(item, bool):
-                _check_number(key, item, bounds)
-            elif isinstance(item, str | Path):
-                _check_text(key, str(item))
-
-
-def _item_suffix(item: Any, number: int) -> str:
-    """Names an item of a list in a dotted key: a source by its name, anything else by its number."""
-    name = getattr(item, "name", None)
-    return f".{name}" if isinstance(name, str) and name.isprintable() and name else f"[{number}]"
-
-
-def _check_number(key: str, value: float, bounds: Mapping[str, Any]) -> None:
-    ge, gt, le, lt = (bounds.get(name) for name in ("ge", "gt", "le", "lt"))
-    hint = f"; {bounds['hint']}" if bounds.get("hint") else ""
-    if math.isnan(value) or (math.isinf(value) and not bounds.get("inf")):
-        raise TrainConfigError(f"{key} {value} must be a finite number")
-    if isinstance(value, int) and abs(value) > MAX_INT:
-        raise TrainConfigError(f"{key} {value} must be at most {MAX_INT}")
-    if ge is not None and value < ge:
-        raise TrainConfigError(f"{key} {value} must {f'be at least {ge}' if ge else 'not be negative'}{hint}")
-    if gt is not None and value <= gt:
-        raise TrainConfigError(f"{key} {value} must be above {gt}{hint}")
-    if le is not None and value > le:
-        raise TrainConfigError(f"{key} {value} must be at most {le}{hint}")
-    if lt is not None and value >= lt:
-        raise TrainConfigError(f"{key} {value} must be below {lt}{hint}")
-
-
-def _check_text(key: str, text: str) -> None:
-    try:
-        is_text = b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        is_text = False
-    if not is_text or not text.strip():
-        raise TrainConfigError(
-            f"{key} {text!r} must be text without NUL and broken characters, and not empty"
-        )
-
-
-@lru_cache
-def _fields(kind: Any) -> list[tuple[str, Any, Mapping[str, Any]]]:
-    """Name, type and bounds of each field of a dataclass."""
-    hints = get_type_hints(kind)
-    return [(f.name, hints[f.name], f.metadata) for f in dataclasses.fields(kind)]
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of an annotation."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_is_a(value, each) for each in arguments)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin is list:
-        return isinstance(value, list) and all(_is_a(item, arguments[0]) for item in value)
-    if origin is tuple:
-        is_row = isinstance(value, list | tuple) and len(value) == len(arguments)
-        return is_row and all(map(_is_a, value, arguments))
-    if hint in (int, float):
-        return isinstance(value, int | hint) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _expected(hint: Any) -> str:
-    """An annotation in words."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return " or ".join(_expected(each) for each in arguments)
-    if origin is Literal:
-        return ("one of " if len(arguments) > 1 else "") + ", ".join(arguments)
-    if origin in (list, tuple):
-        return f"a list, each item {_expected(arguments[0])}"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
-    return words.get(hint, "null" if hint is type(None) else "keys and values")
-
-
-# -- the configuration -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +146,7 @@ class ParallelConfig:
 
     def check(self, ranks: int) -> None:
         """Raise TrainConfigError if `ranks` processes cannot be arranged like this."""
-        check_fields(self, "parallel")
+        check_fields(self, TrainConfigError, "parallel")
         if ranks % (self.tensor * self.replicate):
             raise TrainConfigError(
                 f"{ranks} process(es) cannot be parallel.replicate {self.replicate} copies x "
@@ -378,7 +248,7 @@ class TrainConfig:
 
     def check(self, ranks: int = 1) -> None:
         """Raise TrainConfigError if a value is out of range or `ranks` processes do not match the batch."""
-        check_fields(self)
+        check_fields(self, TrainConfigError)
         if self.keep_every is not None and self.keep_every % self.save_every:
             raise TrainConfigError(
                 f"keep_every {self.keep_every} must be a multiple of save_every {self.save_every}"
@@ -463,9 +333,6 @@ class TrainConfig:
                 f"with data.pack_tokens the samples of a step decide how many micro-batches there are: leave "
                 f"micro_batch_size {self.micro_batch_size} and accumulation {self.accumulation} at 1"
             )
-
-
-# -- as data ---------------------------------------------------------------------------------------------
 
 
 def config_to_dict(value: Any) -> Any:

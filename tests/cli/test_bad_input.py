@@ -106,7 +106,7 @@ BAD_INPUT = [
     ("chat checkpoint --max_new_tokens many -m hi", 2, "--max_new_tokens must be a whole number, not 'many'"),
     ("init --vision x --language y --out new --queries 0", 2, "--queries 0 must be at least 1"),
     ("init --vision x --language y --out new --seed -1", 2, "--seed -1 must be at least 0"),
-    ("train stage.yaml --steps 0", 1, "steps 0"),
+    ("train stage.yaml --steps 0", 1, "steps = 0"),
     ("train stage.yaml --steps 1e4", 2, "--steps must be a whole number, not '1e4'"),
     ("train stage.yaml --optim.lr -1", 1, "optim.lr"),
     ("train stage.yaml --optim.lr nan", 2, "--optim.lr must be a number, not 'nan'"),

@@ -119,5 +119,5 @@ def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, 1.5])
 def test_a_decay_that_is_no_share_is_an_error(whole: TrainConfig, decay: float) -> None:
     config = dataclasses.replace(whole, ema=EmaConfig(decay=decay))
-    with pytest.raises(TrainConfigError, match=rf"ema\.decay {decay} must be (above 0|below 1)"):
+    with pytest.raises(TrainConfigError, match=rf"ema\.decay = {decay} must be (above 0|below 1)"):
         config.check()

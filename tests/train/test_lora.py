@@ -375,7 +375,7 @@ def test_without_peft_a_run_says_what_to_install_before_it_loads_anything(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora": LoraConfig(rank=0)}, "lora.rank 0 must be at least 1"),
+        ({"lora": LoraConfig(rank=0)}, "lora.rank = 0 must be 1 or more"),
         ({"lora": LORA, "image_size": 112}, "image_size and copy_text_to_vision change the checkpoint"),
         ({"lora": LORA, "parallel": ParallelConfig(tensor=2)}, "use parallel.tensor 1"),
     ],

@@ -95,7 +95,7 @@ def test_no_step_is_skipped_unless_that_is_asked_for(
     monkeypatch.setattr(loop, "accumulate", overflowing({2}))
     with pytest.raises(loop.NotFiniteError, match=r"step 2: .*\(skip_nonfinite would allow some\)"):
         run_whole(dataclasses.replace(whole, run=tmp_path))
-    with pytest.raises(TrainConfigError, match="skip_nonfinite -1 must not be negative"):
+    with pytest.raises(TrainConfigError, match="skip_nonfinite = -1 must be 0 or more"):
         dataclasses.replace(whole, skip_nonfinite=-1).check()
 
 

@@ -115,7 +115,7 @@ def test_a_validation_that_cannot_be_is_an_error(checkpoint: Path, corpora: Path
     config = validated(tmp_path, checkpoint, corpora)
     assert config.validation is not None
     never = dataclasses.replace(config.validation, every=0)
-    with pytest.raises(TrainConfigError, match=r"validation.every 0 must be at least 1"):
+    with pytest.raises(TrainConfigError, match=r"validation.every = 0 must be 1 or more"):
         dataclasses.replace(config, validation=never).check()
     colon = dataclasses.replace(config.validation, sources=[SourceConfig(name="a:b", path=corpora)])
     with pytest.raises(TrainConfigError, match=r"a name of validation\.sources has a colon"):
