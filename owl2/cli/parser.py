@@ -212,7 +212,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def _metavar(kind: Any) -> str:
-    """What stands for a value in help."""
+    """Placeholder of a value in help."""
     origin, members = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _metavar(members[0])
