@@ -77,7 +77,8 @@ class Owl2:
 
         Args:
             messages: `{"role": "user" | "assistant", "content": ...}`; content is text, or a list of
-                `{"type": "text", "text": ...}` and `{"type": "image", "image": PIL image or path}`.
+                `{"type": "text", "text": ...}` and `{"type": "image", "image": PIL image or path}`. A first
+                message of the role `system` is a system prompt (`owl2/processor/template.py`).
             settings: see `generate`. Without `max_new_tokens`, the answer may take what the context has
                 left, but no more than the checkpoint's default.
 

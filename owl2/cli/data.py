@@ -77,18 +77,20 @@ def inspect(
     *,
     model: str | None = None,
     image_root: str | None = None,
+    columns: dict[str, str] | None = None,
     template: str | None = None,
     augment: Literal["none", "crop", "flip", "crop_flip"] = "none",
     max_tokens: Count = 2048,
     samples: Seed = 1000,
     out: Path = Path("inspect.html"),
 ) -> None:
-    """Count, measure and show the samples of a source: .jsonl, .tar shards, .parquet or .arrow.
+    """Count, measure and show the samples of a source: .jsonl, .json, .tar, .parquet or .arrow.
 
     Args:
-        path: what training would read, local or a URL.
+        path: what training would read, local or a URL: a file, a folder or a pattern.
         model: checkpoint folder whose tokenizer, template and image size are used.
-        image_root: folder of the image paths in a .jsonl file or a table; default: its own.
+        image_root: folder of the image paths in rows; default: the file's own.
+        columns: names of columns that are not known, such as '{conversations: dialog, image: img_path}'.
         template: mplug_owl2 or vicuna_v1; default: the checkpoint's own.
         augment: augmentation, as in a stage's configuration.
         max_tokens: longest sample; longer ones are cut, as in training.
@@ -108,7 +110,7 @@ def inspect(
         folder = resolve(model)
         processor = Processor.from_folder(folder, read_config(folder))
     found = inspect_source(
-        open_source(PurePosixPath(path).stem, path, image_root, "samples"),
+        open_source(PurePosixPath(path).stem, path, image_root, "samples", columns),
         processor,
         template=template,
         augmentation=augment,

@@ -147,7 +147,7 @@ def make_dataset(
 
 def open_mixture(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Source], Mixture]:
     """Open the sources and mix them by weight."""
-    sources = [open_source(c.name, c.path, c.image_root, c.shuffle) for c in configs]
+    sources = [open_source(c.name, c.path, c.image_root, c.shuffle, c.columns) for c in configs]
     weights = [len(s) if c.weight == "size" else c.weight for c, s in zip(configs, sources, strict=True)]
     mixture = Mixture([len(s) for s in sources], weights, seed, [s.in_slices for s in sources])
     return sources, mixture
