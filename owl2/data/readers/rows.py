@@ -103,7 +103,13 @@ _SUFFIXES = {
     "video": (".mp4", ".webm", ".avi", ".mkv", ".mov"),
     "audio": (".wav", ".mp3", ".flac", ".ogg"),
 }
-LOOKS = {"image": "an image", "video": "a video", "audio": "audio", "system": "a system prompt"}
+LOOKS = {
+    "image": "an image",
+    "video": "a video",
+    "audio": "audio",
+    "system": "a system prompt",
+    "conversation": "a conversation",
+}
 _PLAIN = re.compile("number|u?int|half|float|double|decimal|bool|date|time|duration|null")
 """How the names of types begin that hold neither media nor text, or nothing at all."""
 
@@ -209,7 +215,10 @@ def _form(columns: tuple[Column, ...], names: Names) -> tuple[Form, list[str], l
     if faults or foreign:
         return Form(chosen, {}, {}), faults, [], foreign
     others = {column.name: _looks_like(column) for column in columns if column.name not in roles.values()}
-    unread = {name: look for name, look in others.items() if look}
+    is_meant = len(meant) < len(FORMS)  # then a conversation is left out on purpose
+    unread = {
+        name: look for name, look in others.items() if look and not (is_meant and look == "conversation")
+    }
     blind = [
         f"{name}, which looks like {LOOKS[look]} and is not read: {_advice(name, look)}"
         for name, look in unread.items()
@@ -253,7 +262,9 @@ def _is_media_name(name: str) -> bool:
 
 
 def _looks_like(column: Column) -> str:
-    """Return `image`, `video`, `audio` or `system` if a column without a role seems to be that."""
+    """Return what a column without a role seems to be, a name in LOOKS, or nothing."""
+    if "conversation" in column.fits:
+        return "conversation"
     words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", column.name)}
     named = next((kind for kind, known in _MEDIA_WORDS.items() if words & {*known.split()}), "")
     if column.media:
