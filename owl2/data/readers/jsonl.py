@@ -49,6 +49,7 @@ SETTLED_NS = 2_000_000_000
 """Age of a file whose next change will be seen in its date: file systems count time in steps."""
 BLOCK_BYTES = 1 << 22
 """Bytes of an array that are looked at together."""
+_HEAD_BYTES = 1 << 16
 _SPACE = b" \t\r\n"
 """White space of JSON, and no other: a line of it is skipped, and so read with the row before."""
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -265,7 +266,7 @@ def _scan(stored: StoredFile) -> bytes:
     num_broken = num_unicode = number = 0
     is_utf_16, tail = False, b""
     with open(stored.path, "rb") as file:
-        is_array = _ARRAY.match(file.read(BLOCK_BYTES)) is not None
+        is_array = _ARRAY.match(file.read(_HEAD_BYTES)) is not None
         file.seek(0)
         for number, piece in _elements(file) if is_array else enumerate(file, start=1):
             digest.update(piece)

@@ -58,7 +58,7 @@ def open_source(
             _check_form(source)
         return source
     except FileNotFoundError as error:
-        raise DataError(f"{name}: {path} does not exist") from error
+        raise DataError(f"{name}: {error.filename or path} does not exist") from error
     except Owl2Error:
         raise
     except (OSError, ValueError) as error:  # no right to read it, or a name that no file can have
