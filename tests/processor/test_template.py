@@ -69,6 +69,14 @@ def test_a_system_prompt_in_the_inference_layout_is_the_same_as_text_typed_above
 
 
 @pytest.mark.parametrize("template", ["mplug_owl2", "vicuna_v1"])
+def test_a_chat_with_a_system_prompt_begins_as_in_training(template: str) -> None:
+    messages = [system("Be brief."), *TWO_TURNS]
+    asked = render(messages, template, generation_prompt=True)
+    trained = render([*messages, assistant("Brown.")], template)
+    assert trained[: len(asked)] == asked
+
+
+@pytest.mark.parametrize("template", ["mplug_owl2", "vicuna_v1"])
 def test_an_empty_system_prompt_is_none(template: str) -> None:
     assert render([system(""), *TWO_TURNS], template) == render(TWO_TURNS, template)
 

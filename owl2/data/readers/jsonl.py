@@ -244,7 +244,7 @@ def _open_lines(stored: StoredFile) -> Lines:
     if time.time_ns() - int(stored.stamp) < SETTLED_NS:
         return _read_lines(_scan(stored))
     try:
-        path = cache_path("index", f"{key_of(stored)}.lines")
+        path = cache_path("index", f"{key_of(stored)}.rows")
         if not path.exists():
             with lock_of(path):
                 if not path.exists():

@@ -27,7 +27,7 @@ ROLES = {
     "image": ("image", "images", "jpg", "jpeg", "png", "webp"),
     "video": ("video", "videos"),
     "question": ("question", "query", "instruction", "prompt"),
-    "input": ("input",),
+    "input": ("input", "context"),
     "history": ("history",),
     "answer": ("answer", "response", "output", "completion"),
     "caption": ("caption", "captions", "text", "txt"),
@@ -110,6 +110,8 @@ LOOKS = {
     "system": "a system prompt",
     "conversation": "a conversation",
 }
+MAX_SHOWN = 30
+"""Columns that an error shows."""
 _PLAIN = re.compile("number|u?int|half|float|double|decimal|bool|date|time|duration|null")
 """How the names of types begin that hold neither media nor text, or nothing at all."""
 
@@ -289,11 +291,12 @@ def _advice(name: str, look: str) -> str:
 def _expectation(columns: Sequence[Column]) -> str:
     """Say what there is, and what to do about it."""
     known = [name for names in ROLES.values() for name in names]
-    near = {c.name: difflib.get_close_matches(c.name, known, 1, 0.75) for c in columns}
+    near = {c.name: difflib.get_close_matches(c.name, known, 1, 0.75) for c in columns[:MAX_SHOWN]}
     meant = [
         f"{name} may be meant as {names[0]}" for name, names in near.items() if names and name not in known
     ]
-    shown = ", ".join(f"{column.name} ({column.type})" for column in columns) or "all empty"
+    shown = ", ".join(f"{column.name} ({column.type})" for column in columns[:MAX_SHOWN]) or "all empty"
+    shown += f" and {len(columns) - MAX_SHOWN:,} more" if len(columns) > MAX_SHOWN else ""
     names = {role: " or ".join(known) for role, known in ROLES.items()}
     wanted = (
         f"Expected is {names['conversation']}, a list of {{from, value}} or {{role, content}}; or one of "

@@ -10,7 +10,7 @@ from owl2.data.readers.arrow import SUFFIXES
 from owl2.data.readers.base import Shuffle, Source
 from owl2.data.readers.jsonl import JSON_SUFFIXES, JsonlSource
 from owl2.data.readers.paths import expand_braces, nested
-from owl2.data.readers.rows import FOREIGN, NO_OBJECT, UNKNOWN, UNREAD
+from owl2.data.readers.rows import FOREIGN, NO_OBJECT, UNKNOWN, UNREAD, media_of_name
 from owl2.data.readers.shards import TarSource
 from owl2.data.readers.storage import Location, is_url, list_names
 from owl2.data.readers.tables import TableSource
@@ -134,4 +134,6 @@ def _of_folder(name: str, path: str) -> tuple[str, type[TableSource | TarSource]
     if meant:
         rest = f", and {len(meant) - MAX_NAMED:,} more" if len(meant) > MAX_NAMED else ""
         message += f"; say which is meant as path: {' or '.join(meant[:MAX_NAMED])}{rest}"
+    elif any(media_of_name(file) == "image" for file in names):
+        message += "; a folder of images needs a .jsonl or .json file with a row for each of them"
     raise DataError(message)
