@@ -24,7 +24,7 @@ COMMANDS = {
     "Try it": ("demo",),
     "Use a model": ("chat", "convert"),
     "Prepare data": ("data",),
-    "Train": ("init", "plan", "train", "report"),
+    "Train": ("init", "config", "plan", "train", "report"),
     "Evaluate": ("eval",),
 }
 """Modules of `owl2/cli/` by what people do. Each has a function of its name, or `COMMANDS` with several."""

@@ -287,7 +287,7 @@ def write_mixture(out: Path, stage: str) -> None:
         source |= {"image_root": report["image_root"]} if report["image_root"] else {}
         source |= {"augment": report["augment"]} if report["augment"] != "none" else {}
         sources.append(source)
-    text = f"# `owl2 train configs/{stage}.yaml --config THIS_FILE` trains on these.\n"
+    text = f"# `owl2 train {stage} --config THIS_FILE` trains on these.\n"
     text += yaml.safe_dump({"data": {"sources": sources}}, sort_keys=False)
     write_file(out / f"{stage}.yaml", text.encode())
 
