@@ -278,9 +278,9 @@ def write_mixture(out: Path, stage: str) -> None:
     As a second configuration it replaces `data.sources` of the stage's own.
     """
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*.report.json")]
-    order = list(all_recipes())
+    order = {name: number for number, name in enumerate(all_recipes())}
     sources = []
-    for report in sorted(reports, key=lambda report: order.index(report["name"])):
+    for report in sorted(reports, key=lambda report: (order.get(report["name"], len(order)), report["name"])):
         if report["stage"] != stage:
             continue
         source = {"name": report["name"], "path": str(out / report["path"]), "weight": report["weight"]}
