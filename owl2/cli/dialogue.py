@@ -51,7 +51,7 @@ def print_answer(
 
 def print_why(why: Why) -> None:
     """Print the tokens of an answer as a table: with the images, and with blank ones in their place."""
-    print(f"\n{'token':16}   seen   blank  (probability)")
+    print(f"\n{'probability of':16}  image   blank")
     for token in why.tokens:
         print(f"{token.text!r:16}  {token.probability:5.1%}   {token.blank_probability:5.1%}")
     print(f"With blank images: {why.blank_answer}", flush=True)

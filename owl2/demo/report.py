@@ -50,7 +50,7 @@ STAGES = {
 PURPOSES = {
     "smoke": "The preset smoke shows in minutes that every part works; it is far too short to learn to see, "
     "so its figures mean nothing.",
-    "tiny": "The preset tiny trains a very small model from scratch in half an hour on two cores.",
+    "tiny": "The preset tiny trains a very small model from scratch in 20 minutes on two cores.",
     "small": "The preset small adds vision to a pretrained language model, SmolLM2-135M-Instruct.",
 }
 PRESET_FILE = "preset.json"
