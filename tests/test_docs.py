@@ -227,6 +227,15 @@ def test_every_page_is_in_the_navigation() -> None:
     assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
+def test_the_walks_of_the_design_page_pass_functions_that_are_there() -> None:
+    text = (ROOT / "docs" / "design.md").read_text().split("## Three walks")[1].split("\n## ")[0]
+    steps = re.findall(r"`([\w/]+\.py): (\w+)`", text)
+    assert len(steps) == 12 + 11 + 14
+    for file, name in steps:
+        tree = ast.walk(ast.parse((ROOT / "owl2" / file).read_text()))
+        assert name in {n.name for n in tree if isinstance(n, ast.FunctionDef | ast.ClassDef)}, f"{file}: {name}"
+
+
 def test_the_start_page_names_every_other_page() -> None:
     text = (ROOT / "docs" / "index.md").read_text()
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
