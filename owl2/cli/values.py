@@ -8,6 +8,7 @@ where the field may be empty. A value that does not fit is one sentence that nam
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
@@ -98,7 +99,7 @@ def _read_text(text: str, kind: type, where: str) -> Any:
     if kind is Path:
         if not text:
             raise UsageError(f"{where} is empty; name a file or a folder")
-        return Path(text)  # a file's name may be bytes that are not UTF-8
+        return Path(os.path.expanduser(text))  # a file's name may be bytes that are not UTF-8
     try:  # where the locale is ASCII, arguments have escapes in place of their UTF-8
         return text.encode(errors="surrogateescape").decode()
     except UnicodeError:
