@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import owl2
 from owl2.cli.parser import Function, Parser, summary
-from owl2.cli.values import UsageError, nearest
+from owl2.cli.values import UsageError, at_home, nearest
 from owl2.errors import Owl2Error, Owl2Warning
 
 COMMANDS = {
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             function = _find(words, command)
             if function is not None:
                 with _stop_requests() if command[1] in ("demo", "train") else nullcontext():
-                    function(**Parser(prog=" ".join(command), function=function).parse(words))
+                    values = Parser(prog=" ".join(command), function=function).parse(words)
+                    function(**{name: at_home(value) for name, value in values.items()})
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         explained = _explain(error, can_continue=" ".join(command[1:]) in CONTINUED)

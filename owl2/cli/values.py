@@ -93,13 +93,20 @@ def read(value: Any, kind: Any, where: str) -> Any:
     return _read_number(text, kind, where)
 
 
+def at_home(value: Any) -> Any:
+    """A path, or each of a list, with `~` as the home folder; any other value as it is."""
+    if isinstance(value, list):
+        return type(value)(map(at_home, value))
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+
 def _read_text(text: str, kind: type, where: str) -> Any:
     if "\0" in text:
         raise UsageError(f"{where} has a NUL character: {_shown(text)}")
     if kind is Path:
         if not text:
             raise UsageError(f"{where} is empty; name a file or a folder")
-        return Path(os.path.expanduser(text))  # a file's name may be bytes that are not UTF-8
+        return Path(text)  # a file's name may be bytes that are not UTF-8
     try:  # where the locale is ASCII, arguments have escapes in place of their UTF-8
         return text.encode(errors="surrogateescape").decode()
     except UnicodeError:

@@ -225,7 +225,7 @@ def test_bash_completes_commands_options_choices_and_files(bash: str, tmp_path: 
         "owl2 chat --max": "--max_new_tokens",
         "owl2 demo --preset ''": "tiny small smoke",
         "owl2 train --optim.w": "--optim.warmup_steps --optim.weight_decay",
-        "owl2 train x.yaml --dtype ''": "float32 bfloat16",
+        "owl2 train x.yaml --dtype ''": "float32 bfloat16 auto",
         "owl2 chat x --image ow": "owl.png",
         "owl2 eval judge x --yes --par": "--parallel",
     }

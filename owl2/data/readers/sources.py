@@ -34,7 +34,8 @@ def open_source(
         DataError: none of them, or empty.
         StorageError: storage that does not answer.
     """
-    path, image_root = (os.path.expanduser(p) if isinstance(p, str) else p for p in (path, image_root))
+    path = os.path.expanduser(path)
+    image_root = None if image_root is None else os.path.expanduser(image_root)
     try:
         kind = _kind_of(name, path)
         shuffle = shuffle or ("slices" if is_url(path) and kind == "shards" else "samples")
