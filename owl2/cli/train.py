@@ -23,7 +23,7 @@ def train(stage: Path | None = None, *, settings: Settings, print_config: bool =
     --data.sources='[{name: mine, path: mine.jsonl}]'. Later settings win; a list replaces the earlier list.
 
     Args:
-        stage: YAML file of the stage.
+        stage: YAML file of the stage, or the name of one that comes with owl2 (`owl2 config list`).
         print_config: print the settings that all of this makes, and exit.
     """
     config = stage_config(stage, settings)
@@ -57,7 +57,7 @@ def _report(run: Path) -> None:
 
 
 def read_config(arguments: Sequence[str]) -> "TrainConfig":
-    """Read a stage as `owl2 train` does, from `CONFIG.yaml` and `--key.path value`.
+    """Read a stage as `owl2 train` does, from a file or name and `--key.path value`.
 
     Raises:
         TrainConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.

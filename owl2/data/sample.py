@@ -21,14 +21,11 @@ from typing import Any
 from PIL import Image
 
 from owl2.errors import Owl2Error
-from owl2.processor.images import ImageError, load_image
+from owl2.processor.images import BLANK, ImageError, load_image
 from owl2.processor.video import VideoError, sample_frames
 
 Part = dict[str, Any]
 """A part of a message: `{"type": "text", "text": str}`, or `"image"` or `"video"` in place of `"text"`."""
-
-BLANK = Image.new("RGB", (1, 1))
-"""Takes the place of an image where only its number of tokens matters, which is the same for all images."""
 
 CROP_SCALE = (0.5, 1.0)
 """Share of the area that a crop keeps, BLIP-2's range; of a very long image it may keep less."""
@@ -97,7 +94,7 @@ class Clip:
                 return _frames_of_file(self.source, num_frames, self.segment)
             return tuple(sample_frames(self.source(), num_frames, self.segment))
         except VideoError as error:
-            raise error if isinstance(self.source, Path) else VideoError(f"{self.name}: {error}") from error
+            raise error if isinstance(self.source, Path) else type(error)(f"{self.name}: {error}") from error
         except (Owl2Error, OSError):
             raise
         except Exception as error:  # a path with a NUL byte, or an exception of the video library's own
@@ -125,9 +122,12 @@ class Sample:
     @property
     def text(self) -> str:
         """All text of both sides."""
-        contents = [message["content"] for message in self.messages]
-        parts = [[{"text": content}] if isinstance(content, str) else content for content in contents]
-        return "\n".join(part.get("text", "") for content in parts for part in content)
+        return "\n".join(part.get("text", "") for part in self.parts())
+
+    def parts(self) -> Iterator[Part]:
+        """The parts of all messages."""
+        for content in (message["content"] for message in self.messages):
+            yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
 
     def open(self, augmentation: str, seed: int, num_frames: int) -> list[dict[str, Any]]:
         """Return the messages with every image and clip decoded and augmented.

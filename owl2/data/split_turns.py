@@ -24,10 +24,10 @@ def split(messages: Messages) -> list[Messages]:
     first = int(messages[0]["role"] == "system")
     system = messages[:first]
     rounds = [messages[: first + 2]]
-    images = _images(_parts(messages[first]))
+    images = _images(parts_of(messages[first]))
     for begin in range(first + 2, len(messages), 2):
         question, *answer = messages[begin : begin + 2]
-        parts = _parts(question)
+        parts = parts_of(question)
         if _images(parts):
             raise DataError(
                 f"turn {begin + 1} has an image of its own; with `turns: apart` only the first turn may",
@@ -55,7 +55,8 @@ def join(encodings: Sequence[Encoding]) -> Encoding:
     )
 
 
-def _parts(message: dict[str, Any]) -> list[Part]:
+def parts_of(message: dict[str, Any]) -> list[Part]:
+    """The content of a message as parts."""
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from owl2.data.readers.arrow import SUFFIXES
 from owl2.data.readers.base import Shuffle, Source
@@ -16,6 +17,13 @@ from owl2.data.readers.storage import Location, is_url, list_names
 from owl2.data.readers.tables import TableSource
 from owl2.data.sample import DataError
 from owl2.errors import Owl2Error
+from owl2.registry import Registry
+
+SOURCES: Registry[Source] = Registry("source", "owl2.data.readers", "owl2.sources", key="suffix")
+source = SOURCES.add
+"""Register a reader of other files: a `Source` whose class attribute `suffix`, as in ".lmdb", is the end of
+their names. It is called as `JsonlSource` is, with name, path, image root and `in_slices`,
+and with `columns` if the configuration has any."""
 
 COMPRESSED = re.compile(r"\.(tar|parquet|arrow)\.(gz|bz2|xz|zst|lz4|zip)$|\.tgz$")
 """Ends of the names of shards and tables that would be passed over."""
@@ -50,13 +58,19 @@ def open_source(
         DataError: none of them, empty, or rows in a form that is not read.
         StorageError: storage that does not answer.
     """
+    path = os.path.expanduser(path)
+    image_root = None if image_root is None else os.path.expanduser(image_root)
     try:
+        for suffix, other in SOURCES.all().items():
+            if str(path).endswith(suffix):
+                more = {"columns": columns} if columns else {}
+                return cast(Any, other)(name, path, image_root, in_slices=shuffle == "slices", **more)
         path, reader = _resolved(name, path)
         shuffle = shuffle or ("slices" if is_url(path) and reader is TarSource else "samples")
-        source = reader(name, path, image_root, in_slices=shuffle == "slices", columns=columns)
+        opened = reader(name, path, image_root, in_slices=shuffle == "slices", columns=columns)
         if reader is JsonlSource or not is_url(path):
-            _check_form(source)
-        return source
+            _check_form(opened)
+        return opened
     except FileNotFoundError as error:
         raise DataError(f"{name}: {error.filename or path} does not exist") from error
     except Owl2Error:
