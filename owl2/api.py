@@ -150,9 +150,13 @@ class Owl2:
             answer = self.chat(conversation, **settings)
         return explain(self.session(), conversation, answer, **settings)
 
-    def session(self) -> ChatSession:
-        """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`."""
-        return ChatSession(self.model, self.processor, self.generation_config)
+    def session(self, system: str = "") -> ChatSession:
+        """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`.
+
+        Args:
+            system: its system prompt.
+        """
+        return ChatSession(self.model, self.processor, self.generation_config, system)
 
 
 def _conversation(messages: str | Sequence[Message], images: Sequence[ImageSource]) -> Sequence[Message]:

@@ -26,13 +26,20 @@ CACHE_STEP = 256
 class ChatSession:
     """One conversation with a model. Not thread-safe."""
 
-    def __init__(self, model: Owl2Model, processor: Processor, config: GenerationConfig | None = None):
-        """Begin an empty conversation; `config` holds the defaults of its answers."""
+    def __init__(
+        self,
+        model: Owl2Model,
+        processor: Processor,
+        config: GenerationConfig | None = None,
+        system: str = "",
+    ):
+        """Begin a conversation of a system prompt, if any; `config` holds the defaults of its answers."""
         self.model = model
         self.processor = processor
         self.config = config or GenerationConfig()
-        self.messages: list[Message] = []
-        """The turns so far, as added by `say`."""
+        self._opening: list[Message] = [{"role": "system", "content": system}] if system else []
+        self.messages: list[Message] = [*self._opening]
+        """The system prompt, if any, and the turns so far, as added by `say`."""
         self.is_cut = False
         """Whether the last answer stopped at `max_new_tokens` instead of an end token."""
         self._cache: KVCache | None = None
@@ -82,8 +89,8 @@ class ChatSession:
         yield from stream_text(tokens, self.processor.tokenizer)
 
     def reset(self) -> None:
-        """Forget the conversation and free the cache."""
-        self.messages, self._ids, self._images, self._cache = [], [], [], None
+        """Forget the conversation but its system prompt, and free the cache."""
+        self.messages, self._ids, self._images, self._cache = [*self._opening], [], [], None
 
     def _record(self, question: Message, pieces: list[str]) -> None:
         self.messages += [question, {"role": "assistant", "content": "".join(pieces)}]
