@@ -96,9 +96,8 @@ def _check_form(source: Source) -> None:
     first = str(faults[0]).removeprefix(f"{source.name}: ")
     if faults[0].kind == NO_OBJECT:
         first += "; expected is an object a line, or an array of objects"
-    raise DataError(
-        f"{source.name}: none of its first {len(faults)} rows can be read; {first}", faults[0].kind
-    )
+    rows = f"none of its first {len(faults)} rows can" if len(faults) > 1 else "its only row cannot"
+    raise DataError(f"{source.name}: {rows} be read; {first}", faults[0].kind)
 
 
 def _resolved(name: str, path: Location) -> tuple[Location, type[JsonlSource | TableSource | TarSource]]:
