@@ -46,7 +46,7 @@ class Validation:
         self.datasets: dict[str, SampleDataset] = {}
         for held_out in config.validation.sources:
             plain = replace(held_out, augment="none")
-            source = open_source(plain.name, plain.path, plain.image_root, plain.shuffle)
+            source = open_source(plain.name, plain.path, plain.image_root, plain.shuffle, plain.columns)
             if source.lost:
                 files = "; ".join(f"{file}: {reason}" for file, reason in source.lost)
                 text = f"validation: {source.lost_share:.1%} of {plain.name} is left out with {files}"
