@@ -30,6 +30,7 @@ from owl2.eval.answers.predictions import (
 from owl2.eval.engines.engine import Engine, EngineError, Prompt, Reply, images_of
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.hashing import short_hash
+from owl2.eval.questions import keep_questions
 from owl2.eval.sampling import describe_sample, sample_items
 from owl2.eval.task import (
     RETIRED_TEMPLATES,
@@ -41,7 +42,6 @@ from owl2.eval.task import (
     UnknownTask,
     all_tasks,
     find_task,
-    origin_of,
 )
 from owl2.files import write_file
 from owl2.jsonl import read_jsonl, to_line
@@ -151,6 +151,17 @@ def choose_tasks(names: str) -> list[Task]:
     return [find_task(name) for name in dict.fromkeys(wanted)]
 
 
+def check_names(tasks: Sequence[Task]) -> None:
+    """Raise RunError if two tasks, such as files of questions, would write the same predictions."""
+    titles: dict[str, str] = {}
+    for task in tasks:
+        if task.name in titles:
+            raise RunError(
+                f"{titles[task.name]} and {task.title} are both kept as {task.name}: rename one of them"
+            )
+        titles[task.name] = task.title
+
+
 def choose_template(task: Task, template: str | None) -> str:
     """The wanted template if the task has it, else its first."""
     return template if template is not None and template in task.templates else next(iter(task.templates))
@@ -243,6 +254,8 @@ def run_plans(
         check_identity(out, config_of(plan, engine, data))
     if shard.rank == 0:
         record_omissions(out, plans, not_run)
+        for plan in plans:
+            keep_questions(plan.task, out)
     outcomes = []
     for plan in plans:
         watch.begin(plan, engine)
@@ -364,7 +377,7 @@ def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
         data=str(data.absolute()),
         source=engine.source,
         sample=plan.sample,
-        origin=origin_of(plan.task),
+        origin=plan.task.origin,
     )
 
 

@@ -60,7 +60,8 @@ class RunConfig:
         """What all answers of a folder must share; places may differ, as folders move."""
         shared = (self.task, self.template, self.mode, dict(self.decoding), dict(self.engine))
         names = ("task", "template", "mode", "decoding", "engine")
-        return dict(zip(names, shared, strict=True))
+        own = {"questions": self.origin["fingerprint"]} if "fingerprint" in self.origin else {}
+        return {**dict(zip(names, shared, strict=True)), **own}
 
     @property
     def hash(self) -> str:

@@ -56,7 +56,11 @@ def report_page(runs: Sequence[Run], rows: Sequence[Row], num_failures: int) -> 
         main=cells([row for row in rows if row.is_main]),
         details=details,
         notes=notes(runs, rows),
-        failures=[_failures(*pair, num_failures) for pair in results if pair[1].failures],
+        failures=[
+            _failures(*pair, num_failures)
+            for pair in results
+            if pair[1].failures or (pair[1].task.shows_all and pair[1].answers)
+        ],
     )
 
 
@@ -98,15 +102,22 @@ def _short(titles: Sequence[str]) -> list[str]:
     return [name if short.count(name) == 1 else title for name, title in zip(short, titles, strict=True)]
 
 
-def _failures(run: Run, result: TaskResult, num_failures: int) -> tuple[str, str, list[dict[str, Any]]]:
-    """(title, note, cards) of a task's wrong answers."""
-    shown = result.failures[:num_failures]
-    title = f"{result.task.title}: {len(result.failures):,} of {len(result.answers):,} not right"
+def _failures(run: Run, result: TaskResult, num_failures: int) -> dict[str, Any]:
+    """A task's wrong answers; of a task that shows all, right ones follow."""
+    task, wrong = result.task, {answer.item.id for answer in result.failures}
+    others = [a for a in result.answers if a.item.id not in wrong] if task.shows_all else []
+    shown = [*result.failures, *others][:num_failures]
+    title = f"{task.title}: {len(wrong):,} of {len(result.answers):,} not right"
     cards = [
         _card(answer, f"{answer.item.id} · {number} of {len(shown)}", result.errors.get(answer.item.id, ""))
         for number, answer in enumerate(shown, start=1)
     ]
-    return title, f"{run.name}, the worst {len(shown)}", cards
+    return {
+        "title": title if wrong or result.scores else f"{task.title}: {len(result.answers):,} answers",
+        "note": f"{run.name}, {'these first' if task.shows_all else 'the worst'} {len(shown)}",
+        "is_open": task.shows_all,
+        "cards": cards,
+    }
 
 
 def _card(answer: Answer, place: str, error: str) -> dict[str, Any]:
@@ -121,7 +132,8 @@ def _card(answer: Answer, place: str, error: str) -> dict[str, Any]:
         facts["read as"] = answer.parsed
     if answer.grade is not None:
         facts["grade"] = ", ".join(f"{name} {value:g}" for name, value in answer.grade.items())
-    facts["reference"] = "\n".join(dict.fromkeys(item.references))
+    if item.references:
+        facts["reference"] = "\n".join(dict.fromkeys(item.references))
     images, image_error = _images(item)
     return {
         "place": place,
