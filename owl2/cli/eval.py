@@ -125,6 +125,40 @@ def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
     print_files(choose_tasks(tasks), data)
 
 
+def show(
+    task: str | None = None,
+    *,
+    questions: Path | None = None,
+    template: str | None = None,
+    n: Count = 3,
+    data: Path = Path("data"),
+    out: Path | None = None,
+) -> None:
+    """Print what a benchmark asks: prompts as a model gets them, images, references, decoding.
+
+    Args:
+        task: name of a benchmark.
+        questions: file of your own questions instead.
+        template: prompt template; default: the task's first, the paper's.
+        n: number of questions, a seeded sample.
+        data: folder of the benchmarks.
+        out: HTML page to write, with the images.
+    """
+    from owl2.eval.questions import own_questions
+    from owl2.eval.report.show import Shown
+    from owl2.eval.task import find_task
+    from owl2.pages.page import write_page
+
+    if (task is None) == (questions is None):
+        raise UsageError("give the name of a benchmark or --questions FILE.jsonl, and not both")
+    chosen = own_questions(questions) if questions is not None else find_task(str(task))
+    shown = Shown(chosen, data, template, n)
+    print(shown.text())
+    if out is not None:
+        write_page(out, shown.page())
+        print(f"Written: {out}")
+
+
 def score(folder: Path, *, data: Path | None = None, tasks: str | None = None) -> None:
     """Score a run's answers in seconds, without a model, and write scores.json.
 
@@ -285,6 +319,7 @@ def export(
 COMMANDS = {
     "run": run,
     "data": data,
+    "show": show,
     "score": score,
     "judge": judge,
     "report": report,

@@ -6,6 +6,7 @@ read like those of any benchmark: a bad one costs itself. What is asked has a fi
 other questions are never taken for these, and a copy of the file stays in the run's folder.
 """
 
+import dataclasses
 import json
 import re
 import warnings
@@ -35,6 +36,8 @@ ANSWER = ("references", "reference", "answers", "answer", "response", "output")
 TURNS = ("conversations", "conversation", "messages")
 IMAGE, VIDEO = ("image", "images"), ("video", "videos")
 ID, GROUP = ("id", "question_id"), ("group", "category")
+TEXTS = ("exact", "f1", "cider")
+"""Metrics that follow from how long references are; a file with several of them has F1 in their place."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -138,6 +141,12 @@ def own_questions(
         UnknownMetric: there is no such metric.
     """
     rows = list(read_questions(file, metric, root=root, must_exist=like is None))
+    used = {row.extra["metric"] for row in rows if isinstance(row, Item)}
+    if not metric and len(used.intersection(TEXTS)) > 1:
+        rows = [
+            _with_metric(row, "f1") if isinstance(row, Item) and row.extra["metric"] in TEXTS else row
+            for row in rows
+        ]
     name = re.sub(r"\W+", "_", (like or file).name.split(".")[0]).strip("_").lower()
     members = {
         "name": f"own_{name}",
@@ -263,8 +272,11 @@ def _item(record: Record, root: Path, metric: str, must_exist: bool) -> Item:
     chosen = metric or metric_for(item)
     if references and (lacking := find_metric(chosen).needs(item)):
         record.fail(f"metric {chosen} needs {lacking}")
-    item.extra["metric"] = chosen if references else ""  # type: ignore[index]
-    return item
+    return _with_metric(item, chosen if references else "")
+
+
+def _with_metric(item: Item, metric: str) -> Item:
+    return dataclasses.replace(item, extra={**item.extra, "metric": metric})
 
 
 def _conversation(

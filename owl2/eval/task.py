@@ -229,6 +229,8 @@ class Answer:
     grade: Mapping[str, float] | None = None
     """The judge's grade, by the names in `owl2/eval/judge/grading.py`; None if there is none. `mmvet`:
     `score` of 0 to 1; `mmhal`: `rating` of 0 to 6; `video_chatgpt`: `is_right` 0 or 1, `score` of 0 to 5."""
+    prompt: str = ""
+    """All that was asked; empty in folders of earlier versions."""
 
 
 class Task(ABC):

@@ -3,14 +3,15 @@
 An image that cannot be opened any more is named in its place and does not stop the report.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from owl2.data.sample import StoredImage
 from owl2.eval.formats.frames import frames_of
 from owl2.eval.report.radar import FEWEST_AXES, colour_of, radar
 from owl2.eval.report.rows import COLUMNS, MARKS, NUMBERS, Row, Run, notes
 from owl2.eval.scoring.score import TaskResult
-from owl2.eval.task import Answer, Item
+from owl2.eval.task import Answer
 from owl2.pages.drawing import DrawingError
 from owl2.pages.page import jpeg, render
 
@@ -134,30 +135,32 @@ def _card(answer: Answer, place: str, error: str) -> dict[str, Any]:
         facts["grade"] = ", ".join(f"{name} {value:g}" for name, value in answer.grade.items())
     if item.references:
         facts["reference"] = "\n".join(dict.fromkeys(item.references))
-    images, image_error = _images(item)
-    return {
-        "place": place,
-        "images": images,
-        "error": image_error,
-        "facts": {name: _shortened(text) for name, text in facts.items()},
-    }
+    if answer.prompt:
+        facts["prompt"] = answer.prompt
+    images = item.images if item.video is None else frames_of(item.video, item.segment)
+    shown, image_error = thumbnails(images)
+    return {"place": place, "images": shown, "error": image_error, "facts": shortened(facts)}
 
 
-def _images(item: Item) -> tuple[list[tuple[str, str]], str]:
-    """(name, address) of the images shown, or why one cannot be shown."""
+def thumbnails(images: Sequence[StoredImage]) -> tuple[list[tuple[str, str]], str]:
+    """(name with size, address) of the images shown, or why one cannot be shown."""
     shown = []
     try:
-        images = item.images if item.video is None else frames_of(item.video, item.segment)
         for image in images[:: max(1, -(-len(images) // MAX_IMAGES))]:
             small = image.open()
+            name = f"{image.name} ({small.width} x {small.height})"
             small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-            shown.append((image.name, jpeg(small, quality=80)))
+            shown.append((name, jpeg(small, quality=80)))
     except Exception as error:  # libraries for images and videos raise what they like
         return [], str(error) or type(error).__name__
     return shown, ""
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= MAX_CHARACTERS:
-        return text
-    return f"{text[: MAX_CHARACTERS // 2]} […] {text[-MAX_CHARACTERS // 2 :]}"
+def shortened(facts: Mapping[str, str]) -> dict[str, str]:
+    """Facts whose long texts lack their middle."""
+    return {
+        name: text
+        if len(text) <= MAX_CHARACTERS
+        else f"{text[: MAX_CHARACTERS // 2]} […] {text[-MAX_CHARACTERS // 2 :]}"
+        for name, text in facts.items()
+    }

@@ -165,6 +165,7 @@ def join_answers(
             row.output,
             None if row.error else task.parse_answer(predictions.config.template, item, row.output),
             graded.get(item.id),
+            row.prompt,
         )
         for item, row in answered
     ]
