@@ -14,7 +14,7 @@ from owl2.eval.report.write import write_report
 from owl2.eval.scoring.score import score_run
 from owl2.eval.task import all_tasks, find_task
 from tests.eval.small import Scripted, lines, read, run
-from tests.eval.tasks.miniature import DATA
+from tests.eval.tasks.miniature import DATA, data_of
 from tests.eval.tasks.miniature import prompt as shown_prompt
 from tests.markup import check_that_text_stays_text
 
@@ -28,11 +28,11 @@ def plain(prompt: str) -> str:
 def test_every_benchmark_shows_its_prompt_with_images_reference_and_decoding(name: str) -> None:
     task = find_task(name)
     for template in task.templates:
-        shown = Shown(task, DATA, template, 2)
+        shown = Shown(task, data_of(name), template, 2)
         text = shown.text()
         assert f"template   {template}" in text
         assert task.templates[template].source in text
-        items = {f"question {item.id}": item for item in task.load(DATA).items}
+        items = {f"question {item.id}": item for item in task.load(data_of(name)).items}
         for card in shown.cards:
             item = items[card["place"]]
             if item.video is None:
