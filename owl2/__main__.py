@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import owl2
 from owl2.cli.parser import Function, Parser, summary
-from owl2.cli.values import UsageError, nearest
+from owl2.cli.values import UsageError, at_home, nearest
 from owl2.errors import Owl2Error, Owl2Warning
 from owl2.registry import include
 
@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if function is not None:
                 with _stop_requests() if command[1] in ("demo", "train") else nullcontext():
                     values = Parser(prog=" ".join(command), function=function).parse(words)
+                    values = {name: at_home(value) for name, value in values.items()}
                     for file in values.pop("include", []):
                         include(file)
                     function(**values)

@@ -39,6 +39,7 @@ WITHOUT_EFFECT = (
 FREE = (
     *WITHOUT_EFFECT,
     "steps",
+    "epochs",
     "optim.*",
     "ema.checkpoint",
     "dtype",
@@ -78,14 +79,14 @@ def changes(run: Path, config: TrainConfig) -> Changes:
 
 
 def check_finished(run: Path, changed: Changes) -> bool:
-    """Whether a run that has its result is to go on, because `steps` were raised.
+    """Whether a run that has its result is to go on, because `steps` or `epochs` were raised.
 
     Raises:
         TrainConfigError: its result is not that of the present configuration.
     """
     effective = {key: pair for key, pair in changed.items() if not _matches(key, WITHOUT_EFFECT)}
-    before, now = effective.get("steps", (0, 0))
-    if before is not None and now > before:
+    lengths = [effective.get(key, (0, 0)) for key in ("steps", "epochs")]
+    if any((now or 0) > (before or 0) for before, now in lengths):
         return True
     if effective:
         raise TrainConfigError(
