@@ -23,7 +23,7 @@ from owl2.eval.formats.frames import NUM_FRAMES, Frame
 from owl2.eval.formats.records import Record, read_records, usable
 from owl2.eval.hashing import short_hash
 from owl2.eval.metrics.averages import mean, mean_by_group
-from owl2.eval.metrics.named import find_metric, metric_for
+from owl2.eval.metrics.named import METRICS, find_metric, metric_for
 from owl2.eval.task import Answer, Decoding, EvalDataError, Item, Score, Skipped, Task, Template
 from owl2.eval.tasks.prompts import options, short_answer, turn
 from owl2.files import write_file
@@ -100,14 +100,16 @@ class Questions(Task):
         return scores
 
     @property
-    def origin(self) -> dict[str, str]:
+    def origin(self) -> dict[str, Any]:
         asked = [
             [item.id, _texts(as_written(item)), item.extra["media"], dict(item.choices)]
             for item in self.rows
             if isinstance(item, Item)
         ]
         fingerprint = short_hash(json.dumps(asked))
-        return {"questions": str(self.file.absolute()), "fingerprint": fingerprint, "metric": self.metric}
+        known = METRICS.origin(self.metric) if self.metric else {}
+        found = {"questions": str(self.file.absolute()), "fingerprint": fingerprint, "metric": self.metric}
+        return {**found, "metric_origin": known} if known else found
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -168,12 +170,14 @@ def keep_questions(task: Task, out: Path) -> None:
         write_file(_copy(out, task.origin), task.file.read_bytes())
 
 
-def questions_again(folder: Path, origin: Mapping[str, str]) -> Task:
+def questions_again(folder: Path, origin: Mapping[str, Any]) -> Task:
     """The questions that a run has answers to: the file itself, or its copy if that has changed or moved.
 
     Raises:
         EvalDataError: neither can be read.
+        RegistryError: the metric came from a package or file that is gone.
     """
+    METRICS.find_again(origin["metric"], origin.get("metric_origin", {}), str(folder))
     file, copy = Path(origin["questions"]), _copy(folder, origin)
     try:
         task = own_questions(file, origin["metric"])
@@ -393,5 +397,5 @@ def _texts(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(m["role"], "".join(part.get("text", "") for part in _parts(m)).strip()) for m in messages]
 
 
-def _copy(folder: Path, origin: Mapping[str, str]) -> Path:
+def _copy(folder: Path, origin: Mapping[str, Any]) -> Path:
     return folder / FOLDER / Path(origin["questions"]).name

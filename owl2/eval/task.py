@@ -294,7 +294,7 @@ class Task(ABC):
         return Items(list(items.values()), skipped)
 
     @property
-    def origin(self) -> dict[str, str]:
+    def origin(self) -> Mapping[str, Any]:
         """Where the class comes from, for `find_task`; empty for ours."""
         return TASKS.origin(self.name) if self.name in TASKS.all() else {}
 

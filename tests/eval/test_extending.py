@@ -15,6 +15,7 @@ from owl2 import registry
 from owl2.__main__ import main
 from owl2.data.readers.sources import SOURCES
 from owl2.data.recipes.recipe import RECIPES, all_recipes, find_recipes
+from owl2.eval.metrics.named import METRICS
 from owl2.eval.task import TASKS, all_tasks
 from owl2.registry import RegistryError, include
 
@@ -27,7 +28,7 @@ RECIPE = EXAMPLE / "owl2_dots" / "recipe.py"
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test makes known is forgotten."""
-    tables = (TASKS, RECIPES, SOURCES)
+    tables = (TASKS, RECIPES, SOURCES, METRICS)
     known = [table.all() for table in tables]
     modules, path = set(sys.modules), list(sys.path)
     yield
@@ -58,12 +59,12 @@ def written(path: Path, text: str) -> Path:
 
 def forget() -> None:
     """As in a new process."""
-    for table in (TASKS, RECIPES, SOURCES):
+    for table in (TASKS, RECIPES, SOURCES, METRICS):
         table._classes = {
             name: cls for name, cls in table._classes.items() if cls.__module__.startswith("owl2.")
         }
-    for name in ("task", "recipe", "mine"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.startswith(("task", "recipe", "mine"))]:
+        del sys.modules[name]
     registry._load_entry_points.cache_clear()
 
 
@@ -119,6 +120,37 @@ def test_an_included_recipe_is_converted_inspected_and_does_not_join_the_papers_
     page = tmp_path / "inspect.html"
     main(["data", "inspect", str(out / "dots.jsonl"), "--image_root", str(dots), "--out", str(page)])
     assert "dots" in page.read_text()
+
+
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_task_the_recipe_and_the_metric_of_the_documentation_work_as_they_are(
+    checkpoint: Path, dots: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = PYTHON.findall((ROOT / "docs" / "extending.md").read_text())
+    files = [written(tmp_path / f"mine_{number}.py", block) for number, block in enumerate(blocks)]
+    included = [word for file in files for word in ("--include", str(file))]
+    asked = ["eval", "run", str(checkpoint)]
+    main([*asked, "--tasks", "dots", "--data", str(dots), "--out", str(tmp_path / "run"), *included])
+    main(["data", "convert", "dots", "--source", str(dots), "--out", str(tmp_path / "out"), *included])
+    assert len((tmp_path / "out" / "dots.jsonl").read_text().splitlines()) == 12
+    own = written(tmp_path / "own.jsonl", json.dumps({"question": "What?", "answer": "an owl"}))
+    main([*asked, "--questions", str(own), "--metric", "half", "--out", str(tmp_path / "own"), *included])
+    forget()
+    main(["eval", "report", str(tmp_path / "own")])
+    assert "first or second word" in capsys.readouterr().out
+    forget()
+    files[-1].unlink()
+    with pytest.raises(SystemExit):
+        main(["eval", "report", str(tmp_path / "own")])
+    assert "made with the metric 'half' of" in capsys.readouterr().err
+
+
+def test_training_and_planning_include_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = written(tmp_path / "mine.py", "print('included')\n")
+    main(["train", "tiny", "--print_config", "--include", str(mine)])
+    assert capsys.readouterr().out.startswith("included\nrun: runs/tiny")
 
 
 def test_a_file_may_import_those_next_to_it(tmp_path: Path) -> None:

@@ -82,6 +82,18 @@ def test_a_row_has_images_a_question_and_what_is_right_in_any_of_the_usual_forms
     assert item(tmp_path, question="你好？", answer="是").references == ("是",)
 
 
+def test_the_rows_of_the_documentation_are_questions(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    (block,) = re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for name in ("owl.jpg", "a.jpg", "b.jpg", "flight.mp4"):
+        shutil.copy(tmp_path / "red.png", tmp_path / name)
+    (tmp_path / "own.json").write_text(block)
+    loaded = own_questions(tmp_path / "own.json").load(tmp_path)
+    assert not loaded.skipped
+    assert [item.references for item in loaded.items] == [("an owl",), ("yes",), ("B",), ("3",)]
+    assert [item.extra["metric"] for item in loaded.items] == ["exact", "yes_no", "choice", "number"]
+
+
 @pytest.mark.parametrize("answer", ["B", "b", "(B)", 1, "Blue", " blue "])
 def test_an_answer_to_choices_is_a_letter_a_place_or_a_text(tmp_path: Path, answer: Any) -> None:
     assert item(tmp_path, choices=["red", "blue"], answer=answer).references == ("B",)
