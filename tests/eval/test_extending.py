@@ -162,6 +162,19 @@ def test_a_file_may_import_those_next_to_it(tmp_path: Path) -> None:
     assert TASKS.origin("mme") == {}
 
 
+def test_a_file_may_have_any_name_that_no_installed_module_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "here" / "my_task.py", "raise RuntimeError('another file of this name')\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend("")
+    for name in ("my_task.py", "my.other-task.py"):
+        mine = written(tmp_path / "there" / name, TASK.read_text().replace('"dots"', f'"{name}"'))
+        include(mine)
+        include(mine)
+        assert TASKS.origin(name)["file"] == str(mine)
+
+
 def test_a_source_of_another_format_is_opened_by_its_suffix(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,8 +217,9 @@ def test_a_source_of_another_format_is_opened_by_its_suffix(
     [
         ("nothing.py", None, "nothing.py: does not exist"),
         ("mine.txt", "", "mine.txt: not a .py file"),
-        ("json.py", "", "json.py: cannot be imported as 'json', which is .*; give the file another name"),
-        ("a.b.py", "", "a.b.py: cannot be imported as 'a.b'"),
+        ("json.py", "", "json.py: the name 'json' is taken by .*json.*; give the file another name"),
+        ("this.py", "", "this.py: the name 'this' is taken by Python's this"),
+        ("shtab.py", "", "shtab.py: the name 'shtab' is taken by .*site-packages"),
         ("mine.py", "x = 1\nimport owl2.eval.averages\n", "mine.py, line 2: ModuleNotFoundError: .*averages"),
         ("mine.py", "\ndef f(:\n", "mine.py, line 2: SyntaxError"),
         ("mine.py", "import sys\nsys.exit(3)\n", "mine.py, line 2: SystemExit: 3"),
