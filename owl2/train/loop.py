@@ -168,6 +168,8 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
         Metrics(config, start, run.console, ranks) as metrics,
         Saver(config, ranks, run.console) as saver,
     ):
+        if validation is not None and validation.questions and not start:
+            metrics.update_validation(validation.measure(run.objective, 0), validation.answers)
         for step in range(start, config.steps):
             saver.check()
             row = take_step(run, micro_batches, step, skips_left=config.skip_nonfinite - skipped)
@@ -175,7 +177,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
             row |= unusable.update()
             metrics.update({"step": step + 1, **row})
             if validation is not None and validation.is_due(step + 1):
-                metrics.update_validation(validation.measure(run.objective, step + 1))
+                metrics.update_validation(validation.measure(run.objective, step + 1), validation.answers)
             stop = ranks.any(stop_requested())
             if stop or (step + 1) % config.save_every == 0:
                 record = replace(run.record, step=step + 1, skipped=skipped, seen=seen_of(loader, ranks))
