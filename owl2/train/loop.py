@@ -148,7 +148,7 @@ def prepare(config: TrainConfig, ranks: Ranks, console: Console) -> tuple[Run, l
         lora.check_rules(assignments)
     apply_freeze(model, assignments)
     dataset = open_dataset(config, processor)
-    config = steps_from_epochs(config, dataset)
+    config = steps_from_epochs(config, dataset.mixture)
     run = Run(
         config=config,
         ranks=ranks,
