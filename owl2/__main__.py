@@ -19,12 +19,13 @@ import owl2
 from owl2.cli.parser import Function, Parser, summary
 from owl2.cli.values import UsageError, at_home, nearest
 from owl2.errors import Owl2Error, Owl2Warning
+from owl2.registry import include
 
 COMMANDS = {
     "Try it": ("demo",),
     "Use a model": ("chat", "convert"),
     "Prepare data": ("data",),
-    "Train": ("init", "plan", "train", "report"),
+    "Train": ("init", "config", "plan", "train", "report"),
     "Evaluate": ("eval",),
 }
 """Modules of `owl2/cli/` by what people do. Each has a function of its name, or `COMMANDS` with several."""
@@ -62,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             if function is not None:
                 with _stop_requests() if command[1] in ("demo", "train") else nullcontext():
                     values = Parser(prog=" ".join(command), function=function).parse(words)
-                    function(**{name: at_home(value) for name, value in values.items()})
+                    values = {name: at_home(value) for name, value in values.items()}
+                    for file in values.pop("include", []):
+                        include(file)
+                    function(**values)
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         explained = _explain(error, can_continue=" ".join(command[1:]) in CONTINUED)

@@ -24,6 +24,7 @@ SOURCES = sorted((ROOT / "owl2").rglob("*.py"))
 
 RANKS = {
     "model": 0,
+    "devices": 0,
     "errors": 0,
     "fields": 0,
     "files": 0,
@@ -34,8 +35,8 @@ RANKS = {
     "checkpoint": 1,
     "generate": 2,
     "data": 2,
-    "owl2": 3,  # the package itself: load() and Owl2
     "train": 3,
+    "owl2": 3,  # the package itself: load() and Owl2
     "eval": 3,
     "analysis": 3,
     "serve": 3,

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_
 from owl2.cli.settings import Key, Settings, keys_of
 from owl2.cli.values import UsageError, nearest, read
 
+INCLUDING = ("owl2 data", "owl2 eval", "owl2 plan", "owl2 train")
+"""Beginnings of the commands that look names up, and so have `--include`."""
 SHORT = {"message": "-m"}
 """Options that have a letter."""
 
@@ -43,6 +45,15 @@ class Parameter(Key):
         if self.item is not None:
             return [read(text.removeprefix(_AS_WORD), self.item, self.label) for text in typed]
         return read(typed.removeprefix(_AS_WORD), self.kind, self.label)
+
+
+INCLUDE = Parameter(
+    "include",
+    list[Path],
+    "Python file with tasks, recipes, sources or metrics of your own; may be repeated.",
+    [],
+    is_word=False,
+)
 
 
 def parameters(function: Function) -> list[Parameter]:
@@ -81,6 +92,7 @@ class Parser(argparse.ArgumentParser):
         """What each word and option takes, for completion."""
         self._names = ["--help"]
         self._parameters = [] if function is None else parameters(function)
+        self._parameters += [INCLUDE] * prog.startswith(INCLUDING)
         if function is not None:
             self.description = _doc(function).partition("\n\nArgs:\n")[0]
             self.usage = self._usage()

@@ -15,10 +15,13 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from owl2.cli.values import UsageError, at_home, is_required, parse_yaml, read
+from owl2.cli.values import UsageError, at_home, is_required, nearest, parse_yaml, read
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""The stages that come with the package, and `launch/`, files that start them on a cluster."""
 
 
 class Settings(list[tuple[str, str]]):
@@ -75,8 +78,35 @@ def field_docs(config: type) -> dict[str, str]:
     }
 
 
+def shipped_stages() -> dict[str, Path]:
+    """The stages that come with the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def stage_file(typed: Path) -> Path:
+    """The file that was typed; for a name without a suffix that is no file, the shipped stage of this name.
+
+    Raises:
+        UsageError: there is no shipped stage of this name.
+    """
+    stages = shipped_stages()
+    if typed.exists() and not (typed.is_dir() and str(typed) in stages):
+        return typed
+    if typed.suffix in (".yaml", ".yml") and typed.stem in stages:
+        raise UsageError(f"{typed} does not exist; the stage that comes with owl2 is called {typed.stem!r}")
+    if typed.suffix or len(typed.parts) != 1:
+        return typed  # reading it says why it cannot be read
+    if str(typed) not in stages:
+        near = nearest(str(typed), list(stages))
+        raise UsageError(
+            f"{typed}: neither a file nor a stage that comes with owl2; the nearest is {near!r} of "
+            f"{', '.join(stages)}"
+        )
+    return stages[str(typed)]
+
+
 def stage_config(file: Path | None, settings: Settings) -> "TrainConfig":
-    """Read a stage's file and lay the settings over it.
+    """Read a stage's file, or the shipped stage of this name, and lay the settings over it.
 
     Raises:
         UsageError: a setting on the command line is wrong.
@@ -91,7 +121,7 @@ def stage_config(file: Path | None, settings: Settings) -> "TrainConfig":
     tree: dict[str, Any] = {}
     try:
         for name, text in [*first, *settings]:
-            tree = _merged(tree, read_yaml(Path(text)) if name == "config" else branches.pop(0))
+            tree = _merged(tree, read_yaml(stage_file(Path(text))) if name == "config" else branches.pop(0))
     except UsageError as error:
         raise TrainConfigError(str(error)) from None
     try:

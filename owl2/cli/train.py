@@ -29,7 +29,7 @@ def train(
     --data.sources='[{name: mine, path: mine.jsonl}]'. Later settings win; a list replaces the earlier list.
 
     Args:
-        stage: YAML file of the stage.
+        stage: YAML file of the stage, or the name of one that comes with owl2 (`owl2 config list`).
         print_config: print the settings that all of this makes, and exit.
         overfit: train on this many samples alone, in RUN-overfit, until their answers come back word for
             word; exit code 0 only if all do. It proves labels, template, images and generation at once.
@@ -70,7 +70,7 @@ def _report(run: Path) -> None:
 
 
 def read_config(arguments: Sequence[str]) -> "TrainConfig":
-    """Read a stage as `owl2 train` does, from `CONFIG.yaml` and `--key.path value`.
+    """Read a stage as `owl2 train` does, from a file or name and `--key.path value`.
 
     Raises:
         TrainConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.

@@ -1,8 +1,8 @@
 """The configuration of a training run; `owl2 train CONFIG.yaml [--key.path value ...]`.
 
-A stage of the paper is one file in `configs/`. Each field is documented and has its bounds here and nowhere
-else. An unknown key is an error. Nothing here imports torch when it is loaded, so that the command line can
-parse and explain a configuration at once.
+A stage of the paper is one file in `owl2/configs/`. Each field is documented and has its bounds here and
+nowhere else. An unknown key is an error. Nothing here imports torch when it is loaded, so that the command
+line can parse and explain a configuration at once.
 """
 
 import dataclasses

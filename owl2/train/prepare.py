@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from owl2.api import find_device
 from owl2.checkpoint import load_model, resolve
 from owl2.checkpoint.tensors import dtype_of
 from owl2.data.dataset import SampleDataset, check_video
@@ -21,6 +20,7 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.base import Source
 from owl2.data.readers.sources import open_source
+from owl2.devices import find_device
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, check_installed
 from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError
