@@ -50,7 +50,7 @@ def on_this_machine(config: TrainConfig) -> TrainConfig:
     return replace(config, device=device, dtype=dtype)
 
 
-def steps_from_epochs(config: TrainConfig, dataset: SampleDataset) -> TrainConfig:
+def steps_from_epochs(config: TrainConfig, mixture: Mixture) -> TrainConfig:
     """The configuration with the `steps` that its epochs are.
 
     Raises:
@@ -58,7 +58,7 @@ def steps_from_epochs(config: TrainConfig, dataset: SampleDataset) -> TrainConfi
     """
     if config.epochs is None:
         return config
-    steps = max(1, math.ceil(config.epochs * dataset.mixture.num_samples / config.global_batch_size))
+    steps = max(1, math.ceil(config.epochs * mixture.num_samples / config.global_batch_size))
     config = replace(config, steps=steps)
     config.check_warmup()
     return config

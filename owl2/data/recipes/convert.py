@@ -27,6 +27,7 @@ import yaml
 from owl2.data.readers.rows import IMAGE_MARKS
 from owl2.data.recipes.img2dataset import ShardDamaged, ShardRecipe, check_image, convert_shard
 from owl2.data.recipes.recipe import ConversationRecipe, Recipe, Rejected, Row, all_recipes
+from owl2.data.recipes.wording import IMAGE
 from owl2.data.sample import DataError
 from owl2.files import write_file
 
@@ -114,7 +115,9 @@ class RowsJob:
 
     def run(self) -> JobResult:
         lines, rejected = [], []
-        for row in self.rows:
+        for given in self.rows:
+            row, lost = (given, []) if isinstance(given, Rejected) else without_blank_answers(given)
+            rejected += lost
             problem = row if isinstance(row, Rejected) else check_row(row, self.image_root)
             if problem is None:
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
@@ -356,6 +359,26 @@ def run_job(job: Job) -> JobResult:
     result = job.run()
     write_file(job.result, json.dumps(asdict(result)).encode())
     return result
+
+
+def without_blank_answers(row: Row) -> tuple[Row, list[Rejected]]:
+    """Return the row without the questions whose answers are blank, and these; as it is if all are.
+
+    The mark of an image that is lost with one of them goes to the first question that is left.
+    """
+    turns = row["conversations"]
+    pairs = [turns[n : n + 2] for n in range(0, len(turns), 2)]
+    kept = [pair for pair in pairs if len(pair) < 2 or str(pair[1]["value"]).strip()]
+    if not kept or len(kept) == len(pairs):
+        return row, []
+    (question, *answer), *others = kept
+    is_marked = any(mark in str(pair[0]["value"]) for pair in kept for mark in IMAGE_MARKS)
+    if "image" in row and not is_marked:
+        question = {**question, "value": f"{IMAGE}\n{question['value']}"}
+    details = [f"question {n} of {len(pairs)}" for n, pair in enumerate(pairs, start=1) if pair not in kept]
+    lost = [Rejected(row["id"], "an answer is blank", detail) for detail in details]
+    turns = [question, *answer, *(turn for pair in others for turn in pair)]
+    return {**row, "conversations": turns}, lost
 
 
 def check_row(row: Row, image_root: Path) -> Rejected | None:
