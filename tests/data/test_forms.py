@@ -263,12 +263,30 @@ def test_one_of_several_captions_is_chosen_by_the_key_alone(folder: Path) -> Non
 def test_a_form_that_is_not_read_is_an_error_at_the_start_that_says_why(
     folder: Path, row: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=f"own: none of its first 3 rows can be read; .*{message}"):
+    with pytest.raises(DataError, match=f"own: none of 3 rows that were tried can be read; .*{message}"):
         open_source("own", write_jsonl(folder / "rows.jsonl", [row] * 3))
     good = {"conversations": turns("?", "a")}
     source = open_source("own", write_jsonl(folder / "rows.jsonl", [good, row]))
     with pytest.raises(DataError, match=message):
         source[1]
+
+
+def test_a_file_that_begins_with_rows_that_are_not_read_is_opened_for_the_others(folder: Path) -> None:
+    bad, good = {"text": "An owl hoots."}, {"conversations": turns("?", "a")}
+    source = open_source("own", write_jsonl(folder / "rows.jsonl", [bad] * 10 + [good] * 20))
+    assert shape(source[29]) == [["?"], ["a"]]
+
+
+def test_an_image_in_json_may_be_base64(folder: Path) -> None:
+    text = base64.b64encode(jpeg(1)).decode()
+    for image in (
+        {"bytes": text, "path": "a.jpg"},
+        f"data:image/jpeg;base64,{text}",
+        {"bytes": None, "path": "a.jpg"},
+    ):
+        row = {"image": image, "conversations": turns("<image>?", "a")}
+        sample = only(array(folder / "rows.json", [row]))
+        assert sample.messages[0]["content"][0]["image"].read() == jpeg(1)
 
 
 def test_dpo_is_trained_on_where_columns_says_which_answer_is_meant(folder: Path) -> None:
