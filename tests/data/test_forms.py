@@ -135,6 +135,20 @@ def openai(folder: Path) -> Path:
     return write_jsonl(folder / "openai.jsonl", [{"messages": talk}] * 2)
 
 
+def ms_swift(folder: Path) -> Path:
+    pair = {"human": "<image>What is this?", "assistant": "An owl."}
+    row = {"query": "Sure?", "response": "Yes.", "history": [["<image>Who?", "An owl."]], "images": ["a.jpg"]}
+    return write_jsonl(
+        folder / "swift.jsonl", [{"system": "Be brief.", "conversation": [pair], "images": ["a.jpg"]}, row]
+    )
+
+
+def oumi(folder: Path) -> Path:
+    content = [{"type": "image_path", "content": "a.jpg"}, {"type": "text", "content": "What is this?"}]
+    talk = [{"role": "user", "content": content}, {"role": "assistant", "content": "An owl."}]
+    return write_jsonl(folder / "oumi.jsonl", [{"messages": talk, "metadata": {}}] * 2)
+
+
 def flickr(folder: Path) -> Path:
     return write_jsonl(folder / "flickr.jsonl", [{"image": "a.jpg", "captions": ["An owl.", "A bird."]}] * 2)
 
@@ -171,7 +185,8 @@ def packed(folder: Path) -> Path:
 Form = Callable[[Path], Path]
 FORMS: list[Form] = [
     llava, llama_factory, llama_factory_video, llama_factory_v1, alpaca, finevision, the_cauldron,
-    trl_messages, trl_prompt_completion, openai, flickr, questions, webdataset, saved_to_disk, packed,
+    trl_messages, trl_prompt_completion, openai, ms_swift, oumi, flickr, questions, webdataset,
+    saved_to_disk, packed,
 ]  # fmt: skip
 
 
@@ -205,6 +220,8 @@ def test_each_form_says_the_same(folder: Path) -> None:
     assert shape(only(trl_prompt_completion(folder))) == ASKED
     assert shape(open_source("own", trl_prompt_completion(folder))[1]) == ASKED
     assert shape(only(llama_factory_v1(folder))) == [["[a.jpg]", "Who is he?"], ["An owl."]]
+    assert shape(only(oumi(folder))) == ASKED
+    assert shape(only(ms_swift(folder))) == [["Be brief."], *ASKED]
     assert shape(only(llava(folder))) == [["[images/a.jpg]", "\nWhat?"], ["An owl."]]
     assert shape(only(finevision(folder)))[1:] == [["An owl."], ["Sure?"], ["Yes."]]
     assert shape(only(trl_messages(folder)))[0][0] == "What is this?"
