@@ -273,7 +273,15 @@ def test_one_of_several_captions_is_chosen_by_the_key_alone(folder: Path) -> Non
         ),
         ({"question": "?", "answer": "a", "output": "b"}, "both answer and output for its answer"),
         ({"question": "?", "answer": 3}, "has answer of type number, which is no answer"),
-        ({"dialog": chat("?", "a")}, r"Its columns are dialog \(list of turns\)"),
+        (
+            {"dialog": chat("?", "a")},
+            r"Its columns are dialog \(list of turns\).*looks like a conversation: say columns: "
+            r"{conversation: dialog}",
+        ),
+        (
+            {"file_name": "0001.png", "text": "An owl."},
+            "has no image.*file_name looks like an image: say columns: {image: file_name}",
+        ),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
@@ -331,8 +339,16 @@ def test_columns_gives_names_that_are_not_known(folder: Path, kind: str) -> None
         open_source("own", path, columns={"picture": "img_path"})
     with pytest.raises(DataError, match="columns names two columns for image"):
         open_source("own", path, columns={"image": "img_path", "images": "text"})
-    with pytest.raises(DataError, match="has no column talk for its conversation"):
+    with pytest.raises(DataError, match="has no column talk"):
         open_source("own", path, columns={"messages": "talk"})
+
+
+def test_a_column_that_a_table_does_not_have_is_an_error_that_shows_those_it_has(folder: Path) -> None:
+    table = pa.Table.from_pylist([{"conversations": turns("?", "a"), "picture_of": "a.jpg"}])
+    path = write_parquet(folder / "rows.parquet", table)
+    with pytest.raises(DataError, match="has no column picture; it has conversations, picture_of"):
+        open_source("own", path, columns={"image": "picture"})
+    assert shape(only(path, columns={"image": "picture_of"})) == [["[a.jpg]", "?"], ["a"]]
 
 
 def test_columns_decides_between_two_forms(folder: Path) -> None:

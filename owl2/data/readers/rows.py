@@ -303,6 +303,12 @@ def _expectation(columns: Sequence[Column]) -> str:
     meant = [
         f"{name} may be meant as {names[0]}" for name, names in near.items() if names and name not in known
     ]
+    looks = {c.name: _looks_like(c) for c in columns[:MAX_SHOWN] if c.name not in known}
+    meant += [
+        f"{name} looks like {LOOKS[look]}: say columns: {{{look}: {name}}}"
+        for name, look in looks.items()
+        if look in ROLES
+    ]
     shown = ", ".join(f"{column.name} ({column.type})" for column in columns[:MAX_SHOWN]) or "all empty"
     shown += f" and {len(columns) - MAX_SHOWN:,} more" if len(columns) > MAX_SHOWN else ""
     names = {role: " or ".join(known) for role, known in ROLES.items()}
