@@ -245,11 +245,11 @@ def _nearness(form: str, found: Mapping[str, Sequence[str]]) -> tuple[int, bool]
 def _foreign(columns: Mapping[str, Column], own: Mapping[str, str]) -> str:
     """Say that rows are for another way of training than from answers, or empty."""
     rest = [name for name in columns if name not in own.values()]
-    if pair := [name for name in rest if name.partition("_")[0] in ("chosen", "rejected")]:
+    pair = [name for name in columns if name.partition("_")[0] in ("chosen", "rejected")]
+    if pair and not {*pair} & {*own.values()}:
         return (
             f"{' and '.join(pair)}: answers to compare, for DPO; owl2 learns from one answer a question. "
-            f"Keep the chosen answers: append them to the conversations, or give their column as the answer "
-            f"in `columns`"
+            f"Append the chosen answers to the conversations, or say columns: {{answer: {pair[0]}}}"
         )
     if label := [name for name in rest if name in ("label", "kto_tag") and columns[name].type == "bool"]:
         return (
