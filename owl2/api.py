@@ -84,7 +84,8 @@ class Owl2:
         Args:
             messages: a question as text, or `{"role": "user" | "assistant", "content": ...}`; content is
                 text, or a list of `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}` with
-                anything that `owl2.processor.load_image` reads: a path, URL, PIL image, array, ...
+                anything that `owl2.processor.load_image` reads: a path, URL, PIL image, array, ... A first
+                message of the role `system` is a system prompt (`owl2/processor/template.py`).
             images: images in front of a question that is given as text.
             settings: see `generate`, and `stop`: a text or several, before the first of which the answer
                 ends. Without `max_new_tokens`, the answer may take what the context has left, but no more

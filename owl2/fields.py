@@ -131,6 +131,12 @@ def _is_a(value: Any, hint: Any) -> bool:
             return False
         has_length = origin is list or ... in arguments or len(value) == len(arguments)
         return has_length and all(_is_a(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _is_a(item, argument)
+            for pair in value.items()
+            for item, argument in zip(pair, arguments, strict=True)
+        )
     if hint in (int, float):
         return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)

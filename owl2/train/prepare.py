@@ -195,7 +195,7 @@ def open_mixture(
     configs: Sequence[SourceConfig], seed: int, held_out: float | None = None
 ) -> tuple[list[Source], Mixture]:
     """Open the sources without the share that is held out, and mix them by weight."""
-    sources = [open_source(c.name, c.path, c.image_root, c.shuffle) for c in configs]
+    sources = [open_source(c.name, c.path, c.image_root, c.shuffle, c.columns) for c in configs]
     if held_out is not None:
         sources = [Part(source, held_out, seed) for source in sources]
     weights = [len(s) if c.weight == "size" else c.weight for c, s in zip(configs, sources, strict=True)]

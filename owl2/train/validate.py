@@ -136,7 +136,7 @@ def held_out_sources(config: TrainConfig) -> Iterator[tuple[SourceConfig, Source
     share = config.data.validation_share
     parts = [] if share is None else config.data.sources
     for given in (*parts, *config.validation.sources):
-        source = open_source(given.name, given.path, given.image_root, given.shuffle)
+        source = open_source(given.name, given.path, given.image_root, given.shuffle, given.columns)
         if share is not None and given in parts:
             source = Part(source, share, config.data.seed, is_held_out=True)
         if len(source):

@@ -21,7 +21,7 @@ from owl2.eval.adapters.answering import (
 )
 from owl2.eval.engines.local import OwlEngine
 from owl2.generate import GenerationConfig, GenerationError
-from owl2.processor import Encoding, TemplateError
+from owl2.processor import Encoding
 from owl2.processor.template import END_MARK, render
 
 try:
@@ -107,10 +107,8 @@ class OwlLM(TemplateLM):
         to the choice, as training has it.
 
         Raises:
-            TemplateError: a system turn, which the template does not have, or turns that do not alternate.
+            TemplateError: turns that do not alternate.
         """
-        if any(turn["role"] == "system" for turn in chat_history):
-            raise TemplateError("mPLUG-Owl2 has no system turn: leave out --system_instruction")
         begun = "" if add_generation_prompt else chat_history[-1]["content"]
         asked = chat_history if add_generation_prompt else chat_history[:-1]
         chunks = render(asked, self.owl.processor.template, generation_prompt=True, answer_prefix=f" {begun}")

@@ -106,9 +106,7 @@ def test_turns_of_the_harness_become_messages_with_images_in_their_places() -> N
     ]
     (message,) = read_turns([{"role": "user", "content": content}], "task t, document 3")
     assert [part.get("text", part.get("image")) for part in message["content"]] == ["a", image, "b"]
-    for turn in (
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "audio", "url": "a.wav"}]},
-    ):
-        with pytest.raises(TemplateError, match="task t, document 3"):
-            read_turns([turn], "task t, document 3")
+    system = read_turns([{"role": "system", "content": "Be brief."}], "task t, document 3")
+    assert system == [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
+    with pytest.raises(TemplateError, match="task t, document 3"):
+        read_turns([{"role": "user", "content": [{"type": "audio", "url": "a.wav"}]}], "task t, document 3")
