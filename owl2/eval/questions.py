@@ -24,7 +24,7 @@ from owl2.eval.formats.records import Record, read_records, usable
 from owl2.eval.hashing import short_hash
 from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.metrics.named import METRICS, find_metric, metric_for
-from owl2.eval.task import Answer, Decoding, EvalDataError, Item, Score, Skipped, Task, Template
+from owl2.eval.task import Answer, Decoding, EvalDataError, Item, Score, Skipped, Task, Template, all_tasks
 from owl2.eval.tasks.prompts import options, short_answer, turn
 from owl2.files import write_file
 from owl2.processor.template import Message
@@ -149,9 +149,9 @@ def own_questions(
             _with_metric(row, "f1") if isinstance(row, Item) and row.extra["metric"] in TEXTS else row
             for row in rows
         ]
-    name = re.sub(r"\W+", "_", (like or file).name.split(".")[0]).strip("_").lower()
+    name = re.sub(r"\W+", "_", (like or file).name.split(".")[0]).strip("_") or FOLDER
     members = {
-        "name": f"own_{name}",
+        "name": f"{name}_{FOLDER}" if name in all_tasks() else name,
         "title": (like or file).name,
         "expected": (len(rows),),
         "file": like or file,
@@ -214,7 +214,7 @@ def read_questions(
         raise EvalDataError(
             f"{file} {'is a folder' if file.is_dir() else 'does not exist'}; give a file of rows"
         )
-    make = partial(_item, root=root or file.parent, metric=metric, must_exist=must_exist)
+    make = partial(_item, root=(root or file.parent).absolute(), metric=metric, must_exist=must_exist)
     yield from usable(read_records(file), make)
 
 

@@ -308,6 +308,7 @@ def test_the_page_shows_every_answer_with_its_image_and_says_how_it_is_scored(tm
     assert page.count("<img") == 3
     assert "own.jsonl: 1 of 3 not right" in page
     assert page.index("It is purple") < page.index(">blue<")
+    assert (page.count("<dt>answer</dt>"), page.count("<dt>right answer</dt>")) == (1, 2)
     text = files["md"].read_text()
     assert "own.jsonl: metric: exact (3); by the form of each row" in text
     assert "own.jsonl: 1: " in text
@@ -397,7 +398,7 @@ def test_two_files_of_one_name_and_nothing_to_ask_are_refused(
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--questions", str(file), "--questions", str(other)])
     assert stopped.value.code == 1
-    assert "own.jsonl and own.json are both kept as own_own: rename one" in capsys.readouterr().err
+    assert "own.jsonl and own.json are both kept as own: rename one" in capsys.readouterr().err
 
 
 def test_a_video_is_shown_as_its_frames(tmp_path: Path) -> None:
