@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING
 
 from owl2.cli.parser import Parser
 from owl2.cli.settings import Settings, stage_config
-from owl2.cli.values import UsageError
+from owl2.cli.values import Count, UsageError
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
 
 
-def train(stage: Path | None = None, *, settings: Settings, print_config: bool = False) -> None:
+def train(
+    stage: Path | None = None,
+    *,
+    settings: Settings,
+    print_config: bool = False,
+    overfit: Count | None = None,
+) -> None:
     """Run or continue a training stage; the same command continues it.
 
     Any key of the stage's YAML file is an option too, as in --optim.lr 1e-4 or
@@ -25,6 +31,8 @@ def train(stage: Path | None = None, *, settings: Settings, print_config: bool =
     Args:
         stage: YAML file of the stage, or the name of one that comes with owl2 (`owl2 config list`).
         print_config: print the settings that all of this makes, and exit.
+        overfit: train on this many samples alone, in RUN-overfit, until their answers come back word for
+            word; exit code 0 only if all do. It proves labels, template, images and generation at once.
     """
     config = stage_config(stage, settings)
     if print_config:
@@ -33,6 +41,11 @@ def train(stage: Path | None = None, *, settings: Settings, print_config: bool =
         from owl2.train.config import config_to_dict
 
         print(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True), end="")
+        return
+    if overfit is not None:
+        from owl2.train.overfit import overfit as run_overfit
+
+        run_overfit(config, overfit)
         return
     from owl2.train.loop import train as run_stage
     from owl2.train.ranks import is_first_started

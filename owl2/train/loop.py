@@ -46,7 +46,7 @@ from owl2.train.prepare import (
     steps_from_epochs,
 )
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
-from owl2.train.rules import apply_freeze, assign_rules
+from owl2.train.rules import Assignment, apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
 from owl2.train.state.config_diff import changes, check_finished, keep_config
 from owl2.train.state.saver import Saver
@@ -119,6 +119,28 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
                 f"{config.run} is finished and has no state to continue from; choose another `run`, with "
                 f"`model` {checkpoint}"
             )
+    run, assignments = prepare(config, ranks, console)
+    config, model = run.config, run.objective.model
+    resumed = _resume(run)
+    loader = make_loader(config, run.dataset, resumed.step, ranks, resumed.seen)
+    summary = Summary.of(model, assignments, run.dataset, config, ranks)
+    ranks.on_first(lambda: summary.write(config.run))
+    for table in summary.tables():
+        console.print(table)
+    console.print(summary.line(config), highlight=False, soft_wrap=True)
+    if config.lora is not None:
+        console.print(lora.summary(model), highlight=False, soft_wrap=True)
+    _take_steps(run, loader, resumed)
+    if run.average is not None and config.ema is not None and config.ema.checkpoint == "average":
+        run.average.copy_to_model()
+    if config.lora is not None:
+        lora.finish(model, config, ranks)
+    save_sharded(model, checkpoint, run.processor, config.dtype, ranks)
+    return checkpoint
+
+
+def prepare(config: TrainConfig, ranks: Ranks, console: Console) -> tuple[Run, list[Assignment]]:
+    """Load and open all that a stage needs, as at its first step; called by every rank."""
     objective, processor = load_stage(config, ranks)
     model = objective.model
     assignments = assign_rules(model, config.rules, config.optim.weight_decay)
@@ -126,7 +148,7 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
         lora.check_rules(assignments)
     apply_freeze(model, assignments)
     dataset = open_dataset(config, processor)
-    config = steps_from_epochs(config, dataset)
+    config = steps_from_epochs(config, dataset.mixture)
     run = Run(
         config=config,
         ranks=ranks,
@@ -139,22 +161,7 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
         record=StateRecord(order=order_of(config, dataset), frozen=frozen_fingerprints(model, ranks)),
         average=MovingAverage(model, config.ema.decay) if config.ema is not None else None,
     )
-    resumed = _resume(run)
-    loader = make_loader(config, dataset, resumed.step, ranks, resumed.seen)
-    summary = Summary.of(model, assignments, dataset, config, ranks)
-    ranks.on_first(lambda: summary.write(config.run))
-    for table in summary.tables():
-        console.print(table)
-    console.print(summary.line(config), highlight=False, soft_wrap=True)
-    if config.lora is not None:
-        console.print(lora.summary(model), highlight=False, soft_wrap=True)
-    _take_steps(run, loader, resumed)
-    if run.average is not None and config.ema is not None and config.ema.checkpoint == "average":
-        run.average.copy_to_model()
-    if config.lora is not None:
-        lora.finish(model, config, ranks)
-    save_sharded(model, checkpoint, processor, config.dtype, ranks)
-    return checkpoint
+    return run, assignments
 
 
 def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
@@ -168,6 +175,8 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
         Metrics(config, start, run.console, ranks) as metrics,
         Saver(config, ranks, run.console) as saver,
     ):
+        if validation is not None and validation.questions and not start:
+            metrics.update_validation(validation.measure(run.objective, 0), validation.answers)
         for step in range(start, config.steps):
             saver.check()
             row = take_step(run, micro_batches, step, skips_left=config.skip_nonfinite - skipped)
@@ -175,7 +184,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
             row |= unusable.update()
             metrics.update({"step": step + 1, **row})
             if validation is not None and validation.is_due(step + 1):
-                metrics.update_validation(validation.measure(run.objective, step + 1))
+                metrics.update_validation(validation.measure(run.objective, step + 1), validation.answers)
             stop = ranks.any(stop_requested())
             if stop or (step + 1) % config.save_every == 0:
                 record = replace(run.record, step=step + 1, skipped=skipped, seen=seen_of(loader, ranks))

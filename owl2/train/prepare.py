@@ -50,7 +50,7 @@ def on_this_machine(config: TrainConfig) -> TrainConfig:
     return replace(config, device=device, dtype=dtype)
 
 
-def steps_from_epochs(config: TrainConfig, dataset: SampleDataset) -> TrainConfig:
+def steps_from_epochs(config: TrainConfig, mixture: Mixture) -> TrainConfig:
     """The configuration with the `steps` that its epochs are.
 
     Raises:
@@ -58,7 +58,7 @@ def steps_from_epochs(config: TrainConfig, dataset: SampleDataset) -> TrainConfi
     """
     if config.epochs is None:
         return config
-    steps = max(1, math.ceil(config.epochs * dataset.mixture.num_samples / config.global_batch_size))
+    steps = max(1, math.ceil(config.epochs * mixture.num_samples / config.global_batch_size))
     config = replace(config, steps=steps)
     config.check_warmup()
     return config
@@ -195,7 +195,7 @@ def open_mixture(
     configs: Sequence[SourceConfig], seed: int, held_out: float | None = None
 ) -> tuple[list[Source], Mixture]:
     """Open the sources without the share that is held out, and mix them by weight."""
-    sources = [open_source(c.name, c.path, c.image_root, c.shuffle) for c in configs]
+    sources = [open_source(c.name, c.path, c.image_root, c.shuffle, c.columns) for c in configs]
     if held_out is not None:
         sources = [Part(source, held_out, seed) for source in sources]
     weights = [len(s) if c.weight == "size" else c.weight for c, s in zip(configs, sources, strict=True)]
