@@ -174,6 +174,7 @@ def _taken(name: str, file: Path) -> str:
     return "" if spec is None else str(spec.origin)
 
 
+@cache
 def import_modules(package_name: str) -> None:
     """Import every module of a package, in the order of their names, so that their classes register."""
     package = importlib.import_module(package_name)
