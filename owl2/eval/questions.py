@@ -75,6 +75,7 @@ class Questions(Task):
     metric: ClassVar[str]
     """"" for the one that suits each row."""
     rows: ClassVar[Sequence[Item | Skipped]]
+    root: ClassVar[Path | None]
 
     def read(self, data: Path) -> Sequence[Item | Skipped]:
         return self.rows
@@ -114,8 +115,9 @@ class Questions(Task):
         ]
         fingerprint = short_hash(json.dumps(asked))
         known = METRICS.origin(self.metric) if self.metric else {}
+        root = str(self.root.absolute()) if self.root else ""
         found = {"questions": str(self.file.absolute()), "fingerprint": fingerprint, "metric": self.metric}
-        return {**found, "metric_origin": known} if known else found
+        return found | ({"metric_origin": known} if known else {}) | ({"image_root": root} if root else {})
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -163,6 +165,7 @@ def own_questions(
         "file": like or file,
         "metric": metric,
         "rows": rows,
+        "root": root,
     }
     made: Task = type("OwnQuestions", (Questions,), members)()
     made.load(file.parent)
@@ -185,8 +188,9 @@ def questions_again(folder: Path, origin: Mapping[str, Any]) -> Task:
     """
     METRICS.find_again(origin["metric"], origin.get("metric_origin", {}), str(folder))
     file, copy = Path(origin["questions"]), _copy(folder, origin)
+    root = Path(origin["image_root"]) if "image_root" in origin else None
     try:
-        task = own_questions(file, origin["metric"])
+        task = own_questions(file, origin["metric"], root=root)
         if task.origin["fingerprint"] == origin["fingerprint"]:
             return task
         why = "asks something else by now"
@@ -197,7 +201,7 @@ def questions_again(folder: Path, origin: Mapping[str, Any]) -> Task:
             f"{folder} has answers to the questions of {file}, which {why}; {copy} is missing too"
         )
     warnings.warn(f"{file} {why}: its copy in {folder} is scored", Owl2Warning, stacklevel=2)
-    return own_questions(copy, origin["metric"], root=file.parent, like=file)
+    return own_questions(copy, origin["metric"], root=root or file.parent, like=file)
 
 
 def read_questions(

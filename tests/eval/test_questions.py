@@ -409,6 +409,19 @@ def test_before_and_after_are_compared_on_the_same_questions(
     assert re.search(r"own.jsonl \| exact match \|.*\| 24 \| 3 \|$", row), row
 
 
+def test_image_paths_may_begin_elsewhere(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows").mkdir()
+    file = write(tmp_path / "rows" / "own.jsonl", {"image": "red.png", "question": "What?", "answer": "red"})
+    rooted = ["--questions", str(file), "--image_root", str(tmp_path)]
+    main(["eval", "show", *rooted])
+    main(["eval", "run", str(checkpoint), *rooted, "--out", str(tmp_path / "out")])
+    main(["eval", "report", str(tmp_path / "out")])
+    assert "red.png (30 x 20)" in capsys.readouterr().out
+    assert "<img" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_two_files_of_one_name_and_nothing_to_ask_are_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
