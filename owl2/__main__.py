@@ -33,6 +33,7 @@ COMMANDS = {
 OPTIONS = ("--help", "--version", "--print-completion")
 NOTES = """
 In every option, --batch-size and --batch_size are the same. --version prints the version.
+--include FILE.py adds tasks, recipes, sources and metrics of your own to data, eval, plan and train.
 Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same with zsh."""
 
 CONTINUED = ("demo", "train", "data convert", "eval run", "generate")

@@ -26,6 +26,7 @@ def run(
     out: Path,
     questions: list[Path] | None = None,
     metric: str | None = None,
+    image_root: Path | None = None,
     data: Path = Path("data"),
     template: str | None = None,
     limit: Count | None = None,
@@ -48,6 +49,7 @@ def run(
         questions: file of your own questions, JSON lines or a JSON array; may be repeated.
         metric: of your own questions: exact, contains, choice, yes_no, number, relaxed (within 5 %), f1, vqa
             or cider; default: the one that suits each row.
+        image_root: where the image paths of your own questions begin; default: the folder of their file.
         data: folder of the benchmarks; `owl2 eval data` lists the files that belong there.
         template: prompt template, for the tasks that have it; default: each task's first, the paper's.
         limit: most questions of each task, a seeded sample of its groups; default: all.
@@ -76,7 +78,7 @@ def run(
         raise UsageError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
     if tasks is None and not questions:
         raise UsageError("nothing to ask: give --tasks NAME,NAME or --questions FILE.jsonl")
-    own = [own_questions(file, metric or "") for file in questions or ()]
+    own = [own_questions(file, metric or "", root=image_root) for file in questions or ()]
     check_names(own)
     shard = own_shard()
     plans, not_run = plan_tasks(
@@ -130,6 +132,7 @@ def show(
     task: str | None = None,
     *,
     questions: Path | None = None,
+    image_root: Path | None = None,
     template: str | None = None,
     n: Count = 3,
     data: Path = Path("data"),
@@ -140,6 +143,7 @@ def show(
     Args:
         task: name of a benchmark.
         questions: file of your own questions instead.
+        image_root: where their image paths begin; default: the folder of their file.
         template: prompt template; default: the task's first, the paper's.
         n: number of questions, a seeded sample.
         data: folder of the benchmarks.
@@ -152,7 +156,7 @@ def show(
 
     if (task is None) == (questions is None):
         raise UsageError("give the name of a benchmark or --questions FILE.jsonl, and not both")
-    chosen = own_questions(questions) if questions is not None else find_task(str(task))
+    chosen = own_questions(questions, root=image_root) if questions is not None else find_task(str(task))
     shown = Shown(chosen, data, template, n)
     print(shown.text())
     if out is not None:

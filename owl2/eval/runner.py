@@ -46,6 +46,7 @@ from owl2.eval.task import (
 from owl2.files import write_file
 from owl2.jsonl import read_jsonl, to_line
 from owl2.processor.template import TEMPLATES
+from owl2.registry import fault_of
 
 WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
@@ -213,6 +214,12 @@ def plan_tasks(
         except (Owl2Error, OSError, ModuleNotFoundError) as error:  # the last for a format's own package
             reason = str(error).removeprefix(f"{task.name}: ")
             not_run.append(NotRun(task.name, reason, is_fault=True))
+            continue
+        except Exception as error:
+            if "file" not in task.origin:
+                raise
+            file = task.origin["file"]  # a task from outside costs itself
+            not_run.append(NotRun(task.name, f"{file}{fault_of(error, file)}", is_fault=True))
             continue
         items = loaded.items if limit is None else sample_items(task.name, loaded.items, limit)
         chosen = choose_template(task, template)

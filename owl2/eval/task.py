@@ -394,5 +394,8 @@ def find_task(name: str, origin: Mapping[str, str] | None = None, user: str = ""
     tasks = all_tasks()
     if name not in tasks:
         near = difflib.get_close_matches(name, tasks, n=1, cutoff=0)
-        raise UnknownTask(f"no benchmark {name!r}; nearest is {near[0]!r} of {', '.join(tasks)}")
+        raise UnknownTask(
+            f"no benchmark {name!r}; nearest is {near[0]!r} of {', '.join(tasks)}; one of your own needs "
+            f"--include FILE.py"
+        )
     return tasks[name]()

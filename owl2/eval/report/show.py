@@ -59,13 +59,13 @@ class Shown:
 
     def page(self) -> str:
         """As an HTML document."""
-        facts = {name: text for name, text in self.facts.items() if name != "from"}
+        told = [f"{name}: {text}" for name, text in self.facts.items() if name not in ("from", "questions")]
         cards = [{**card, "facts": shortened(card["facts"])} for card in self.cards]
         return render(
             "questions.html",
             title=f"{self.task.title}: what is asked",
-            source=self.facts["from"],
-            facts=[(text, name) for name, text in facts.items()],
+            source="; ".join([self.facts["from"], *told]),
+            facts=[(self.facts["questions"], "questions"), (f"{len(cards)}", "shown")],
             cards=cards,
         )
 
