@@ -251,6 +251,10 @@ def test_one_of_several_captions_is_chosen_by_the_key_alone(folder: Path) -> Non
             {"conversations": turns("?"), "chosen": {"from": "gpt", "value": "a"}},
             "has chosen: answers to comp",
         ),
+        (
+            {"messages": chat("?", "a"), "rejected_response": "b"},
+            "has rejected_response: answers to compare, for DPO; .* with the good answers alone$",
+        ),
         ({"messages": chat("?", "a"), "label": True}, r"has label \(true or false\): .* KTO"),
         (
             {"conversations": turns("?", "a"), "tools": '[{"name": "f"}]'},

@@ -247,9 +247,10 @@ def _foreign(columns: Mapping[str, Column], own: Mapping[str, str]) -> str:
     rest = [name for name in columns if name not in own.values()]
     pair = [name for name in columns if name.partition("_")[0] in ("chosen", "rejected")]
     if pair and not {*pair} & {*own.values()}:
+        chosen = [f"say columns: {{answer: {name}}}" for name in pair if name.startswith("chosen")]
         return (
             f"{' and '.join(pair)}: answers to compare, for DPO; owl2 learns from one answer a question. "
-            f"Append the chosen answers to the conversations, or say columns: {{answer: {pair[0]}}}"
+            f"Keep conversations with the good answers alone{''.join(f', or {advice}' for advice in chosen)}"
         )
     if label := [name for name in rest if name in ("label", "kto_tag") and columns[name].type == "bool"]:
         return (
