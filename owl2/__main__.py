@@ -5,7 +5,6 @@ where errors become messages: what a user can put right is a sentence on standar
 for a command, option or value that does not exist. Any other exception is a defect and keeps its traceback.
 """
 
-import errno
 import importlib
 import os
 import signal
@@ -18,7 +17,7 @@ from typing import NoReturn
 import owl2
 from owl2.cli.parser import Function, Parser, summary
 from owl2.cli.values import UsageError, nearest
-from owl2.errors import Owl2Error, Owl2Warning
+from owl2.errors import Owl2Warning, sentence
 
 COMMANDS = {
     "Try it": ("demo",),
@@ -37,16 +36,6 @@ Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same wit
 CONTINUED = ("demo", "train", "data convert", "eval run")
 """Commands that, started again, go on where they were stopped."""
 STOPPED = "stopped; the same command continues it"
-
-OS_ERRORS = {
-    errno.EACCES: "permission denied",
-    errno.EEXIST: "exists already, and is not a folder",
-    errno.EISDIR: "is a folder, where a file is needed",
-    errno.ENOENT: "does not exist",
-    errno.ENOSPC: "no space left on the device",
-    errno.ENOTDIR: "a part of this path is a file, where a folder is needed",
-    errno.EROFS: "the file system is read-only",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -140,33 +129,13 @@ def _explain(error: BaseException, *, can_continue: bool) -> tuple[str, int] | N
         return STOPPED if can_continue else "stopped", 130
     if isinstance(error, UsageError):
         return str(error), 2
-    if isinstance(error, Owl2Error):
-        return str(error), 1
     if isinstance(error, BrokenPipeError):
         return "", 141  # as a program that the signal ends
-    if isinstance(error, OSError):
-        return _explain_os_error(error), 1
-    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
-        near = error.object[max(0, error.start - 20) : error.end + 20]
-        return f"text of a file, a name or the input is not {error.encoding.upper()}, near {near!r}", 1
-    if isinstance(error, ImportError) and "pip install" in str(error):
-        return str(error), 1
-    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("owl2"):
-        package = str(error.name).partition(".")[0]
-        return f"the package {package} is not installed; `pip install {package}`, or the extra that has it", 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory. {str(error).partition(chr(10))[0]}".strip(), 1
+    if (said := sentence(error)) is not None:
+        return said, 1
     if isinstance(error, Exception):
         error.add_note(f"\nThis is a defect of owl2 {owl2.__version__}; please report it with these lines.")
     return None
-
-
-def _explain_os_error(error: OSError) -> str:
-    """What a file or device refused; other errors of this family have a message of their own."""
-    if error.errno is None:
-        return " ".join(str(error).split())
-    what = OS_ERRORS.get(error.errno, error.strerror or str(error))
-    return f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, str | bytes) else what
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_
 
 from owl2.cli.settings import Key, Settings, keys_of
 from owl2.cli.values import UsageError, nearest, read
+from owl2.errors import Faults
 
 SHORT = {"message": "-m"}
 """Options that have a letter."""
@@ -117,16 +118,20 @@ class Parser(argparse.ArgumentParser):
         """
         switches = {p.label for p in self._parameters if p.kind is bool}
         spelled: list[str] = []
+        faults = Faults()
         for number, word in enumerate(words):
             if word == "--":
-                return [*spelled, *(_AS_WORD + word for word in words[number + 1 :])]
+                spelled += [_AS_WORD + word for word in words[number + 1 :]]
+                break
             match = re.fullmatch(r"--([\w.-]+)(=.*)?", word, re.DOTALL)
             if match is not None:
                 word, value = "--" + match[1].replace("-", "_"), match[2]
                 if word not in self._names:
-                    raise UsageError(f"no option {word!r}; the nearest is {nearest(word, self._names)!r}")
+                    near = nearest(word, self._names)
+                    faults.add(UsageError(f"no option {word!r}; the nearest is {near!r}"))
                 word += value or ("=true" if word in switches else "")
             spelled.append(word)
+        faults.raise_all()
         return spelled
 
     def error(self, message: str) -> NoReturn:

@@ -16,6 +16,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from owl2.cli.values import UsageError, is_required, parse_yaml, read
+from owl2.errors import Faults
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
@@ -75,11 +76,16 @@ def field_docs(config: type) -> dict[str, str]:
     }
 
 
-def stage_config(file: Path | None, settings: Settings) -> "TrainConfig":
+def stage_config(file: Path | None, settings: Settings, faults: Faults | None = None) -> "TrainConfig":
     """Read a stage's file and lay the settings over it.
 
+    Args:
+        file: the stage.
+        settings: of the command line.
+        faults: gets all that is wrong in place of an exception, see `read`.
+
     Raises:
-        UsageError: a setting on the command line is wrong.
+        UsageError: settings on the command line are wrong.
         TrainConfigError: a file is wrong, or what all of them make together.
         OSError: a file cannot be read.
     """
@@ -87,18 +93,25 @@ def stage_config(file: Path | None, settings: Settings) -> "TrainConfig":
 
     keys = {key.name: key for key in keys_of(TrainConfig)}
     first = [] if file is None else [("config", str(file))]
-    branches = [_branch(keys[name], text) for name, text in settings if name != "config"]
+    own = Faults() if faults is None else faults
     tree: dict[str, Any] = {}
-    try:
-        for name, text in [*first, *settings]:
-            tree = _merged(tree, read_yaml(Path(text)) if name == "config" else branches.pop(0))
-    except UsageError as error:
-        raise TrainConfigError(str(error)) from None
-    try:
-        return read(tree, TrainConfig, "")
-    except UsageError as error:
-        files = [text for name, text in [*first, *settings] if name == "config"]
-        raise TrainConfigError(f"{', '.join(files) or 'no CONFIG.yaml is given'}: {error}") from None
+    for name, text in [*first, *settings]:
+        if name == "config":
+            try:
+                tree = _merged(tree, read_yaml(Path(text)))
+            except UsageError as error:
+                raise TrainConfigError(str(error)) from None
+        else:
+            with own.collect(name):
+                tree = _merged(tree, _branch(keys[name], text))
+    files = ", ".join(text for name, text in [*first, *settings] if name == "config")
+    found = Faults()
+    config = read(tree, TrainConfig, "", found)
+    for wrong in found.errors:
+        own.add(TrainConfigError(f"{files or 'no CONFIG.yaml is given'}: {wrong}"), *found.keys)
+    if faults is None:
+        own.raise_all()
+    return config
 
 
 def _branch(key: Key, text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from owl2.cli.parser import Parser
 from owl2.cli.settings import Settings, stage_config
 from owl2.cli.values import UsageError
+from owl2.errors import Faults
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
@@ -26,14 +27,20 @@ def train(stage: Path | None = None, *, settings: Settings, print_config: bool =
         stage: YAML file of the stage.
         print_config: print the settings that all of this makes, and exit.
     """
-    config = stage_config(stage, settings)
+    faults = Faults()
+    config = stage_config(stage, settings, faults)
     if print_config:
         import yaml
 
         from owl2.train.config import config_to_dict
 
+        faults.raise_all()
         print(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True), end="")
         return
+    from owl2.train.ranks import started
+
+    config.find_faults(faults, started())
+    faults.raise_all()
     from owl2.train.loop import train as run_stage
     from owl2.train.ranks import is_first_started
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from owl2.errors import Owl2Error
-from owl2.fields import check_fields, number
+from owl2.errors import Faults, Owl2Error
+from owl2.fields import check_fields, find_faults, number
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
@@ -247,24 +247,44 @@ class TrainConfig:
                 object.__setattr__(self, name, Path(os.path.expanduser(value)))
 
     def check(self, ranks: int = 1) -> None:
-        """Raise TrainConfigError if a value is out of range or `ranks` processes do not match the batch."""
-        check_fields(self, TrainConfigError)
+        """Raise TrainConfigError if values are out of range or `ranks` processes do not match the batch."""
+        faults = Faults()
+        self.find_faults(faults, ranks)
+        faults.raise_all()
+
+    def find_faults(self, faults: Faults, ranks: int = 1) -> None:
+        """Add to `faults` what `check` would raise; values that are at fault already are not checked."""
+        find_faults(self, TrainConfigError, faults)
+        checks = (
+            self._check_saving,
+            self._check_trackers,
+            lambda: self.parallel.check(ranks),
+            lambda: self._check_batch(ranks),
+            self._check_schedule,
+            self._check_lora,
+            self._check_sources,
+            self._check_template,
+            self._check_packing,
+        )
+        for check in checks:
+            with faults.collect_new():
+                check()
+
+    def _check_saving(self) -> None:
         if self.keep_every is not None and self.keep_every % self.save_every:
             raise TrainConfigError(
                 f"keep_every {self.keep_every} must be a multiple of save_every {self.save_every}"
             )
+
+    def _check_trackers(self) -> None:
         if len(set(self.trackers)) != len(self.trackers):
             raise TrainConfigError(
                 f"trackers {self.trackers} must be different ones of {', '.join(TRACKERS)}"
             )
-        self.parallel.check(ranks)
-        if self.data.pack_tokens is None:
-            self._check_batch(ranks)
-        self._check_schedule()
-        self._check_lora()
-        self._check_data()
 
     def _check_batch(self, ranks: int) -> None:
+        if self.data.pack_tokens is not None:
+            return
         data_ranks = self.parallel.data_ranks(ranks)
         product = self.micro_batch_size * self.accumulation * data_ranks
         if product == self.global_batch_size:
@@ -307,7 +327,7 @@ class TrainConfig:
                 "cannot be combined with lora; change it in a stage of its own"
             )
 
-    def _check_data(self) -> None:
+    def _check_sources(self) -> None:
         held_out = [] if self.validation is None else [("validation", self.validation.sources)]
         for key, sources in [("data", self.data.sources), *held_out]:
             names = [source.name for source in sources]
@@ -317,13 +337,16 @@ class TrainConfig:
                 raise TrainConfigError(f"a name of {key}.sources has a colon: {names}")
         if all(source.weight == 0 for source in self.data.sources):
             raise TrainConfigError("data.sources: every weight is 0; give one of them a weight above 0")
+
+    def _check_template(self) -> None:
         from owl2.processor.template import find_template
 
         find_template(self.data.template)
-        if self.data.pack_tokens is not None:
-            self._check_packing(self.data.pack_tokens)
 
-    def _check_packing(self, pack_tokens: int) -> None:
+    def _check_packing(self) -> None:
+        pack_tokens = self.data.pack_tokens
+        if pack_tokens is None:
+            return
         if pack_tokens < self.data.max_tokens:
             raise TrainConfigError(
                 f"data.pack_tokens {pack_tokens} must be at least data.max_tokens {self.data.max_tokens}"
