@@ -89,8 +89,8 @@ class Faults:
             self.add(Owl2Error(said), *keys)
 
     @contextmanager
-    def collect_new(self) -> Iterator[None]:
-        """Add an error of values that may be at fault already, unless it is only a consequence of that.
+    def collect_new(self, *keys: str) -> Iterator[None]:
+        """As `collect`, for values that may be at fault already: what is a consequence of that is left out.
 
         Consequences are a message that names a key at fault, and any exception that is not an `Owl2Error`.
         """
@@ -99,7 +99,7 @@ class Faults:
         except Owl2Error as error:
             words = set(re.findall(r"[\w.\[\]]*\w\]?", str(error)))
             if not any(key in words or key.partition("[")[0] in words for key in self.keys):
-                self.add(error)
+                self.add(error, *keys)
         except Exception:
             if not self.errors:
                 raise

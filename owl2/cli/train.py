@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
 
 
-def train(stage: Path | None = None, *, settings: Settings, print_config: bool = False) -> None:
+def train(
+    stage: Path | None = None, *, settings: Settings, dry_run: bool = False, print_config: bool = False
+) -> None:
     """Run or continue a training stage; the same command continues it.
 
     Any key of the stage's YAML file is an option too, as in --optim.lr 1e-4 or
@@ -25,6 +27,8 @@ def train(stage: Path | None = None, *, settings: Settings, print_config: bool =
 
     Args:
         stage: YAML file of the stage.
+        dry_run: check everything that can be known before the first step, name all errors together, show
+            samples of each source in RUN/dry_run.html, and exit.
         print_config: print the settings that all of this makes, and exit.
     """
     faults = Faults()
@@ -37,12 +41,19 @@ def train(stage: Path | None = None, *, settings: Settings, print_config: bool =
         faults.raise_all()
         print(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True), end="")
         return
-    from owl2.train.ranks import started
+    from owl2.train.ranks import is_first_started, started
 
     config.find_faults(faults, started())
+    if dry_run:
+        from rich.console import Console
+
+        from owl2.train.dry_run import dry_run as check_stage
+
+        if is_first_started():
+            check_stage(config, faults, Console())
+        return
     faults.raise_all()
     from owl2.train.loop import train as run_stage
-    from owl2.train.ranks import is_first_started
 
     checkpoint = run_stage(config)
     if is_first_started():

@@ -201,7 +201,8 @@ def names_of(kind: Any) -> Iterator[str]:
     """The dotted names of a dataclass's fields, with those of the groups in it."""
     for name, inner in get_type_hints(kind).items():
         yield name
-        for group in filter(dataclasses.is_dataclass, (inner, *get_args(inner))):
+        groups = () if get_origin(inner) is list else (inner, *get_args(inner))
+        for group in filter(dataclasses.is_dataclass, groups):
             yield from (f"{name}.{below}" for below in names_of(group))
 
 

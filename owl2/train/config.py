@@ -263,12 +263,15 @@ class TrainConfig:
             self._check_schedule,
             self._check_lora,
             self._check_sources,
-            self._check_template,
             self._check_packing,
         )
         for check in checks:
             with faults.collect_new():
                 check()
+        from owl2.processor.template import find_template
+
+        with faults.collect_new("data.template"):
+            find_template(self.data.template)
 
     def _check_saving(self) -> None:
         if self.keep_every is not None and self.keep_every % self.save_every:
@@ -337,11 +340,6 @@ class TrainConfig:
                 raise TrainConfigError(f"a name of {key}.sources has a colon: {names}")
         if all(source.weight == 0 for source in self.data.sources):
             raise TrainConfigError("data.sources: every weight is 0; give one of them a weight above 0")
-
-    def _check_template(self) -> None:
-        from owl2.processor.template import find_template
-
-        find_template(self.data.template)
 
     def _check_packing(self) -> None:
         pack_tokens = self.data.pack_tokens

@@ -46,10 +46,10 @@ from owl2.train.prepare import (
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
-from owl2.train.state.config_diff import changes, check_finished, keep_config
+from owl2.train.state.config_diff import changes, is_finished, keep_config
 from owl2.train.state.saver import Saver
 from owl2.train.state.sharded import save_sharded
-from owl2.train.state.state import StateRecord, resume, saved_states, tensors_of
+from owl2.train.state.state import StateRecord, resume, tensors_of
 from owl2.train.summary import Summary
 from owl2.train.validate import Validation
 
@@ -106,15 +106,9 @@ class Run:
 def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     checkpoint = config.run / "checkpoint"
     changed = changes(config.run, config)  # refuses before anything is loaded
-    if checkpoint.exists():
-        if not check_finished(config.run, changed):
-            console.print(f"{config.run}: finished before; the result is {checkpoint}", soft_wrap=True)
-            return checkpoint
-        if not saved_states(config.run):
-            raise TrainConfigError(
-                f"{config.run} is finished and has no state to continue from; choose another `run`, with "
-                f"`model` {checkpoint}"
-            )
+    if is_finished(config.run, changed):
+        console.print(f"{config.run}: finished before; the result is {checkpoint}", soft_wrap=True)
+        return checkpoint
     objective, processor = load_stage(config, ranks)
     model = objective.model
     assignments = assign_rules(model, config.rules, config.optim.weight_decay)

@@ -16,6 +16,7 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.base import Source
 from owl2.data.readers.sources import open_source
+from owl2.errors import Faults
 from owl2.jsonl import cut_torn_line
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, check_installed
@@ -29,22 +30,31 @@ from owl2.train.trackers import check_installed as check_trackers
 
 
 def check_machine(config: TrainConfig) -> None:
-    """Raise an error if this machine lacks the device, a tracker's package or the compiler backend.
+    """Raise an error if this machine lacks the device, a package or the compiler backend.
 
     Raises:
         DeviceError, TrainConfigError: before anything is loaded.
     """
-    find_device(local_device(config.device))
-    check_trackers(config.trackers)
+    faults = Faults()
+    with faults.collect():
+        find_device(local_device(config.device))
+    with faults.collect():
+        check_trackers(config.trackers)
+    if config.lora is not None:
+        with faults.collect():
+            check_installed(config.lora)
     if config.parallel.compile is not None:
         from torch._dynamo import list_backends  # takes seconds
 
         if config.parallel.compile not in (names := list_backends(exclude_tags=())):
             near = difflib.get_close_matches(config.parallel.compile, names, n=1, cutoff=0)[0]
-            raise TrainConfigError(
-                f"parallel.compile {config.parallel.compile!r} is no backend of torch.compile; use inductor "
-                f"or aot_eager (nearest name: {near})"
+            faults.add(
+                TrainConfigError(
+                    f"parallel.compile {config.parallel.compile!r} is no backend of torch.compile; use "
+                    f"inductor or aot_eager (nearest name: {near})"
+                )
             )
+    faults.raise_all()
 
 
 @contextmanager
@@ -86,8 +96,6 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
     Returns the objective and the processor. The objective's `model` is whole in a single float32 process and
     else sharded over the ranks.
     """
-    if config.lora is not None:
-        check_installed(config.lora)  # now, not after minutes of loading
     device = local_device(config.device)
     sharding = None
     if ranks.store is None:
@@ -117,12 +125,17 @@ def open_dataset(config: TrainConfig, processor: Processor) -> SampleDataset:
         DataError: a corpus cannot be read.
     """
     data = config.data
+    check_context(data, processor)
+    sources, mixture = open_mixture(data.sources, data.seed)
+    return make_dataset(data, data.sources, sources, mixture, processor)
+
+
+def check_context(data: DataConfig, processor: Processor) -> None:
+    """Raise TrainConfigError if samples may be longer than the decoder's context."""
     if processor.max_tokens is not None and data.max_tokens > processor.max_tokens:
         raise TrainConfigError(
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
         )
-    sources, mixture = open_mixture(data.sources, data.seed)
-    return make_dataset(data, data.sources, sources, mixture, processor)
 
 
 def make_dataset(
@@ -148,9 +161,13 @@ def make_dataset(
 def open_mixture(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Source], Mixture]:
     """Open the sources and mix them by weight."""
     sources = [open_source(c.name, c.path, c.image_root, c.shuffle) for c in configs]
+    return sources, mix(configs, sources, seed)
+
+
+def mix(configs: Sequence[SourceConfig], sources: Sequence[Source], seed: int) -> Mixture:
+    """The mixture of opened sources."""
     weights = [len(s) if c.weight == "size" else c.weight for c, s in zip(configs, sources, strict=True)]
-    mixture = Mixture([len(s) for s in sources], weights, seed, [s.in_slices for s in sources])
-    return sources, mixture
+    return Mixture([len(s) for s in sources], weights, seed, [s.in_slices for s in sources])
 
 
 def order_of(config: TrainConfig, dataset: SampleDataset) -> Order:

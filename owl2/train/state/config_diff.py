@@ -16,6 +16,7 @@ from rich.console import Console
 
 from owl2.files import write_file
 from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
+from owl2.train.state.state import saved_states
 
 WITHOUT_EFFECT = (
     "run",
@@ -77,22 +78,30 @@ def changes(run: Path, config: TrainConfig) -> Changes:
     return changed
 
 
-def check_finished(run: Path, changed: Changes) -> bool:
-    """Whether a run that has its result is to go on, because `steps` were raised.
+def is_finished(run: Path, changed: Changes) -> bool:
+    """Whether a run has its result; not if `steps` were raised, so that it is to go on.
 
     Raises:
-        TrainConfigError: its result is not that of the present configuration.
+        TrainConfigError: its result is not that of the present configuration, or it cannot go on.
     """
+    checkpoint = run / "checkpoint"
+    if not checkpoint.exists():
+        return False
     effective = {key: pair for key, pair in changed.items() if not _matches(key, WITHOUT_EFFECT)}
     before, now = effective.get("steps", (0, 0))
     if before is not None and now > before:
-        return True
+        if not saved_states(run):
+            raise TrainConfigError(
+                f"{run} is finished and has no state to continue from; choose another `run`, with `model` "
+                f"{checkpoint}"
+            )
+        return False
     if effective:
         raise TrainConfigError(
             f"{run} is finished, and these {len(effective)} key(s) differ from those of its result:\n"
             f"{_lines(effective)}\nSet them back, raise `steps` to train on, or choose another `run`"
         )
-    return False
+    return True
 
 
 def keep_config(run: Path, config: TrainConfig, start: int, console: Console) -> None:
