@@ -139,7 +139,7 @@ def _merged(tree: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings; see `parse_yaml`.
+    """Read a YAML file of settings, or those in the `run.json` of a run; see `parse_yaml`.
 
     Raises:
         UsageError: it is not UTF-8, not YAML, or no mapping; names file and line.
@@ -155,4 +155,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UsageError(f"{path} has no settings; expected lines such as `steps: 100`")
-    return tree
+    made = tree.get("config")
+    return made if isinstance(made, dict) and "attempts" in tree else tree

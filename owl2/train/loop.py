@@ -20,10 +20,11 @@ from owl2.data.dataset import SampleDataset
 from owl2.data.loader import Batch, BatchLoader
 from owl2.errors import Owl2Error
 from owl2.processor import Processor
+from owl2.provenance import Record, card, recorded
 from owl2.train.adapters import lora
-from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
 from owl2.train.ema import MovingAverage
-from owl2.train.fingerprints import frozen_fingerprints
+from owl2.train.fingerprints import frozen_fingerprints, model_fingerprint
 from owl2.train.flops import StepCost, Work, peak_memory
 from owl2.train.metrics import Metrics, Tally, append_row, drop_steps_from
 from owl2.train.optim import lr_at, make_optimizer, set_lr
@@ -46,7 +47,7 @@ from owl2.train.prepare import (
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
-from owl2.train.state.config_diff import changes, is_finished, keep_config
+from owl2.train.state.config_diff import changes, flat, is_finished, keep_config
 from owl2.train.state.saver import Saver
 from owl2.train.state.sharded import save_sharded
 from owl2.train.state.state import StateRecord, resume, tensors_of
@@ -82,8 +83,16 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
         ExitStack() as stack,
     ):
         ranks.on_first(lambda: stack.enter_context(open_run_folder(config.run)))
-        silent = Console(file=io.StringIO())
-        return _train(config, ranks, (console or Console()) if ranks.is_first else silent)
+        changed = changes(config.run, config)  # refuses before anything is loaded
+        console = (console or Console()) if ranks.is_first else Console(file=io.StringIO())
+        if is_finished(config.run, changed):
+            result = config.run / "checkpoint"
+            console.print(f"{config.run}: finished before; the result is {result}", soft_wrap=True)
+            return result
+        records: list[Record] = []
+        facts = {"config": config_to_dict(config)}
+        ranks.on_first(lambda: records.append(stack.enter_context(recorded(config.run, facts))))
+        return _train(config, ranks, console, records[0] if records else None)
 
 
 @dataclass(frozen=True)
@@ -103,12 +112,7 @@ class Run:
     average: MovingAverage | None
 
 
-def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
-    checkpoint = config.run / "checkpoint"
-    changed = changes(config.run, config)  # refuses before anything is loaded
-    if is_finished(config.run, changed):
-        console.print(f"{config.run}: finished before; the result is {checkpoint}", soft_wrap=True)
-        return checkpoint
+def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record | None) -> Path:
     objective, processor = load_stage(config, ranks)
     model = objective.model
     assignments = assign_rules(model, config.rules, config.optim.weight_decay)
@@ -128,7 +132,15 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
         record=StateRecord(order=order_of(config, dataset), frozen=frozen_fingerprints(model, ranks)),
         average=MovingAverage(model, config.ema.decay) if config.ema is not None else None,
     )
+    marks = {
+        "model": model_fingerprint(model, run.record.frozen, ranks),
+        "data": run.record.order["content"],
+    }
     resumed = _resume(run)
+    if record is not None:
+        seeds = {key: value for key, value in flat(record.content["config"]) if key.endswith("seed")}
+        facts = {"processes": ranks.size, "device": config.device, "first_step": resumed.step}
+        record.update({"seeds": seeds, "fingerprints": marks}, **facts)
     loader = make_loader(config, dataset, resumed.step, ranks, resumed.seen)
     summary = Summary.of(model, assignments, dataset, config, ranks)
     ranks.on_first(lambda: summary.write(config.run))
@@ -141,7 +153,9 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
         run.average.copy_to_model()
     if config.lora is not None:
         lora.finish(model, config, ranks)
-    save_sharded(model, checkpoint, processor, config.dtype, ranks)
+    notes = card(record.content) if record is not None else ""
+    checkpoint = config.run / "checkpoint"
+    save_sharded(model, checkpoint, processor, config.dtype, ranks, notes)
     return checkpoint
 
 

@@ -21,6 +21,7 @@ from owl2.jsonl import read_jsonl
 from owl2.pages.curves import Curve, Panel, lr_panel, render_panels
 from owl2.pages.drawing import SECOND
 from owl2.pages.page import render, write_page
+from owl2.provenance import ATTEMPT_HEAD, attempt_rows, read_record
 from owl2.train.metrics import duration, rates, read_metrics
 from owl2.train.state.config_diff import read_settings
 from owl2.train.state.state import saved_states
@@ -47,6 +48,8 @@ class RunFiles:
     rows: list[dict[str, float]]
     validation: list[dict[str, float]]
     summary: Summary | None
+    record: dict[str, Any] | None
+    """`run.json`."""
     bad_samples: list[dict[str, Any]]
     """Samples that could not be used, with their reasons, from every rank."""
     silent_s: float
@@ -77,6 +80,7 @@ class RunFiles:
             rows=read_metrics(run),
             validation=read_metrics(run, "validation.jsonl"),
             summary=Summary.read(run),
+            record=read_record(run),
             bad_samples=[
                 row
                 for file in sorted(run.glob("bad_samples*.jsonl"))
@@ -150,8 +154,18 @@ def page(files: RunFiles) -> str:
         sources=_sources(files),
         speed=_speed(files),
         tables=_tables(files),
+        provenance=provenance(files),
         config=files.config,
     )
+
+
+def provenance(files: RunFiles) -> dict[str, Any]:
+    """Attempts, and what identifies model and data."""
+    record = files.record or {}
+    marks = record.get("fingerprints", {})
+    named = [("starting model", marks.get("model")), *marks.get("data", {}).items()]
+    lines = [f"{name}: {mark}" for name, mark in named if mark]
+    return {"head": ATTEMPT_HEAD, "rows": attempt_rows(record), "lines": lines}
 
 
 def _facts(files: RunFiles) -> list[tuple[str, str]]:

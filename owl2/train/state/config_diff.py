@@ -64,8 +64,8 @@ def changes(run: Path, config: TrainConfig) -> Changes:
     path = run / "config.yaml"
     if not path.exists():
         return {}
-    before = {**ADDED, **dict(_flat(read_settings(path)))}
-    now = dict(_flat(yaml.safe_load(yaml.safe_dump(config_to_dict(config)))))
+    before = {**ADDED, **dict(flat(read_settings(path)))}
+    now = dict(flat(yaml.safe_load(yaml.safe_dump(config_to_dict(config)))))
     # A key that one of the two lacks and that is None in the other is no change.
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     changed = {key: (before.get(key), now.get(key)) for key in keys}
@@ -144,13 +144,13 @@ def _lines(changed: Changes) -> str:
     return "\n".join(f"  {key}: {old} -> {new}" for key, (old, new) in changed.items())
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested dictionaries as dotted keys; sources by their name, other lists as one value."""
     if isinstance(value, list) and value and all(isinstance(v, dict) and "name" in v for v in value):
         yield prefix, [v["name"] for v in value]  # their order is part of the order of samples
         value = {v["name"]: v for v in value}
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
