@@ -13,21 +13,19 @@ from torch import Tensor
 
 from owl2.checkpoint import load_model, resolve
 from owl2.checkpoint.tensors import dtype_of
-from owl2.errors import Owl2Error
+from owl2.devices import find_device
 from owl2.generate import (
     ChatSession,
     GenerationConfig,
     GenerationError,
+    Why,
     end_tokens,
+    explain,
     generate,
     log_likelihoods,
 )
 from owl2.model import Owl2Model
-from owl2.processor import Message, Processor
-
-
-class DeviceError(Owl2Error, ValueError):
-    """A device that PyTorch does not know or this machine does not have."""
+from owl2.processor import ImageSource, Message, Processor
 
 
 class Owl2:
@@ -72,36 +70,48 @@ class Owl2:
             self.model, input_ids, attention_mask, pixel_values, self.generation_config, **settings
         )
 
-    def chat(self, messages: Sequence[Message], **settings: Any) -> str:
-        """Return the answer to a conversation whose last turn is the user's.
+    def chat(
+        self, messages: str | Sequence[Message], *, images: Sequence[ImageSource] = (), **settings: Any
+    ) -> str:
+        """Return the answer to a question, or to a conversation whose last turn is the user's.
 
         Args:
-            messages: `{"role": "user" | "assistant", "content": ...}`; content is text, or a list of
-                `{"type": "text", "text": ...}` and `{"type": "image", "image": PIL image or path}`.
+            messages: a question as text, or `{"role": "user" | "assistant", "content": ...}`; content is
+                text, or a list of `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}` with
+                anything that `owl2.processor.load_image` reads: a path, URL, PIL image, array, ...
+            images: images in front of a question that is given as text.
             settings: see `generate`. Without `max_new_tokens`, the answer may take what the context has
                 left, but no more than the checkpoint's default.
 
         Raises:
             GenerationError: impossible settings, or no room for the answer.
             TemplateError, ImageError, ContextError: a conversation that cannot be encoded.
-            TypeError: an unknown setting.
+            TypeError: an unknown setting, or `images` with a conversation, whose turns have their own.
         """
-        return "".join(self.stream(messages, **settings))
+        return "".join(self.stream(messages, images=images, **settings))
 
-    def stream(self, messages: Sequence[Message], **settings: Any) -> Iterator[str]:
+    def stream(
+        self, messages: str | Sequence[Message], *, images: Sequence[ImageSource] = (), **settings: Any
+    ) -> Iterator[str]:
         """Yield the answer of `chat` piece by piece as it is generated; errors come with the first piece.
 
         With `num_beams` above 1 the first piece comes when the search has ended.
         """
-        return self.session().answer(messages, **settings)
+        return self.session().answer(_conversation(messages, images), **settings)
 
-    def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
-        """Return the log-probability of each answer to a conversation whose last turn is the user's.
+    def score(
+        self,
+        messages: str | Sequence[Message],
+        answers: Sequence[str],
+        *,
+        images: Sequence[ImageSource] = (),
+    ) -> list[float]:
+        """Return the log-probability of each answer to a question or conversation.
 
         The sum over the answer's tokens without an end token, so longer answers are less probable.
 
         Args:
-            messages: see `chat`. They are read once for all answers.
+            messages, images: see `chat`. They are read once for all answers.
             answers: texts, none of them empty.
 
         Raises:
@@ -112,12 +122,48 @@ class Owl2:
             raise GenerationError(f"answers {list(answers)!r:.80}: give at least one, and none that is empty")
         encode = self.processor.tokenizer.encode
         continuations = [(0, encode(answer, space=True)) for answer in answers]
-        batch = self.processor.collate([self.processor.encode(messages, generation_prompt=True)])
+        conversation = _conversation(messages, images)
+        batch = self.processor.collate([self.processor.encode(conversation, generation_prompt=True)])
         return [score for score, _ in log_likelihoods(self.model, batch, continuations)]
+
+    def why(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        images: Sequence[ImageSource] = (),
+        answer: str | None = None,
+        **settings: Any,
+    ) -> Why:
+        """Return the probability of each token of an answer, with the images and with blank ones.
+
+        Args:
+            messages, images: see `chat`.
+            answer: the text to explain; default: what `chat` answers with these settings.
+            settings: see `generate`.
+
+        Raises:
+            GenerationError, TemplateError, ImageError, ContextError: see `chat`.
+        """
+        conversation = _conversation(messages, images)
+        if answer is None:
+            answer = self.chat(conversation, **settings)
+        return explain(self.session(), conversation, answer, **settings)
 
     def session(self) -> ChatSession:
         """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`."""
         return ChatSession(self.model, self.processor, self.generation_config)
+
+
+def _conversation(messages: str | Sequence[Message], images: Sequence[ImageSource]) -> Sequence[Message]:
+    """Return a question with its images as a conversation; a conversation stays."""
+    if isinstance(messages, str):
+        if isinstance(images, str | bytes) or not isinstance(images, Sequence):
+            raise TypeError(f"images is a single {type(images).__name__}, expected a list of images")
+        shown = [{"type": "image", "image": image} for image in images]
+        return [{"role": "user", "content": [*shown, {"type": "text", "text": messages}]}]
+    if images:
+        raise TypeError("images belong to a question given as text; a conversation has them in its turns")
+    return messages
 
 
 def load(
@@ -127,10 +173,11 @@ def load(
     *,
     progress: bool = True,
 ) -> Owl2:
-    """Load a checkpoint, released or ours.
+    """Load a checkpoint, released or ours, or the adapters of a run with the checkpoint that they belong to.
 
     Args:
-        folder_or_hub_id: a folder, or a Hugging Face hub id such as `owner/name`.
+        folder_or_hub_id: a folder, or a Hugging Face hub id such as `owner/name`. An adapter's folder names
+            its checkpoint in `adapter_config.json`; the adapters are merged into it.
         device: where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`, ...
         dtype: `float32`, `bfloat16` or `float16`.
         progress: show a bar on standard error while the weights load.
@@ -139,38 +186,20 @@ def load(
         CheckpointError, TokenizerError, ImageError, TemplateError, GenerationError: a file of the folder is
             missing or damaged; the message names it. Or an unknown dtype.
         DeviceError: this machine has no such device.
+        TrainConfigError: a folder of adapters, and `peft` is missing.
 
     Warns:
         Owl2Warning: the folder has settings that are ignored; names them.
     """
     device, dtype = find_device(device), dtype_of(dtype)
-    folder = resolve(folder_or_hub_id)
+    adapter, folder = None, resolve(folder_or_hub_id)
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        from owl2.train.adapters.lora import base_of, load_adapter, merge_adapters
+
+        adapter, folder = folder, base_of(folder)
     config = GenerationConfig.read(folder)
     model = load_model(folder, device=device, dtype=dtype, progress=progress)
+    if adapter is not None:
+        load_adapter(model, adapter)
+        merge_adapters(model, dtype, device)
     return Owl2(model, Processor.from_folder(folder, model.config), config)
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """Return a device of this machine.
-
-    Raises:
-        DeviceError: PyTorch does not know it, or this machine does not have it.
-    """
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise DeviceError(f"device {name!r} is unknown; PyTorch sees {_devices()}") from error
-    try:
-        torch.zeros(1, device=device).cpu()
-    except Exception as error:  # each backend that is missing has its own
-        raise DeviceError(f"device {name} is not there: PyTorch sees {_devices()}") from error
-    if device.type == "cpu" and device.index:
-        raise DeviceError(f"device {name} is not there: PyTorch counts all CPUs as one, cpu")
-    return device
-
-
-def _devices() -> str:
-    """The devices of this machine, for an error."""
-    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    found += [kind for kind in ("mps", "xpu") if getattr(torch, kind).is_available()]
-    return ", ".join(found)

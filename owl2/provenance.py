@@ -23,7 +23,6 @@ from typing import Any
 
 import yaml
 
-import owl2
 from owl2.errors import Owl2Error
 from owl2.files import read_json, write_file
 
@@ -52,13 +51,13 @@ class Record:
             before.setdefault("exit", KILLED)
         self.attempt: dict[str, Any] = {
             "started": _now(),
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": [Path(sys.argv[0]).name.replace("__main__.py", "owl2"), *sys.argv[1:]],
             "working_directory": os.getcwd(),
             "host": socket.gethostname(),
             "process": os.getpid(),
             "system": platform.platform(),
             "python": platform.python_version(),
-            "owl2": owl2.__version__,
+            "owl2": sys.modules["owl2"].__version__,
             "packages": _packages(),
             "git": _commit(),
         }
@@ -131,6 +130,14 @@ def attempt_rows(record: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
     return rows
 
 
+def lines(folder: Path) -> list[str]:
+    """The attempts of a folder, one line each; none without a record."""
+    return [
+        "; ".join(map(" ".join, zip(ATTEMPT_HEAD, row, strict=True)))
+        for row in attempt_rows(read_record(folder))
+    ]
+
+
 def card(record: Mapping[str, Any]) -> str:
     """A section of the model card, from the newest attempt; without the host."""
     attempt, marks = record["attempts"][-1], record.get("fingerprints", {})
@@ -192,10 +199,9 @@ def _without_secrets(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_secrets(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        named = [isinstance(item, str) and _is_secret_option(item) for item in [None, *value[:-1]]]
         return [
-            "***" if is_secret else _without_secrets(item)
-            for is_secret, item in zip(named, value, strict=True)
+            "***" if _is_secret_option(before) else _without_secrets(item)
+            for before, item in zip([None, *value], value, strict=False)
         ]
     if not isinstance(value, str):
         return value
@@ -210,5 +216,5 @@ def _without_secrets(value: Any) -> Any:
     return value
 
 
-def _is_secret_option(word: str) -> bool:
-    return word.startswith("--") and _SECRET_NAME.fullmatch(word) is not None
+def _is_secret_option(word: Any) -> bool:
+    return isinstance(word, str) and word.startswith("--") and _SECRET_NAME.fullmatch(word) is not None

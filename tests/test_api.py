@@ -1,18 +1,20 @@
 """The library's entry point: load a folder, ask, stream, talk."""
 
 import json
+import math
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import owl2
-from owl2.api import DeviceError
 from owl2.checkpoint import CheckpointError, save_checkpoint
+from owl2.devices import DeviceError
 from owl2.generate import GenerationError
 from owl2.processor import (
     ImageError,
@@ -170,6 +172,36 @@ def test_a_score_is_the_log_probability_of_the_answer_as_training_reads_it(folde
     for wrong in ([], ["yes", ""], ["x" * 5000]):
         with pytest.raises(GenerationError):
             owl.score(QUESTION, wrong)
+
+
+def test_a_question_may_be_text_with_its_images(folder: Path) -> None:
+    owl = owl2.load(folder, progress=False)
+    assert owl.chat("What is this?", images=[IMAGE], max_new_tokens=9) == owl.chat(QUESTION, max_new_tokens=9)
+    assert owl.score("What is this?", ["yes"], images=[IMAGE]) == owl.score(QUESTION, ["yes"])
+    hello: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
+    assert owl.chat("Hello", max_new_tokens=9) == owl.chat(hello, max_new_tokens=9)
+    with pytest.raises(TypeError, match="in its turns"):
+        owl.chat(QUESTION, images=[IMAGE])
+    with pytest.raises(TypeError, match="expected a list of images"):
+        owl.chat("What?", images="cat.jpg")
+
+
+def test_why_has_the_probabilities_whose_product_is_the_score_with_and_without_seeing(folder: Path) -> None:
+    owl = owl2.load(folder, progress=False)
+    why = owl.why(QUESTION, answer="no, it is a cat")
+    assert "".join(token.text for token in why.tokens).strip() == "no, it is a cat"
+    blank = Image.new("RGB", (1, 1))
+    for images, found in (
+        ([IMAGE], [token.probability for token in why.tokens]),
+        ([blank], [token.blank_probability for token in why.tokens]),
+    ):
+        (score,) = owl.score("What is this?", ["no, it is a cat"], images=images)
+        assert math.log(math.prod(found)) == pytest.approx(score, abs=1e-4)
+    assert any(t.probability != pytest.approx(t.blank_probability, rel=1e-3) for t in why.tokens)
+    assert why.blank_answer == owl.chat("What is this?", images=[blank])
+    text = owl.why("Hello", answer="yes")
+    assert [t.probability for t in text.tokens] == [t.blank_probability for t in text.tokens]
+    assert owl.why("Hello", answer="").tokens == ()
 
 
 def test_half_precision_answers_too(folder: Path) -> None:

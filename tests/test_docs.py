@@ -7,6 +7,7 @@ begin; cheap ones are run. Code is compiled and its names looked up; settings ar
 import ast
 import dataclasses
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -68,7 +69,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for block in blocks("console", "bash"):
         for line in block.text.splitlines():
             if block.language == "bash" or line.startswith("$ "):
-                yield block.name, shlex.split(line.removeprefix("$ "), comments=True)
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                yield block.name, list(itertools.takewhile(lambda word: word not in ("<", ">", "|"), words))
 
 
 COMMAND_LINES = [pytest.param(words, id=f"{page}: {' '.join(words)}") for page, words in commands() if words]
@@ -223,6 +225,23 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     listed = {file for entry in navigation for file in entry.values()}
     assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_walks_of_the_design_page_pass_functions_that_are_there() -> None:
+    text = (ROOT / "docs" / "design.md").read_text().split("## Three walks")[1].split("\n## ")[0]
+    steps = re.findall(r"`([\w/]+\.py): (\w+)`", text)
+    assert len(steps) == 12 + 11 + 14
+    for file, name in steps:
+        tree = ast.walk(ast.parse((ROOT / "owl2" / file).read_text()))
+        assert name in {n.name for n in tree if isinstance(n, ast.FunctionDef | ast.ClassDef)}, (
+            f"{file}: {name}"
+        )
+
+
+def test_the_start_page_names_every_other_page() -> None:
+    text = (ROOT / "docs" / "index.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert not {name for name in pages if f"]({name})" not in text}
 
 
 def test_the_demo_page_names_every_preset_and_every_package() -> None:

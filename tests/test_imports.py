@@ -24,6 +24,7 @@ SOURCES = sorted((ROOT / "owl2").rglob("*.py"))
 
 RANKS = {
     "model": 0,
+    "devices": 0,
     "errors": 0,
     "fields": 0,
     "files": 0,
@@ -32,10 +33,11 @@ RANKS = {
     "registry": 0,
     "processor": 1,
     "checkpoint": 1,
+    "provenance": 1,
     "generate": 2,
     "data": 2,
-    "owl2": 3,  # the package itself: load() and Owl2
     "train": 3,
+    "owl2": 3,  # the package itself: load() and Owl2
     "eval": 3,
     "analysis": 3,
     "serve": 3,

@@ -41,12 +41,13 @@ def test_a_page_has_one_stylesheet_and_asks_for_the_width_of_a_phone() -> None:
         assert needed in html
 
 
-def test_a_table_scrolls_in_its_own_box() -> None:
+def test_a_table_scrolls_in_its_own_box_and_names_its_cells_for_phones() -> None:
     html = render("training.html", **TRAINING)
     assert re.findall(r'(<div class="scroll">)?<table', html) == ['<div class="scroll">']
-    assert '<td>*</td><td class="n">12 (!)</td>' in html
+    assert re.search(r'<td data-label="[^"]+">\*</td><td class="n" data-label="[^"]+">12 \(!\)</td>', html)
     templates = "".join(path.read_text() for path in FOLDER.glob("templates/*.html"))
     assert templates.count("<table") == templates.count('<div class="scroll"><table')
+    assert ".labelled td::before { content: attr(data-label)" in html
 
 
 def test_a_page_without_some_of_its_data_is_an_error() -> None:

@@ -1,7 +1,8 @@
 """Checkpoint folders: reading the released layout and ours, new models from pretrained parts, writing.
 
-Start with folder.py (a folder becomes a model) and write.py (a model becomes a folder). For another vision
-encoder or language model copy clip.py or llama.py.
+Start with `write.py` (what is in a checkpoint folder, and how it is written) and `folder.py` (a folder
+becomes a model). For another vision encoder copy `clip.py`, for another language model `llama.py`, and enter
+it in `assemble.py`.
 """
 
 from owl2.checkpoint.assemble import Assembled, assemble

@@ -1,7 +1,6 @@
 """`owl2 chat`: ask a checkpoint about images, once with `-m` or in a dialogue (`dialogue.py`)."""
 
 import sys
-from pathlib import Path
 from typing import Literal
 
 from owl2.cli.values import Seed
@@ -10,31 +9,34 @@ from owl2.cli.values import Seed
 def chat(
     checkpoint: str,
     *,
-    image: list[Path] | None = None,
+    image: list[str] | None = None,
     message: str | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
     max_new_tokens: int | None = None,
     seed: Seed | None = None,
+    why: bool = False,
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> None:
     """Chat with a checkpoint about images.
 
-    With --message, the answer alone goes to standard output; notes and errors go to standard error. In a
-    dialogue, /help lists what else can be typed.
+    With --message, only the answer (and what --why adds) goes to standard output; notes and errors go to
+    standard error. In a dialogue, /help lists what else can be typed. Lines from a pipe are answered without
+    prompts.
 
     Args:
-        checkpoint: checkpoint folder, or a Hugging Face hub id such as owner/name.
-        image: image shown with the first message; repeat the option for several.
+        checkpoint: checkpoint folder, a run's adapter folder, or a Hugging Face hub id such as owner/name.
+        image: path or URL of an image shown with the first message; repeat the option for several.
         message: the question, asked once; without it a dialogue begins.
         temperature: sampling temperature, 0 for the most probable token; default: the checkpoint's.
         top_p: sample from the most probable tokens that together have this probability.
         top_k: sample from this many most probable tokens; 0 for all.
         max_new_tokens: longest answer in tokens; default: the checkpoint's, or what is left of its context.
         seed: number that makes sampled answers repeatable.
-        device: cpu, cuda, cuda:1, ...
+        why: show each token's probability, also with blank images, and the answer to those.
+        device: cpu, cuda or cuda:1
         dtype: type of the weights and the computation.
     """
     from owl2.api import load
@@ -51,6 +53,6 @@ def chat(
     images = [load_image(path) for path in image or []]
     session = load(checkpoint, device, dtype, progress=sys.stderr.isatty()).session()
     if message is None:
-        converse(session, images, settings)
+        converse(session, images, settings, why=why)
     else:
-        print_answer(session, images, message, settings)
+        print_answer(session, images, message, settings, why=why)

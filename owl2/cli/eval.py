@@ -295,7 +295,7 @@ def _mark(loaded: "Items") -> str:
     """A fingerprint of the questions of a benchmark and their references."""
     from owl2.eval.hashing import short_hash
 
-    return short_hash("\n".join(repr(item) for item in loaded.items))
+    return short_hash("\n".join(f"{i.id} {i.question} {i.choices} {i.references}" for i in loaded.items))
 
 
 def _from_environment(name: str, default: int) -> int:

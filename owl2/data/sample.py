@@ -21,14 +21,11 @@ from typing import Any
 from PIL import Image
 
 from owl2.errors import Owl2Error
-from owl2.processor.images import ImageError, load_image
+from owl2.processor.images import BLANK, ImageError, load_image
 from owl2.processor.video import VideoError, sample_frames
 
 Part = dict[str, Any]
 """A part of a message: `{"type": "text", "text": str}`, or `"image"` or `"video"` in place of `"text"`."""
-
-BLANK = Image.new("RGB", (1, 1))
-"""Takes the place of an image where only its number of tokens matters, which is the same for all images."""
 
 CROP_SCALE = (0.5, 1.0)
 """Share of the area that a crop keeps, BLIP-2's range; of a very long image it may keep less."""

@@ -1,6 +1,6 @@
 """The demo's presets: the model, its data, and the length of each stage.
 
-`tiny` is what `make demo` runs: it trains a very small model in half an hour on two cores. `small` starts
+`tiny` is what `make demo` runs: it trains a very small model in 20 minutes on two cores. `small` starts
 from a pretrained language model and takes hours. `smoke` shows in minutes that every part works; its model
 learns nothing useful. All run the same code, the same stages and the same rule tables.
 """

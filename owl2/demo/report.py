@@ -50,7 +50,7 @@ STAGES = {
 PURPOSES = {
     "smoke": "The preset smoke shows in minutes that every part works; it is far too short to learn to see, "
     "so its figures mean nothing.",
-    "tiny": "The preset tiny trains a very small model from scratch in half an hour on two cores.",
+    "tiny": "The preset tiny trains a very small model from scratch in 20 minutes on two cores.",
     "small": "The preset small adds vision to a pretrained language model, SmolLM2-135M-Instruct.",
 }
 PRESET_FILE = "preset.json"
@@ -98,6 +98,19 @@ class DemoRun:
         margin = MARGIN if kind in GOALS else -1.0
         return goal is not None and row["accuracy"] >= goal and row["accuracy"] >= row["blank_image"] + margin
 
+    def interval(self, kind: str) -> tuple[float, float]:
+        """The 95 % interval of a kind's accuracy."""
+        row = self.results[kind]
+        return wilson(round(row["accuracy"] * row["n"]), row["n"])
+
+    def verdict(self, kind: str) -> str:
+        """Whether the goal is reached, and whether the interval leaves that open."""
+        goal, (low, high) = self.goal(kind), self.interval(kind)
+        if goal is None:
+            return "–"
+        word = "reached" if self.is_reached(kind) else "missed"
+        return f"{word}, within the interval" if low < goal <= high else word
+
     def total(self, stage: str, what: str) -> int:
         """Sum of a metric over a stage."""
         return int(sum(row[what] for row in self.metrics[stage]))
@@ -130,7 +143,7 @@ def page(run: DemoRun) -> str:
         examples=[_answer(run, row) for kind in SHOWN for row in _first_right(with_image[kind])],
         has_goals=run.preset != "smoke",
         results=[_result(run, kind) for kind in run.results],
-        result_head=("", "n", "the model", "95 %", *BASELINES.values(), "goal"),
+        result_head=("", "n", "the model", "95 %", *BASELINES.values(), "goal", ""),
         result_rows=[_result_row(run, kind) for kind in run.results],
         stages=[_stage(run, stage) for stage in run.metrics],
         seconds=[(part, seconds / whole, _minutes(seconds)) for part, seconds in run.seconds.items()],
@@ -174,12 +187,14 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 def _story(run: DemoRun) -> str:
     captioned = sum(run.total(stage, "images") for stage in ("warm", "pretrain"))
     reached = sum(run.is_reached(kind) for kind in run.results)
-    verdict = "" if run.preset == "smoke" else f" It reaches {reached} of its {len(run.results)} goals."
+    verdict = "" if run.preset == "smoke" else f" It reaches {reached} of its {len(run.results)} goals"
+    open_ = sum(run.verdict(kind) == "reached, within the interval" for kind in run.results)
+    verdict += f", {open_} of them by less than the 95 % interval" if open_ else ""
     return (
         f"A language model of {_millions(run.parameters['decoder'])} parameters was connected to a vision "
         f"encoder: it saw {captioned:,} images with captions, then {run.total('instruct', 'images'):,} with "
         "questions and answers, mixed with text. Below it answers questions about images whose things never "
-        f"appeared together, and never had these colours, in training.{verdict}"
+        f"appeared together, and never had these colours, in training.{verdict}{'.' * bool(verdict)}"
     )
 
 
@@ -205,7 +220,7 @@ def _answer(run: DemoRun, row: Row) -> Row:
 def _result(run: DemoRun, kind: str) -> dict[str, Any]:
     """A kind of questions as bars."""
     row = run.results[kind]
-    low, high = wilson(round(row["accuracy"] * row["n"]), row["n"])
+    low, high = run.interval(kind)
     shares = [("the model", row["accuracy"]), *((label, row[key]) for key, label in BASELINES.items())]
     return {
         "name": NAMES[kind],
@@ -228,6 +243,7 @@ def _result_row(run: DemoRun, kind: str) -> tuple[str, ...]:
         f"{_percent(bars['low'])} to {_percent(bars['high'])}",
         *(_percent(share) for _, share in others),
         "–" if bars["goal"] is None else f"{100 * bars['goal']:.0f}",
+        run.verdict(kind),
     )
 
 

@@ -5,6 +5,7 @@ Each prompt is read once; its continuations share its cache. Only their tokens r
 Shapes: B prompts, T slots, V vocabulary.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,11 +15,22 @@ from owl2.generate.generate import check_room, prefill
 from owl2.model import KVCache, Owl2Model, padded_layout
 
 
-@torch.inference_mode()
 def log_likelihoods(
     model: Owl2Model, batch: Mapping[str, Tensor], continuations: Sequence[tuple[int, Sequence[int]]]
 ) -> list[tuple[float, bool]]:
     """For each continuation, the sum of its tokens' log-probabilities, and whether greedy decoding writes it.
+
+    Arguments and errors are those of `token_log_likelihoods`.
+    """
+    found = token_log_likelihoods(model, batch, continuations)
+    return [(math.fsum(tokens), is_greedy) for tokens, is_greedy in found]
+
+
+@torch.inference_mode()
+def token_log_likelihoods(
+    model: Owl2Model, batch: Mapping[str, Tensor], continuations: Sequence[tuple[int, Sequence[int]]]
+) -> list[tuple[list[float], bool]]:
+    """For each continuation, its tokens' log-probabilities, and whether greedy decoding writes it.
 
     Args:
         model: the model.
@@ -37,11 +49,11 @@ def log_likelihoods(
     images = {name: batch[name] for name in ("pixel_values", "visual_tokens") if name in batch}
     first = prefill(model, batch["input_ids"], layout, cache, **images).log_softmax(-1)
     likeliest = first.argmax(-1).tolist()
-    sums = [float(first[row, ids[0]]) for row, ids in continuations]
+    tokens = [[float(first[row, ids[0]])] for row, ids in continuations]
     is_greedy = [likeliest[row] == ids[0] for row, ids in continuations]
     longer = [i for i, (_, ids) in enumerate(continuations) if len(ids) > 1]
     if not longer:
-        return list(zip(sums, is_greedy, strict=True))
+        return list(zip(tokens, is_greedy, strict=True))
     cache.keep_rows([continuations[i][0] for i in longer])
     read = [list(continuations[i][1][:-1]) for i in longer]  # nothing follows the last token
     width = max(len(ids) for ids in read)
@@ -53,7 +65,7 @@ def log_likelihoods(
     for i, ids in zip(longer, read, strict=True):  # row by row: logits of all of them would be large
         following = torch.tensor(continuations[i][1][1:], device=hidden.device)
         found = model.logits(hidden[begin : begin + len(ids)]).log_softmax(-1)
-        sums[i] += float(found.gather(1, following[:, None]).sum())
+        tokens[i] += found.gather(1, following[:, None])[:, 0].tolist()
         is_greedy[i] &= bool((found.argmax(-1) == following).all())
         begin += len(ids)
-    return list(zip(sums, is_greedy, strict=True))
+    return list(zip(tokens, is_greedy, strict=True))

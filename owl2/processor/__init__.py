@@ -4,10 +4,18 @@ Start with processor.py, which uses template.py, tokenizer.py, images.py and tra
 template copy a row of `TEMPLATES`, for another resizing `_pad` of transform.py.
 """
 
-from owl2.processor.images import ImageError, load_image
+from owl2.processor.images import BLANK, ImageError, ImageSource, load_image
 from owl2.processor.processor import ContextError, Encoding, ImageCountError, Processor
 from owl2.processor.streaming import StreamDecoder
-from owl2.processor.template import IMAGE_MARK, TEMPLATES, Chunk, Message, TemplateError, render
+from owl2.processor.template import (
+    IMAGE_MARK,
+    TEMPLATES,
+    Chunk,
+    Message,
+    TemplateError,
+    render,
+    with_blank_images,
+)
 from owl2.processor.tokenizer import (
     JsonTokenizer,
     SentencePieceTokenizer,
@@ -18,6 +26,7 @@ from owl2.processor.tokenizer import (
 from owl2.processor.transform import ImageTransform
 
 __all__ = [
+    "BLANK",
     "IMAGE_MARK",
     "TEMPLATES",
     "Chunk",
@@ -25,6 +34,7 @@ __all__ = [
     "Encoding",
     "ImageCountError",
     "ImageError",
+    "ImageSource",
     "ImageTransform",
     "JsonTokenizer",
     "Message",
@@ -37,4 +47,5 @@ __all__ = [
     "load_image",
     "load_tokenizer",
     "render",
+    "with_blank_images",
 ]

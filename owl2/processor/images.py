@@ -4,13 +4,18 @@ A file that is whole is read, whatever surrounds its pixels: malformed EXIF, lon
 missing end mark. A file that lacks pixels is an error. Every exception of a decoder becomes an `ImageError`.
 """
 
+import base64
+import binascii
 import io
+import re
 import struct
+import urllib.request
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -20,6 +25,9 @@ from owl2.errors import Owl2Error, Owl2Warning
 MAX_PIXELS = 178_956_970
 """Pillow's own limit for a decompression bomb; checked in the header, before anything is decoded."""
 MAX_SIDE = 65_535
+MAX_DOWNLOAD = 64 * 2**20
+"""Bytes that are read from a URL at most."""
+URL_TIMEOUT_S = 20
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -35,7 +43,11 @@ _UPRIGHT = {
 
 Alpha = Literal["white", "drop"]
 """What becomes of transparency: shown on white, or dropped, as the released code does."""
-ImageSource = Image.Image | str | Path | bytes
+ImageSource = Image.Image | str | Path | bytes | np.ndarray | BinaryIO
+
+BLANK = Image.new("RGB", (1, 1))
+"""A black image: takes the place of an image where only its number of tokens matters, which is the same for
+all images, and shows what a model answers without seeing."""
 
 _warned: set[str] = set()
 """Kinds of warnings that this process has given."""
@@ -52,13 +64,17 @@ def load_image(source: ImageSource, alpha: Alpha = "white") -> Image.Image:
     `_to_8_bits`). A JPEG without its end mark is read if all its pixels are there.
 
     Args:
-        source: a path, the bytes of an image file, or a PIL image in any mode.
+        source: a path, an http(s) URL, a data URI, the bytes of an image file, an open binary file, a PIL
+            image in any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4) of grey, RGB or RGBA.
         alpha: what becomes of transparency.
 
     Raises:
         ImageError: no such file, not an image, truncated, too large, or pixels without a known range.
+        TypeError: a source of another type.
     """
     name = _name_of(source)
+    if isinstance(source, np.ndarray):
+        source = _from_array(source, name)
     image = _load(source, name) if isinstance(source, Image.Image) else _decode(_read(source, name), name)
     orientation = _orientation(image)
     try:
@@ -73,19 +89,68 @@ def load_image(source: ImageSource, alpha: Alpha = "white") -> Image.Image:
     return image
 
 
-def _name_of(source: ImageSource) -> str:
+def _name_of(source: Any) -> str:
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or f"an image of mode {source.mode}")
-    return f"image data of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
+    if isinstance(source, np.ndarray):
+        return f"an array of shape {source.shape} and type {source.dtype}"
+    if isinstance(source, bytes):
+        return f"image data of {len(source):,} bytes"
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return f"{source[:40]}... ({len(source):,} characters)"
+    return str(source if isinstance(source, str | Path) else getattr(source, "name", type(source).__name__))
 
 
-def _read(source: str | Path | bytes, name: str) -> bytes:
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+        raise ImageError(f"{name}: expected uint8 of shape (H, W), (H, W, 3) or (H, W, 4), values 0 to 255")
+    if not array.size:
+        raise ImageError(f"{name}: there is nothing to see")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _read(source: Any, name: str) -> bytes:
+    """Return the bytes of an image file, wherever it is."""
     try:
-        return source if isinstance(source, bytes) else Path(source).read_bytes()
+        if isinstance(source, bytes):
+            return source
+        if isinstance(source, str) and (scheme := re.match(r"(?i)(data|https?):", source)):
+            return _from_data_uri(source) if scheme[1].lower() == "data" else _download(source)
+        if isinstance(source, str | Path):
+            return Path(source).expanduser().read_bytes()
+        if isinstance(data := source.read() if hasattr(source, "read") else None, bytes):
+            return data
+    except (binascii.Error, EOFError) as error:
+        raise ImageError(f"{name}: {error}") from error
     except OSError as error:
-        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+        raise ImageError(f"{name}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # a NUL, or half a surrogate pair, in the path
         raise ImageError(f"{name!a}: cannot be read ({error})") from error
+    raise TypeError(
+        f"an image of type {type(source).__name__}; expected a path, URL, data URI, bytes, file open for "
+        f"binary reading, PIL image or uint8 array"
+    )
+
+
+def _from_data_uri(uri: str) -> bytes:
+    """Decode `data:image/png;base64,...` (RFC 2397), with white space and without padding too."""
+    header, comma, content = uri.partition(",")
+    if not comma:
+        raise EOFError("a data URI without a comma has no data")
+    data = unquote_to_bytes(content)
+    if not header.lower().endswith(";base64"):
+        return data
+    data = b"".join(data.split())
+    return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+
+
+def _download(url: str) -> bytes:
+    request = urllib.request.Request(url, headers={"User-Agent": "owl2"})
+    with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as reply:
+        data: bytes = reply.read(MAX_DOWNLOAD + 1)
+    if len(data) > MAX_DOWNLOAD:
+        raise EOFError(f"more than {MAX_DOWNLOAD:,} bytes; download it and scale it down")
+    return data
 
 
 def _decode(data: bytes, name: str) -> Image.Image:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from owl2.errors import Owl2Error
+from owl2.processor.images import BLANK
 
 IMAGE_MARK = "<|image|>"
 END_MARK = "</s>"
@@ -109,6 +110,16 @@ def images_of(messages: Sequence[Message]) -> list[Any]:
     """Return every image of a conversation, as given (a PIL image or a path), in order."""
     contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
     return [part["image"] for content in contents for part in content if part["type"] == "image"]
+
+
+def with_blank_images(messages: Sequence[Message]) -> list[Message]:
+    """Return the conversation with a blank image in place of each image; the prompt is as long as before."""
+    return [
+        message
+        if isinstance(content := message["content"], str)
+        else {**message, "content": [p | {"image": BLANK} if p["type"] == "image" else p for p in content]}
+        for message in messages
+    ]
 
 
 def _check_roles(messages: Sequence[Message], generation_prompt: bool) -> None:

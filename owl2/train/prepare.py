@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from owl2.api import find_device
 from owl2.checkpoint import load_model
 from owl2.checkpoint.tensors import dtype_of
 from owl2.data.dataset import SampleDataset
@@ -16,6 +15,7 @@ from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
 from owl2.data.readers.base import Source
 from owl2.data.readers.sources import open_source
+from owl2.devices import find_device
 from owl2.errors import Faults
 from owl2.jsonl import cut_torn_line
 from owl2.processor import Processor

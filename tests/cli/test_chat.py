@@ -1,5 +1,7 @@
 """`owl2 chat`: one answer on standard output, or a dialogue; a mistake is one line."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,7 @@ def type_in(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) 
         raise line
 
     monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
 
 
 def answers(output: str) -> list[str]:
@@ -59,7 +62,7 @@ def answers(output: str) -> list[str]:
 def test_a_message_prints_the_answer_alone(
     folder: Path, image: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    chat(str(folder), image=[image, image], message="What <|image|>?", max_new_tokens=12)
+    chat(str(folder), image=[str(image)] * 2, message="What <|image|>?", max_new_tokens=12)
     owl = owl2.load(folder, progress=False)
     messages = [{"role": "user", "content": content("What <|image|>?", image, image)}]
     assert capfd.readouterr().out == owl.chat(messages, max_new_tokens=12) + "\n"
@@ -102,11 +105,56 @@ def test_a_mistake_in_a_dialogue_is_a_line_and_the_dialogue_goes_on(
     chat(str(folder), max_new_tokens=6)
     out, err = capfd.readouterr()
     assert len(answers(out)) == 1
-    assert out.count("/image PATH shows") == 2, "at the start, and as asked"
+    assert out.count("/image PATH (or URL) shows") == 2, "at the start, and as asked"
     assert "the line is not UTF-8 text" in err
     assert "none.png" in err
     assert "/rest is no command" in err
     assert "200" in err
+
+
+def test_an_image_is_shown_by_its_path_as_typed_quoted_or_dropped_and_its_size_is_said(
+    folder: Path,
+    tmp_path: Path,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    other = tmp_path / "my owl's (2).png"
+    image.rename(other)
+    dropped = str(other).translate({ord(sign): f"\\{sign}" for sign in " '()"})
+    type_in(monkeypatch, f"/image {other}", f'/image "{other}"', f"/image {dropped}", "What?", "/reset")
+    chat(str(folder), max_new_tokens=6)
+    out, err = capfd.readouterr()
+    assert err.count("30 x 20 pixels") == 3
+    assert "the next message shows 3 images" in err
+    assert "no image is shown" in err
+    owl = owl2.load(folder, progress=False)
+    assert answers(out) == [owl.chat("What?", images=[other] * 3, max_new_tokens=6).split("\n")[0]]
+
+
+def test_lines_from_a_pipe_are_answered_with_the_answers_alone(folder: Path, image: Path) -> None:
+    words = [sys.executable, "-m", "owl2", "chat", str(folder), "--max_new_tokens", "6"]
+    lines = f"Hello\n/image {image}\nWhat is it?\n"
+    run = subprocess.run(words, input=lines, capture_output=True, text=True, check=True)
+    session = owl2.load(folder, progress=False).session()
+    first = "".join(session.say("Hello", max_new_tokens=6))
+    second = "".join(session.say(content("What is it?", image), max_new_tokens=6))
+    assert run.stdout == f"{first}\n{second}\n"
+
+
+def test_why_shows_each_tokens_probability_with_the_image_and_with_a_blank_one(
+    folder: Path, image: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chat(str(folder), image=[str(image)], message="What?", max_new_tokens=6, why=True)
+    answer, table = capfd.readouterr().out.split("\n\n", 1)
+    owl = owl2.load(folder, progress=False)
+    why = owl.why("What?", images=[image], max_new_tokens=6)
+    assert answer == why.answer == owl.chat("What?", images=[image], max_new_tokens=6)
+    rows = [line.rsplit(maxsplit=2) for line in table.splitlines()[1:-1]]
+    assert [(seen, blank) for _, seen, blank in rows] == [
+        (f"{token.probability:.1%}", f"{token.blank_probability:.1%}") for token in why.tokens
+    ]
+    assert table.splitlines()[-1] == f"With blank images: {why.blank_answer}"
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from owl2.demo import report
-from owl2.demo.report import count_parameters, spread, write_report
+from owl2.demo.report import DemoRun, count_parameters, spread, write_report
 from owl2.demo.world.corpus import WorldSizes, write_world
 from owl2.model import build
 from owl2.model.config import preset
@@ -117,6 +117,31 @@ def test_a_goal_counts_only_well_above_the_blank_image(html: str) -> None:
     assert "reaches 3 of its 5 goals" in html
 
 
+@pytest.mark.parametrize(
+    ("n", "verdicts", "story"),
+    [
+        (
+            6,
+            {"yes_no": "reached, within the interval", "colour": "missed, within the interval"},
+            ", 3 of them by",
+        ),
+        (6000, {"yes_no": "reached", "naming": "missed", "colour": "missed", "text": "reached"}, "5 goals."),
+    ],
+)
+def test_a_goal_reached_by_less_than_the_interval_is_shown_as_such(
+    run: Path, tmp_path: Path, n: int, verdicts: dict[str, str], story: str
+) -> None:
+    for file in run.iterdir():
+        if file.name not in ("results.json", "report.html"):
+            (tmp_path / file.name).symlink_to(file)
+    results = {kind: {**row, "n": n} for kind, row in json.loads((run / "results.json").read_text()).items()}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    demo = DemoRun.read(tmp_path)
+    assert {kind: demo.verdict(kind) for kind in verdicts} == verdicts
+    write_report(tmp_path)
+    assert story in (tmp_path / "report.html").read_text()
+
+
 def test_the_smoke_preset_has_no_goals_and_says_why(run: Path, tmp_path: Path) -> None:
     for file in run.iterdir():
         if file.name not in ("preset.json", "report.html"):
@@ -188,7 +213,7 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
 
 def test_the_intervals_are_wilson_s(html: str) -> None:
     """5.4 of 6 right, rounded to 5: 43.6 to 97.0 %."""
-    assert "<td>43.6 to 97.0</td>" in part(html, "Held-out questions").replace(' class="n"', "")
+    assert 'data-label="95 %">43.6 to 97.0</td>' in part(html, "Held-out questions")
 
 
 def test_a_smoothed_curve_is_the_mean_around_each_step() -> None:

@@ -1,10 +1,18 @@
 """Images: every mode and format made RGB, and bad files refused by name."""
 
+import base64
 import contextlib
+import functools
+import http.server
 import io
+import re
+import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 import pytest
@@ -24,6 +32,16 @@ def encoded(image: Image.Image, format_: str, **options: object) -> bytes:
     data = io.BytesIO()
     image.save(data, format_, **options)
     return data.getvalue()
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder on this machine; gives its address."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "PA", "RGBA", "RGBX", "LA", "CMYK", "YCbCr", "HSV"])
@@ -188,6 +206,67 @@ def test_paths_strings_bytes_and_images_load_alike(tmp_path: Path) -> None:
     path.write_bytes(data)
     for source in (path, str(path), data, Image.open(path), noise(7, 5)):
         np.testing.assert_array_equal(np.asarray(load_image(source)), np.asarray(noise(7, 5)))
+
+
+def test_arrays_data_uris_urls_and_open_files_load_alike(tmp_path: Path) -> None:
+    image = noise(7, 5)
+    data = encoded(image, "PNG")
+    (tmp_path / "a b.png").write_bytes(data)
+    text = base64.b64encode(data).decode()
+    wrapped = "\n".join(text[i : i + 20] for i in range(0, len(text), 20)).rstrip("=")
+    with served(tmp_path) as address, (tmp_path / "a b.png").open("rb") as file:
+        for source in (
+            np.asarray(image),
+            np.asarray(image)[:, ::-1][:, ::-1],
+            f"data:image/png;base64,{text}",
+            f"DATA:;base64,{wrapped}",
+            "data:image/png," + quote_from_bytes(data),
+            f"{address}/a%20b.png",
+            io.BytesIO(data),
+            file,
+        ):
+            np.testing.assert_array_equal(np.asarray(load_image(source)), np.asarray(image))
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    np.testing.assert_array_equal(np.asarray(load_image(grey))[..., 0], grey)
+    clear = np.zeros((3, 4, 4), np.uint8)
+    assert load_image(clear).getpixel((0, 0)) == (255, 255, 255), "transparency is shown on white"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((3, 4)), "an array of shape (3, 4) and type float64: expected uint8"),
+        (np.zeros((3, 4, 2), np.uint8), "expected uint8 of shape (H, W)"),
+        (np.zeros((1, 3, 4, 3), np.uint8), "expected uint8 of shape (H, W)"),
+        (np.zeros((0, 4, 3), np.uint8), "there is nothing to see"),
+        ("data:image/png;base64", "without a comma"),
+        ("data:image/png;base64,a*b", "data:image/png;base64,a*b"),
+        ("data:image/png;base64,", "not an image"),
+        (io.BytesIO(b""), "BytesIO: not an image"),
+        ("http://127.0.0.1:9/a.png", "http://127.0.0.1:9/a.png: cannot be read"),
+    ],
+)
+def test_a_source_that_holds_no_image_is_an_error_that_shows_it(source: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=re.escape(message)):
+        load_image(source)
+
+
+def test_a_page_that_is_missing_or_too_long_is_an_error_with_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owl2.processor.images.MAX_DOWNLOAD", 100)
+    (tmp_path / "long.png").write_bytes(encoded(noise(70, 50), "PNG"))
+    with served(tmp_path) as address:
+        with pytest.raises(ImageError, match=r"none\.png: cannot be read \(.*404"):
+            load_image(f"{address}/none.png")
+        with pytest.raises(ImageError, match=r"long\.png: more than 100 bytes"):
+            load_image(f"{address}/long.png")
+
+
+def test_a_source_of_another_type_is_a_type_error_that_lists_the_types() -> None:
+    for source in (3, None, ["a.png"], io.StringIO("a")):
+        with pytest.raises(TypeError, match=r"path, URL, data URI"):
+            load_image(source)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])

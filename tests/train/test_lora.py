@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import owl2
 from owl2.checkpoint import CheckpointError, load_model
 from owl2.cli.train import read_config
 from owl2.model import Owl2Model, build
@@ -224,6 +225,22 @@ def test_the_exported_checkpoint_is_the_base_with_the_saved_adapter(
     assert (logits(model) - merged).abs().max() > 1e-2
     load_adapter(model, trained.run / "adapter")
     torch.testing.assert_close(logits(model), merged, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_folder_loads_as_a_model_with_the_checkpoint_that_it_names(
+    trained: TrainConfig, tmp_path: Path
+) -> None:
+    """`owl2.load` and `owl2 chat` take RUN/adapter; a checkpoint that has moved is named."""
+    adapter = trained.run / "adapter"
+    merged = load_model(trained.run / "checkpoint", progress=False)
+    torch.testing.assert_close(logits(owl2.load(adapter).model), logits(merged), rtol=1e-5, atol=1e-5)
+    moved = shutil.copytree(adapter, tmp_path / "moved")
+    settings = json.loads((moved / "adapter_config.json").read_text())
+    for base in (None, str(tmp_path / "gone")):
+        text = json.dumps({**settings, "base_model_name_or_path": base})
+        (moved / "adapter_config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=rf"Set base_model_name_or_path in .*{base!r}"):
+            owl2.load(moved)
 
 
 def test_peft_reads_the_saved_adapter(tmp_path: Path) -> None:

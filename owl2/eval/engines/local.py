@@ -21,7 +21,7 @@ from torch import Tensor
 
 from owl2.api import Owl2
 from owl2.checkpoint.fingerprint import fingerprint
-from owl2.data.sample import BLANK, StoredImage
+from owl2.data.sample import StoredImage
 from owl2.eval.engines.engine import EngineError, Prompt, Reply, describe, images_of
 from owl2.eval.hashing import short_hash
 from owl2.eval.task import Decoding
@@ -29,7 +29,7 @@ from owl2.generate.config import GenerationConfig
 from owl2.generate.generate import check_room, decode, end_tokens, generate, prefill
 from owl2.generate.likelihoods import log_likelihoods
 from owl2.model import KVCache, Owl2Model, padded_layout
-from owl2.processor import ContextError, Encoding, Message, StreamDecoder, Tokenizer
+from owl2.processor import ContextError, Encoding, StreamDecoder, Tokenizer, with_blank_images
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class OwlEngine:
 
     def _encode(self, prompt: Prompt) -> Encoding:
         """Encode with blank images: all images have as many tokens."""
-        closed = [_with_blanks(message) for message in prompt.messages]
+        closed = with_blank_images(prompt.messages)
         prefix = "" if prompt.choices else prompt.answer_prefix
         return self.owl.processor.encode(closed, generation_prompt=True, answer_prefix=prefix)
 
@@ -280,13 +280,3 @@ def _within(config: GenerationConfig, room: int) -> GenerationConfig:
     """The settings with no more new tokens than the context has room for."""
     length = min(config.max_new_tokens, room)
     return config.replace(max_new_tokens=length, min_new_tokens=min(length, config.min_new_tokens))
-
-
-def _with_blanks(message: Message) -> Message:
-    content = message["content"]
-    if isinstance(content, str):
-        return message
-    return {
-        **message,
-        "content": [{**part, "image": BLANK} if part["type"] == "image" else part for part in content],
-    }

@@ -106,7 +106,7 @@ def _failures(run: Run, result: TaskResult, num_failures: int) -> tuple[str, str
         _card(answer, f"{answer.item.id} · {number} of {len(shown)}", result.errors.get(answer.item.id, ""))
         for number, answer in enumerate(shown, start=1)
     ]
-    return title, f"{run.name}, the worst {len(shown)}, scroll sideways", cards
+    return title, f"{run.name}, the worst {len(shown)}", cards
 
 
 def _card(answer: Answer, place: str, error: str) -> dict[str, Any]:

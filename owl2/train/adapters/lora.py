@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from owl2.checkpoint import CheckpointError
+from owl2.checkpoint import CheckpointError, resolve
 from owl2.checkpoint.errors import check_fit, first_few
 from owl2.checkpoint.tensors import dtype_of
 from owl2.checkpoint.write import new_folder
-from owl2.files import write_file
+from owl2.files import read_json, write_file
 from owl2.model import Owl2Model
 from owl2.train.adapters.qlora import (
     FourBitLinear,
@@ -297,6 +297,25 @@ def load_adapter(model: Owl2Model, folder: Path | str) -> None:
             set_parameter(parameter, adapters[_file_name(name)])
         elif name in others:
             set_parameter(parameter, others[name])
+
+
+def base_of(folder: Path) -> Path:
+    """Return the folder of the checkpoint that adapters belong to, from their `adapter_config.json`.
+
+    Raises:
+        CheckpointError: no checkpoint is named, or there is none of this name.
+    """
+    path = folder / "adapter_config.json"
+    base = read_json(path, CheckpointError).get("base_model_name_or_path")
+    try:
+        if not isinstance(base, str):
+            raise CheckpointError("none")
+        return resolve(base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder} has adapters without their checkpoint: {error}. Set base_model_name_or_path in {path} "
+            f"to the checkpoint that the run started from (it is {base!r})"
+        ) from None
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
