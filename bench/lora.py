@@ -2,8 +2,8 @@
 
     python -m bench.lora [--width 512] [--layers 8] [--rank 8] [--steps 3] [--out lora.json]
 
-Both take the same steps on the same samples in float32, with the rules of `configs/lora.yaml` and
-`configs/instruct.yaml` and the optimizer of training. Each runs in its own process, because a peak never
+Both take the same steps on the same samples in float32, with the rules of the stages `lora` and
+`instruct` and the optimizer of training. Each runs in its own process, because a peak never
 falls; `peak` is the rise from before the model existed, activations included. The formula is checked against
 every tensor of the small model, then applied to the shapes of mPLUG-Owl2-7B.
 """
@@ -30,7 +30,7 @@ from owl2.train.flops import peak_memory
 from owl2.train.optim import make_optimizer
 from owl2.train.rules import Assignment, apply_freeze, assign_rules
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[1] / "owl2/configs"
 STAGES = {"full fine-tuning": "instruct.yaml", "LoRA": "lora.yaml"}
 ROWS, TEXT = 2, 60
 """Samples per step, and tokens of text in each, after an image."""

@@ -18,7 +18,7 @@ import jsonargparse
 from owl2.data.packing import Size, deal, pack
 
 LIMIT = 2048
-"""`data.max_tokens` of configs/instruct.yaml."""
+"""`data.max_tokens` of owl2/configs/instruct.yaml."""
 IMAGE_TOKENS = 65
 
 

@@ -15,15 +15,16 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import NoReturn
 
 import owl2
-from owl2.cli.parser import Function, Parser, summary
+from owl2.cli.parser import STOPPABLE, Function, Parser, summary
 from owl2.cli.values import UsageError, nearest
 from owl2.errors import Owl2Warning, sentence
+from owl2.registry import include
 
 COMMANDS = {
     "Try it": ("demo",),
     "Use a model": ("chat", "convert"),
     "Prepare data": ("data",),
-    "Train": ("init", "plan", "train", "report"),
+    "Train": ("init", "config", "plan", "train", "report"),
     "Evaluate": ("eval",),
 }
 """Modules of `owl2/cli/` by what people do. Each has a function of its name, or `COMMANDS` with several."""
@@ -49,8 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _short_warnings():
             function = _find(words, command)
             if function is not None:
-                with _stop_requests() if command[1] in ("demo", "train") else nullcontext():
-                    function(**Parser(prog=" ".join(command), function=function).parse(words))
+                with _stop_requests() if command[1] in STOPPABLE else nullcontext():
+                    values = Parser(prog=" ".join(command), function=function).parse(words)
+                    for file in values.pop("include", []):
+                        include(file)
+                    function(**values)
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         explained = _explain(error, can_continue=" ".join(command[1:]) in CONTINUED)

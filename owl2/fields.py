@@ -105,6 +105,15 @@ def _fields(kind: Any) -> list[tuple[str, Any, Mapping[str, Any]]]:
     return [(f.name, hints[f.name], f.metadata) for f in dataclasses.fields(kind)]
 
 
+def bounds_in_words(bounds: Mapping[str, Any]) -> str:
+    """The bounds of a number, as "0 or more and below 1"; empty without any."""
+    low = [f"{bounds['ge']:g} or more"] if bounds.get("ge") is not None else []
+    low += [f"above {bounds['gt']:g}"] if bounds.get("gt") is not None else []
+    high = [f"at most {bounds['le']:,}"] if bounds.get("le") is not None else []
+    high += [f"below {bounds['lt']:g}"] if bounds.get("lt") is not None else []
+    return " and ".join([*low, *high])
+
+
 def _out_of_bounds(value: float, bounds: Mapping[str, Any]) -> str:
     """What a number must be that it is not; empty if it is within the bounds."""
     ge, gt, le, lt = (bounds.get(name) for name in ("ge", "gt", "le", "lt"))

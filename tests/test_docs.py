@@ -135,7 +135,7 @@ def test_a_command_that_the_program_does_not_take_is_found(monkeypatch: pytest.M
         with pytest.raises(AssertionError, match="is refused"):
             check_owl2(refused, monkeypatch)
     with pytest.raises(AssertionError, match="is refused"):
-        check_owl2(["train", "configs/tiny.yaml", "--optim.rate", "1"], monkeypatch)
+        check_owl2(["train", "tiny", "--optim.rate", "1"], monkeypatch)
     with pytest.raises(AssertionError, match="has no"):
         check_make(["everything"])
 
@@ -160,7 +160,7 @@ def test_every_command_of_the_program_is_documented() -> None:
     [
         ["-m", "owl2", "--help"],
         ["-m", "owl2", "--version"],
-        ["-m", "owl2", "train", "configs/tiny.yaml", "--print_config"],
+        ["-m", "owl2", "train", "tiny", "--print_config"],
     ],
     ids=lambda words: " ".join(words),
 )
@@ -217,7 +217,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if not link.startswith(("http://", "https://", "#")):
             assert (page.parent / link.split("#")[0]).exists(), f"{page.name} links to {link}"
-    for name in re.findall(r"`((?:owl2|tests|bench|configs|docs)/[\w./]*\w)`", text):
+    for name in re.findall(r"`((?:owl2|tests|bench|docs)/[\w./]*\w)`", text):
         assert (ROOT / name).exists(), f"{page.name} speaks of {name}"
 
 

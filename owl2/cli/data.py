@@ -50,18 +50,18 @@ def mixture(path: Path, *, draws: Count = 100_000) -> None:
     """Show the share of the samples that each source of a mixture should have, and gets.
 
     Args:
-        path: mixture file that a conversion wrote, or a stage's configuration.
+        path: mixture file that a conversion wrote, or a stage's configuration or name.
         draws: number of samples of a run, from its first.
     """
     from owl2.cli.data_tables import print_shares
-    from owl2.cli.settings import read_yaml
+    from owl2.cli.settings import read_yaml, stage_file
     from owl2.cli.values import UsageError, read
     from owl2.data.sample import DataError
     from owl2.train.config import SourceConfig
     from owl2.train.prepare import open_mixture
 
     try:
-        data = read_yaml(path).get("data")
+        data = read_yaml(stage_file(path)).get("data")
         if not isinstance(data, dict) or "sources" not in data:
             raise UsageError(f"{path} has no data.sources as a stage has them")
         configs = read(data["sources"], list[SourceConfig], f"{path}: data.sources")

@@ -16,24 +16,27 @@ from owl2.data.readers.base import Source
 from owl2.data.recipes.convert import JobResult, Report
 from owl2.data.recipes.recipe import Recipe, all_recipes
 
+NOT_IN_PAPER = "not in the paper's mixture"
+
 
 def print_corpora(source: Path | None) -> None:
     """Every corpus with its files, and which of them are in the folder of downloads."""
     console = Console(soft_wrap=True, highlight=False)
     for stage, title in (("pretrain", "Pre-training"), ("instruct", "Instruction tuning")):
         recipes = [recipe() for recipe in all_recipes().values() if recipe.stage == stage]
-        total = sum(recipe.weight for recipe in recipes)
+        total = sum(recipe.weight for recipe in recipes if recipe.in_paper)
         console.print(f"\n[bold]{title}[/]")
         for recipe in recipes:
             there = "+" if console.options.ascii_only else "✓"
-            console.print(_describe(recipe, recipe.weight / total, source, there))
+            share = f"{recipe.weight / total:.1%} of the samples"
+            console.print(_describe(recipe, share if recipe.in_paper else NOT_IN_PAPER, source, there))
 
 
-def _describe(recipe: Recipe, share: float, source: Path | None, there: str) -> str:
+def _describe(recipe: Recipe, share: str, source: Path | None, there: str) -> str:
     laid_out = recipe.at(source) if source else recipe
     found = laid_out.locate(source)[0] if source else {}
     lines = [
-        f"\n[bold]{recipe.name:14}[/] {recipe.title}: {recipe.size}; {share:.1%} of the samples",
+        f"\n[bold]{recipe.name:14}[/] {recipe.title}: {recipe.size}; {share}",
         f"{'':14} licence: {recipe.licence}",
     ]
     for file in laid_out.files:

@@ -25,7 +25,7 @@ def plan(
     says what would.
 
     Args:
-        stages: YAML files of the stages, one after the other.
+        stages: YAML files or names of the stages, one after the other.
         gpus: number of GPUs.
         tp: the same as --parallel.tensor: GPUs that compute one sample together.
         gpu: type of the GPUs.

@@ -15,11 +15,15 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from owl2.cli.values import UsageError, is_required, parse_yaml, read
+from owl2.cli.values import UsageError, is_required, nearest, parse_yaml, read
 from owl2.errors import Faults
+from owl2.fields import bounds_in_words
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""The stages that come with the package, and `launch/`, files that start them on a cluster."""
 
 
 class Settings(list[tuple[str, str]]):
@@ -35,6 +39,8 @@ class Key:
     doc: str
     default: Any
     """`dataclasses.MISSING` if it is required."""
+    bounds: str
+    """Of a number, in words."""
 
     @property
     def item(self) -> Any:
@@ -56,7 +62,8 @@ def keys_of(config: type, prefix: str = "") -> Iterator[Key]:
         default = dataclasses.MISSING if is_required(field) else field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        key = Key(prefix + field.name, kinds[field.name], docs.get(field.name, ""), default)
+        bounds = bounds_in_words(field.metadata)
+        key = Key(prefix + field.name, kinds[field.name], docs.get(field.name, ""), default, bounds)
         yield key
         if key.group is not None:
             yield from keys_of(key.group, f"{key.name}.")
@@ -76,8 +83,35 @@ def field_docs(config: type) -> dict[str, str]:
     }
 
 
+def shipped_stages() -> dict[str, Path]:
+    """The stages that come with the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def stage_file(typed: Path) -> Path:
+    """The file that was typed; for a name without a suffix that is no file, the shipped stage of this name.
+
+    Raises:
+        UsageError: there is no shipped stage of this name.
+    """
+    stages = shipped_stages()
+    if typed.exists() and not (typed.is_dir() and str(typed) in stages):
+        return typed
+    if typed.suffix in (".yaml", ".yml") and typed.stem in stages:
+        raise UsageError(f"{typed} does not exist; the stage that comes with owl2 is called {typed.stem!r}")
+    if typed.suffix or len(typed.parts) != 1:
+        return typed  # reading it says why it cannot be read
+    if str(typed) not in stages:
+        near = nearest(str(typed), list(stages))
+        raise UsageError(
+            f"{typed}: neither a file nor a stage that comes with owl2; the nearest is {near!r} of "
+            f"{', '.join(stages)}"
+        )
+    return stages[str(typed)]
+
+
 def stage_config(file: Path | None, settings: Settings, faults: Faults | None = None) -> "TrainConfig":
-    """Read a stage's file and lay the settings over it.
+    """Read a stage's file, or the shipped stage of this name, and lay the settings over it.
 
     Args:
         file: the stage.
@@ -98,7 +132,7 @@ def stage_config(file: Path | None, settings: Settings, faults: Faults | None = 
     for name, text in [*first, *settings]:
         if name == "config":
             try:
-                tree = _merged(tree, read_yaml(Path(text)))
+                tree = _merged(tree, read_yaml(stage_file(Path(text))))
             except UsageError as error:
                 raise TrainConfigError(str(error)) from None
         else:

@@ -26,7 +26,8 @@ def train(
     --data.sources='[{name: mine, path: mine.jsonl}]'. Later settings win; a list replaces the earlier list.
 
     Args:
-        stage: YAML file of the stage.
+        stage: YAML file of the stage, the name of one that comes with owl2 (`owl2 config list`), or the
+            run.json of a run.
         dry_run: check everything that can be known before the first step, name all errors together, show
             samples of each source in RUN/dry_run.html, and exit.
         print_config: print the settings that all of this makes, and exit.
@@ -75,7 +76,7 @@ def _report(run: Path) -> None:
 
 
 def read_config(arguments: Sequence[str]) -> "TrainConfig":
-    """Read a stage as `owl2 train` does, from `CONFIG.yaml` and `--key.path value`.
+    """Read a stage as `owl2 train` does, from a file or name and `--key.path value`.
 
     Raises:
         TrainConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.

@@ -36,6 +36,10 @@ class Range:
     open: bool = False
     """Whether `low` itself is out of range."""
 
+    def __str__(self) -> str:
+        above = "" if self.high in (math.inf, 2**63 - 1) else f" and at most {self.high:,}"
+        return f"{f'above {self.low:g}' if self.open else f'{self.low:g} or more'}{above}"
+
     def check(self, value: float, where: str) -> None:
         """Raise UsageError if the value is out of range."""
         if value < self.low or (self.open and value == self.low):

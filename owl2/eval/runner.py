@@ -41,6 +41,7 @@ from owl2.eval.task import (
     UnknownTask,
     all_tasks,
     find_task,
+    origin_of,
 )
 from owl2.files import write_file
 from owl2.jsonl import read_jsonl, to_line
@@ -363,6 +364,7 @@ def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
         data=str(data.absolute()),
         source=engine.source,
         sample=plan.sample,
+        origin=origin_of(plan.task),
     )
 
 

@@ -19,7 +19,7 @@ from owl2.data.sample import StoredImage
 from owl2.errors import Owl2Error
 from owl2.eval.locate import locate
 from owl2.processor.template import Message, render
-from owl2.registry import import_modules, register
+from owl2.registry import Registry
 
 ANSWER_MARK = "ASSISTANT:"
 RETIRED_TEMPLATES = {
@@ -348,27 +348,32 @@ class Task(ABC):
             )
 
 
-TASKS: dict[str, type[Task]] = {}
-
-
-def task(cls: type[Task]) -> type[Task]:
-    """Register a benchmark under its name."""
-    register(TASKS, cls, "task")
-    return cls
+TASKS: Registry[Task] = Registry("task", "owl2.eval.tasks", "owl2.tasks")
+task = TASKS.add
+"""Register a benchmark under its name; the decorator of its class."""
 
 
 def all_tasks() -> dict[str, type[Task]]:
-    """Every benchmark by name, in the order of the modules' names."""
-    import_modules("owl2.eval.tasks")
-    return dict(TASKS)
+    """Every benchmark by name, in the order of the modules' names; then those from outside."""
+    return TASKS.all()
 
 
-def find_task(name: str) -> Task:
+def origin_of(task: Task) -> dict[str, str]:
+    """Where a task's class comes from, for `find_task`; empty for ours."""
+    return TASKS.origin(task.name) if task.name in TASKS.all() else {}
+
+
+def find_task(name: str, origin: Mapping[str, str] | None = None, user: str = "") -> Task:
     """The benchmark of this name.
+
+    Args:
+        origin: where its class comes from, as `user`, a folder of answers, has recorded it.
 
     Raises:
         UnknownTask: there is none.
+        RegistryError: the package or file of a recorded origin is gone.
     """
+    TASKS.find_again(name, origin or {}, user)
     tasks = all_tasks()
     if name not in tasks:
         near = difflib.get_close_matches(name, tasks, n=1, cutoff=0)

@@ -1,8 +1,8 @@
 """The configuration of a training run; `owl2 train CONFIG.yaml [--key.path value ...]`.
 
-A stage of the paper is one file in `configs/`. Each field is documented and has its bounds here and nowhere
-else. An unknown key is an error. Nothing here imports torch when it is loaded, so that the command line can
-parse and explain a configuration at once.
+A stage of the paper is one file in `owl2/configs/`. Each field is documented and has its bounds here and
+nowhere else. An unknown key is an error. Nothing here imports torch when it is loaded, so that the command
+line can parse and explain a configuration at once.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ class SourceConfig:
     """One corpus of the mixture."""
 
     name: str
+    """Its name in messages, metrics and reports."""
     path: str | Path
     """A `.jsonl` file in the LLaVA format, a folder of WebDataset `.tar` shards, or tables: a `.parquet` or
     `.arrow` file, a folder of them, or a pattern as `folder/train-*.parquet`; local, or a URL."""
@@ -57,7 +58,9 @@ class DataConfig:
     """The mixture."""
 
     sources: list[SourceConfig]
+    """The corpora."""
     seed: int = number(0, ge=0)
+    """Of the order of samples, of the mixture and of augmentation."""
     template: str = "mplug_owl2"
     """`mplug_owl2` (what inference uses) or `vicuna_v1` (what the released scripts train with)."""
     max_tokens: int = number(2048, ge=2)
@@ -101,6 +104,7 @@ class Rule:
     match: str
     """Glob over parameter names, as in `model.vision_model.*`."""
     frozen: bool = False
+    """Not trained: no gradient, no moments, no bit changes."""
     lr: float = number(1.0, gt=0, hint="frozen: true keeps parameters as they are")
     """Multiplier of the learning rate."""
     layer_decay: float = number(1.0, gt=0, le=1)
@@ -115,12 +119,17 @@ class OptimConfig:
     """AdamW with a cosine schedule. Defaults: Table 15, stage 1."""
 
     lr: float = number(1e-4, gt=0)
+    """Highest learning rate, which rules multiply."""
     min_lr: float = number(1e-6, ge=0)
     """Learning rate of the last step."""
     warmup_steps: int = number(1000, ge=0)
+    """Steps until the learning rate is reached."""
     betas: tuple[float, float] = number((0.9, 0.98), ge=0, lt=1)
+    """Decay of the averages of the gradient and of its square."""
     eps: float = number(1e-6, gt=0)
+    """Added to the root of the second average."""
     weight_decay: float = number(0.05, ge=0)
+    """Share of a matrix that a step at learning rate 1 takes away; vectors never decay."""
     max_grad_norm: float = number(1.0, gt=0, inf=True, hint=".inf does not clip")
     """Gradients of a larger norm are scaled down to it; `.inf` never does."""
 
@@ -175,6 +184,7 @@ class LoraConfig:
     """Globs over linear layers; `*.k_proj` means both branches of MAM, `*.k_proj.multiway.1` the visual one.
     Only a pattern that begins with `model.vision_model.` reaches the vision encoder."""
     rank: int = number(64, ge=1)
+    """Width of the adapters."""
     alpha: float = number(128, gt=0)
     """Adapters are scaled by alpha / rank."""
     seed: int = number(0, ge=0)
@@ -203,15 +213,20 @@ class TrainConfig:
     model: Path
     """Checkpoint folder to start from."""
     data: DataConfig
+    """The mixture that is trained on."""
     rules: list[Rule]
     """Ordered; the first that matches a parameter's name decides."""
     steps: int = number(ge=1)
+    """Length of the stage in optimizer steps."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
     global_batch_size: int = number(256, ge=1)
     """Samples per step; must equal micro_batch_size x accumulation x processes / parallel.tensor, unless
     data.pack_tokens makes the micro-batches."""
     micro_batch_size: int = number(1, ge=1)
+    """Samples that a process computes at once."""
     accumulation: int = number(1, ge=1)
+    """Micro-batches of a process in a step."""
     skip_nonfinite: int = number(0, ge=0)
     """Steps of the whole run that may be skipped because their loss or gradient is not finite; one more stops
     the run."""
@@ -223,7 +238,9 @@ class TrainConfig:
     objective: Literal["next_token", "bag_of_words"] = "next_token"
     """The paper's loss, or the abstractor's warm start for low budgets (train/objectives.py)."""
     validation: ValidationConfig | None = None
+    """Held-out samples whose loss is measured during the run."""
     save_every: int = number(500, ge=1)
+    """Steps between two saved states."""
     save_in_background: bool = True
     """Train on while a copy in memory is written; costs as much host memory as a rank's part of a state."""
     keep_last: int = number(2, ge=1)
@@ -231,13 +248,17 @@ class TrainConfig:
     keep_every: int | None = number(None, ge=1)
     """States after a multiple of this many steps are never deleted."""
     log_every: int = number(10, ge=1)
+    """Steps between two lines on a console that is no terminal."""
     trackers: list[TrackerName] = field(default_factory=list)
     """Where metrics go in addition to `metrics.jsonl`; each needs its package (train/trackers.py)."""
     device: str = "cpu"
+    """`cpu`, `cuda` (each process its own GPU) or `cuda:1`, ..."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation and of the result; parameters, moments and sums of gradients are float32."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How processes share the work."""
     ema: EmaConfig | None = None
+    """A moving average of the weights."""
     lora: LoraConfig | None = None
     """Train adapters; the result is merged, and the adapters alone are in `RUN/adapter`."""
 

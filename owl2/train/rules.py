@@ -1,6 +1,6 @@
 """Training rules: which parameters are trainable, and at which rate. An ordered table, first match wins.
 
-The stages of the paper are such tables, not code (configs/*.yaml). A rule that matches no parameter, and a
+The stages of the paper are such tables, not code (`owl2/configs`). A rule that matches no parameter, and a
 parameter that matches no rule, are errors: either way a stage would silently train the wrong thing. The
 depths of layer-wise learning-rate decay come from the model (`layer_groups()`), not from names.
 """

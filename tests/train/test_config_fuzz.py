@@ -24,7 +24,7 @@ from owl2.train.config import (
 )
 from owl2.train.optim import lr_at
 
-STAGE = str(Path(__file__).parents[2] / "configs/tiny.yaml")
+STAGE = str(Path(__file__).parents[2] / "owl2/configs/tiny.yaml")
 SOURCE = SourceConfig(name="a", path="a.jsonl")
 GOOD = TrainConfig(
     run=Path("run"),

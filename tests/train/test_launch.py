@@ -25,7 +25,7 @@ from tests.train.ranks import TIMEOUT_S
 from tests.train.splits import Reference, assert_equal_runs, split
 from tests.train.test_torchrun import ROOT, torchrun
 
-LAUNCH = ROOT / "configs/launch"
+LAUNCH = ROOT / "owl2/configs/launch"
 DOCUMENTED = [*LAUNCH.iterdir(), ROOT / "docs/parallel.md", ROOT / "docs/training.md"]
 
 SRUN = """#!/bin/bash
@@ -101,7 +101,7 @@ def test_torchrun_reads_every_documented_line_as_it_is_meant_and_the_batch_adds_
         assert command == "train", line
         if "$" not in stage:
             processes = int(options.nnodes.split(":")[-1]) * int(options.nproc_per_node)
-            read_config([str(ROOT / stage), *overrides]).check(processes)
+            read_config([stage, *overrides]).check(processes)
 
 
 def test_two_dashes_keep_torchrun_from_taking_our_flags_for_its_own(
@@ -163,11 +163,11 @@ def test_the_launch_files_start_shipped_stages_whose_batch_adds_up() -> None:
     sky = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     gpus = sky["num_nodes"] * int(sky["resources"]["accelerators"].split(":")[1])
     options = ["--accumulation", str(sky["envs"]["ACCUMULATION"])]
-    read_config([str(ROOT / sky["envs"]["STAGE"]), *options]).check(gpus)
+    read_config([sky["envs"]["STAGE"], *options]).check(gpus)
     slurm = (LAUNCH / "slurm.sbatch").read_text()
     nodes, tasks = (
         int(re.findall(rf"#SBATCH --{name} (\d+)", slurm)[0]) for name in ("nodes", "ntasks-per-node")
     )
-    (line,) = re.findall(r"sbatch configs/launch/slurm.sbatch (.*)", slurm)
+    (line,) = re.findall(r"sbatch slurm.sbatch (.*)", slurm)
     stage, *options = line.split()
-    read_config([str(ROOT / stage), *options]).check(nodes * tasks)
+    read_config([stage, *options]).check(nodes * tasks)

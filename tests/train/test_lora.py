@@ -134,7 +134,7 @@ def test_adapters_change_nothing_at_first_and_their_draw_is_that_of_their_seed()
 
 
 def test_the_shipped_stage_trains_less_than_five_percent_of_the_released_model() -> None:
-    config = read_config([str(Path(__file__).parents[2] / "configs" / "lora.yaml")])
+    config = read_config(["lora"])
     config.check()
     assert config.lora is not None
     model = build("owl2_7b", device="meta")

@@ -38,7 +38,7 @@ from tests.train.ranks import TIMEOUT_S, Pool, all_returned
 from tests.train.tiny import quiet, stage
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "owl2/configs").glob("*.yaml"))
 AVERAGES = Averages(tokens=512, images=1)
 
 
@@ -139,7 +139,7 @@ def test_a_plan_has_the_memory_that_two_ranks_measure(
 
 def tiny_stage(name: str, **changes: Any) -> tuple[TrainConfig, Owl2Config]:
     """A shipped stage with the tiny model."""
-    config = read_config([str(ROOT / "configs" / f"{name}.yaml"), "--model", "tiny"])
+    config = read_config([name, "--model", "tiny"])
     config = dataclasses.replace(config, **changes)
     return config, find_model(config)[0]
 
@@ -198,7 +198,7 @@ def test_the_paper_is_planned_for_64_gpus_in_half_a_minute_and_4_gb(name: str) -
         "used = resource.getrusage(resource.RUSAGE_SELF);"
         "print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]))"
     )
-    words = ["plan", f"configs/{name}.yaml", "--gpus", "64"]
+    words = ["plan", name, "--gpus", "64"]
     words += ["--tp", "2"] if name in ("instruct", "pretrain") else []
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -266,12 +266,12 @@ def test_a_stage_that_nothing_makes_fit_is_refused_with_the_least_that_it_needs(
 def test_a_batch_that_does_not_add_up_is_planned_with_micro_batches_that_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stage = [str(ROOT / "configs/instruct.yaml"), "--gpus", "64", "--tp", "2", "--model", "tiny"]
+    stage = ["instruct", "--gpus", "64", "--tp", "2", "--model", "tiny"]
     main([*stage, "--mfu", "0.5", "--micro_batch_size", "16", "--accumulation", "16"])
     printed = capsys.readouterr().out
     assert "micro_batch_size 16 x accumulation 16 x 32 ranks = 8192, but global_batch_size is 256" in printed
     assert "--micro_batch_size 8 --accumulation 1 --parallel.tensor 2" in printed
-    main([str(ROOT / "configs/instruct.yaml"), "--gpus", "64", "--model", "tiny"])
+    main(["instruct", "--gpus", "64", "--model", "tiny"])
     assert "but global_batch_size" not in capsys.readouterr().out, "it is made for 64 GPUs"
     assert "4,800 steps" in printed
     assert "preset tiny" in printed
@@ -283,7 +283,7 @@ PACKED = ["--model", "tiny", "--data.pack_tokens", "4096", "--micro_batch_size",
 def test_a_stage_in_packs_is_planned_for_full_packs_and_says_what_it_assumes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    main([str(ROOT / "configs/instruct.yaml"), "--gpus", "16", "--tp", "2", *PACKED])
+    main(["instruct", "--gpus", "16", "--tp", "2", *PACKED])
     printed = capsys.readouterr().out
     assert "--data.pack_tokens 4096 --micro_batch_size 1 --accumulation 1 --parallel.tensor 2" in printed
     assert "380 tokens (estimated for the mixture of Table 14" in printed
@@ -291,7 +291,7 @@ def test_a_stage_in_packs_is_planned_for_full_packs_and_says_what_it_assumes(
     assert re.search(r"packs +│ +32 │ 4 a GPU, 74% full", printed), "3.06 a GPU, as many on every one"
     assert re.search(r"tokens +│ +97,280 ", printed)
     assert "host memory for a save: " in printed
-    main([str(ROOT / "configs/instruct.yaml"), "--gpus", "16", "--tokens", "1000", "--tp", "2", *PACKED])
+    main(["instruct", "--gpus", "16", "--tokens", "1000", "--tp", "2", *PACKED])
     printed = capsys.readouterr().out
     assert "1000 tokens (given)" in printed
     assert re.search(r"packs +│ +72 │ 9 a GPU, 87% full", printed)
@@ -327,14 +327,14 @@ def test_a_state_has_what_learns_its_moments_and_its_average(capsys: pytest.Capt
     assert plan.trace.saved == pytest.approx(4 * 4 * plan.num_trainable, rel=0.01)
     without = plan_exactly(dataclasses.replace(config, ema=None), model, 1, GPUS["h100"], AVERAGES).trace
     assert plan.trace.peak - without.peak == plan.trace.average
-    main([str(ROOT / "configs/tiny.yaml"), "--gpus", "2", "--model", "tiny", "--save_in_background", "false"])
+    main(["tiny", "--gpus", "2", "--model", "tiny", "--save_in_background", "false"])
     assert re.search(r"for a save: .* a node of 2, while it is written", capsys.readouterr().out)
 
 
 def test_a_stage_without_images_is_planned_and_one_without_tokens_is_no_stage(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = [str(ROOT / "configs/tiny.yaml"), "--gpus", "1", "--model", "tiny", "--images", "0"]
+    words = ["tiny", "--gpus", "1", "--model", "tiny", "--images", "0"]
     main(words)
     assert "512 tokens (data.max_tokens), 0 image(s) (given)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -378,7 +378,7 @@ def test_what_cannot_be_planned_is_one_sentence(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([str(ROOT / "configs/tiny.yaml"), *words])
+        main(["tiny", *words])
     assert stop.value.code == (2 if "nearest is" in message or "is not one of" in message else 1)
     error = capsys.readouterr().err
     assert error.startswith("owl2 plan: ")

@@ -146,7 +146,7 @@ def test_a_run_resumes_with_no_other_matrices_than_it_began_with_on_any_number_o
 
 
 def test_a_plan_has_a_seventh_of_the_bytes_of_coded_matrices() -> None:
-    config = read_config([str(Path(__file__).parents[2] / "configs/lora.yaml")])
+    config = read_config(["lora"])
     config = dataclasses.replace(config, dtype="float32", micro_batch_size=4, accumulation=32)
     assert config.lora is not None
     coded = dataclasses.replace(config, lora=dataclasses.replace(config.lora, base_dtype="nf4"))
@@ -163,7 +163,7 @@ def test_a_plan_has_a_seventh_of_the_bytes_of_coded_matrices() -> None:
 
 
 def test_a_stage_with_adapters_that_does_not_fit_is_told_of_four_bits() -> None:
-    config = read_config([str(Path(__file__).parents[2] / "configs/lora.yaml")])
+    config = read_config(["lora"])
     config = dataclasses.replace(config, global_batch_size=1, micro_batch_size=1, accumulation=1)
     assert config.lora is not None
     coded = dataclasses.replace(config, lora=dataclasses.replace(config.lora, base_dtype="nf4"))

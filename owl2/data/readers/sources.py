@@ -4,7 +4,7 @@ it."""
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from owl2.data.readers.arrow import SUFFIXES
 from owl2.data.readers.base import Shuffle, Source
@@ -14,6 +14,12 @@ from owl2.data.readers.storage import Location, is_url, list_names
 from owl2.data.readers.tables import TableSource
 from owl2.data.sample import DataError
 from owl2.errors import Owl2Error
+from owl2.registry import Registry
+
+SOURCES: Registry[Source] = Registry("source", "owl2.data.readers", "owl2.sources", key="suffix")
+source = SOURCES.add
+"""Register a reader of other files: a `Source` whose class attribute `suffix`, as in ".lmdb", is the end of
+their names. It is called as `JsonlSource` is, with name, path, image root and `in_slices`."""
 
 COMPRESSED = re.compile(r"\.(tar|parquet|arrow)\.(gz|bz2|xz|zst|lz4|zip)$|\.tgz$")
 """Ends of the names of shards and tables that would be passed over."""
@@ -35,6 +41,9 @@ def open_source(
         StorageError: storage that does not answer.
     """
     try:
+        for suffix, other in SOURCES.all().items():
+            if str(path).endswith(suffix):
+                return cast(Any, other)(name, path, image_root, in_slices=shuffle == "slices")
         kind = _kind_of(name, path)
         shuffle = shuffle or ("slices" if is_url(path) and kind == "shards" else "samples")
         in_slices = shuffle == "slices"

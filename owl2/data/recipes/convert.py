@@ -278,16 +278,16 @@ def write_mixture(out: Path, stage: str) -> None:
     As a second configuration it replaces `data.sources` of the stage's own.
     """
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*.report.json")]
-    order = list(all_recipes())
+    order = {name: number for number, name in enumerate(all_recipes())}
     sources = []
-    for report in sorted(reports, key=lambda report: order.index(report["name"])):
+    for report in sorted(reports, key=lambda report: (order.get(report["name"], len(order)), report["name"])):
         if report["stage"] != stage:
             continue
         source = {"name": report["name"], "path": str(out / report["path"]), "weight": report["weight"]}
         source |= {"image_root": report["image_root"]} if report["image_root"] else {}
         source |= {"augment": report["augment"]} if report["augment"] != "none" else {}
         sources.append(source)
-    text = f"# `owl2 train configs/{stage}.yaml --config THIS_FILE` trains on these.\n"
+    text = f"# `owl2 train {stage} --config THIS_FILE` trains on these.\n"
     text += yaml.safe_dump({"data": {"sources": sources}}, sort_keys=False)
     write_file(out / f"{stage}.yaml", text.encode())
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from owl2.data.sample import DataError
-from owl2.registry import import_modules, register
+from owl2.registry import Registry
 
 Row = dict[str, Any]
 """`id`, `image` (a path, or absent) and `conversations`: a line of the LLaVA format."""
@@ -106,6 +106,8 @@ class Recipe(ABC):
     weight: ClassVar[float]
     """Share of the draws: thousands of samples in Table 14; for pre-training the size in millions."""
     files: ClassVar[tuple[CorpusFile, ...]]
+    in_paper: ClassVar[bool] = False
+    """Whether it belongs to the paper's mixture of its stage, as the stage's name means in `find_recipes`."""
     augment: ClassVar[str] = "none"
     """The source's `augment` in the mixture file; stage 1 of the paper crops and flips."""
 
@@ -167,23 +169,18 @@ def read_records(
             yield row
 
 
-RECIPES: dict[str, type[Recipe]] = {}
-
-
-def recipe(cls: type[Recipe]) -> type[Recipe]:
-    """Register a corpus under its name."""
-    register(RECIPES, cls, "recipe")
-    return cls
+RECIPES: Registry[Recipe] = Registry("recipe", "owl2.data.recipes.corpora", "owl2.recipes")
+recipe = RECIPES.add
+"""Register a corpus under its name; the decorator of its class."""
 
 
 def all_recipes() -> dict[str, type[Recipe]]:
     """Return every corpus by name: pre-training first, each stage in alphabetical order."""
-    import_modules("owl2.data.recipes.corpora")
-    return dict(sorted(RECIPES.items(), key=lambda item: (item[1].stage != "pretrain", item[0])))
+    return dict(sorted(RECIPES.all().items(), key=lambda item: (item[1].stage != "pretrain", item[0])))
 
 
 def find_recipes(names: str) -> list[Recipe]:
-    """Return recipes by `name`, `name,name`, or a whole stage: `pretrain` or `instruct`.
+    """Return recipes by `name`, `name,name`, or the paper's mixture of a stage: `pretrain` or `instruct`.
 
     Raises:
         DataError: no such recipe; the message has the nearest one.
@@ -191,7 +188,7 @@ def find_recipes(names: str) -> list[Recipe]:
     recipes = all_recipes()
     chosen: dict[str, Recipe] = {}
     for name in names.split(","):
-        members = [r for r in recipes.values() if name in (r.name, r.stage)]
+        members = [r for r in recipes.values() if name == r.name or (r.in_paper and name == r.stage)]
         if not members:
             known = ["pretrain", "instruct", *recipes]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)

@@ -52,6 +52,8 @@ class RunConfig:
     """Checkpoint or address, as it was given."""
     sample: Mapping[str, Any] = field(default_factory=dict)
     """How `--limit` chose questions; empty for all of them."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Where the task's class comes from, if not from owl2 (`Registry.origin`)."""
 
     @property
     def identity(self) -> dict[str, Any]:

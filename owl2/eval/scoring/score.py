@@ -89,7 +89,7 @@ def score_run(
     for name in tasks or present:
         predictions = read_task(folder, name)
         if predictions is not None and predictions.by_id:
-            task = find_task(name)
+            task = find_task(name, predictions.config.origin, str(folder))
             try:
                 results.append(score_task(folder, task, predictions, data, (loaded or {}).get(name)))
             except Owl2Error as error:

@@ -61,7 +61,7 @@ class VqaTask(WordsTask):
     decoding = SHORT_ANSWER
     variants: ClassVar[tuple[Variant, ...]] = ("lavis", "official", "evalai")
     """The first is compared with the paper's figure; the authors' script has LAVIS's variant."""
-    paper_id: ClassVar[str]
+    paper_id: ClassVar[str] = ""
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """VQA accuracy by variant, then by category; nothing where the split keeps its answers secret."""
@@ -90,7 +90,7 @@ class CaptionTask(WordsTask):
         "lmms-eval": Template("lmms-eval 0.7.2", caption),
     }
     decoding = Decoding(max_new_tokens=60, min_new_tokens=8)
-    paper_id: ClassVar[str]
+    paper_id: ClassVar[str] = ""
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:
         """CIDEr-D x 100; its word weights come from the references of these answers, so a subset differs."""
@@ -112,7 +112,7 @@ class VideoQaTask(WordsTask):
     }
     decoding = SHORT_ANSWER
     judge = "video_chatgpt"
-    paper_ids: ClassVar[tuple[str, str, str]]
+    paper_ids: ClassVar[tuple[str, str, str]] = ("", "", "")
     """Rows of exact match, the judge's accuracy and the judge's score."""
 
     def score(self, answers: Sequence[Answer]) -> list[Score]:

@@ -25,7 +25,7 @@ from tests.data.small import jpeg, turns, write_jsonl
 from tests.processor.small import WORDS
 from tests.train.tiny import run_whole, stage, write_checkpoint
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+CONFIGS = Path(__file__).parents[3] / "owl2/configs"
 TABLE_14 = {
     "sharegpt": 40,
     "slimorca": 518,
@@ -204,7 +204,7 @@ def test_labels_of_200_generated_conversations_decode_to_exactly_the_answers(
 
 
 def test_the_shipped_stages_name_the_paths_and_weights_of_the_recipes() -> None:
-    """`configs/instruct.yaml` reads what `owl2 data convert instruct --out data/instruct` writes."""
+    """The stage `instruct` reads what `owl2 data convert instruct --out data/instruct` writes."""
     for name in ("instruct", "pretrain"):
         shipped = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["data"]["sources"]
         recipes = {recipe.name: recipe for recipe in find_recipes(name)}

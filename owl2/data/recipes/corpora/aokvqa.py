@@ -18,6 +18,7 @@ class AOkVqa(ConversationRecipe):
     name = "aokvqa"
     title = "A-OKVQA"
     stage = "instruct"
+    in_paper = True
     licence = "Apache 2.0; images: terms of Flickr"
     size = "17,056 questions (train), COCO train2017"
     weight = 50

@@ -23,6 +23,7 @@ class Coco(ConversationRecipe):
     name = "coco"
     title = "COCO captions"
     stage = "instruct"
+    in_paper = True
     licence = "annotations CC BY 4.0; images: terms of Flickr"
     size = "414,113 captions of 82,783 images (train2014)"
     weight = 82

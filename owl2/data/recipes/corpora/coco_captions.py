@@ -19,6 +19,7 @@ from owl2.data.recipes.wording import conversation
 class CocoCaptions(ShardRecipe):
     name = "coco_captions"
     title = "COCO captions"
+    in_paper = True
     licence = "annotations CC BY 4.0; images: terms of Flickr"
     size = "414,113 captions of 82,783 images (train2014)"
     weight = 0.6

@@ -20,6 +20,7 @@ class Gqa(ConversationRecipe):
     name = "gqa"
     title = "GQA"
     stage = "instruct"
+    in_paper = True
     licence = "CC BY 4.0; images: Visual Genome (CC BY 4.0)"
     size = "943,000 questions on 72,140 images (train_balanced)"
     weight = 72

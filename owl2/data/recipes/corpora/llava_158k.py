@@ -24,6 +24,7 @@ class Llava158k(ConversationRecipe):
     name = "llava_158k"
     title = "LLaVA-Instruct-158K"
     stage = "instruct"
+    in_paper = True
     licence = "CC BY 4.0, and OpenAI's terms of use; images: terms of Flickr"
     size = "157,712 conversations on COCO train2017"
     weight = 158

@@ -28,6 +28,7 @@ class OcrVqa(ConversationRecipe):
     name = "ocrvqa"
     title = "OCR-VQA"
     stage = "instruct"
+    in_paper = True
     licence = "research use; covers: their publishers"
     size = "about 166,000 covers with five questions each (split 1)"
     weight = 80

@@ -13,6 +13,7 @@ class OkVqa(VqaRecipe):
     name = "okvqa"
     title = "OK-VQA"
     stage = "instruct"
+    in_paper = True
     licence = "CC BY 4.0; images: terms of Flickr"
     size = "9,009 questions on 8,998 images (train2014)"
     weight = 9

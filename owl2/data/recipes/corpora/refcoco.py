@@ -26,6 +26,7 @@ class RefCoco(ConversationRecipe):
     name = "refcoco"
     title = "RefCOCO, RefCOCO+, RefCOCOg"
     stage = "instruct"
+    in_paper = True
     licence = "annotations: Apache 2.0; images: terms of Flickr"
     size = "126,000 referents of about 28,000 images (train)"
     weight = 30

@@ -25,6 +25,7 @@ class ShareGpt(ConversationRecipe):
     name = "sharegpt"
     title = "ShareGPT"
     stage = "instruct"
+    in_paper = True
     licence = "none stated; texts of users and of OpenAI's models"
     size = "about 94,000 conversations (V3, cleaned and split)"
     weight = 40

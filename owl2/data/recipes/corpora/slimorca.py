@@ -15,6 +15,7 @@ class SlimOrca(ConversationRecipe):
     name = "slimorca"
     title = "SlimOrca"
     stage = "instruct"
+    in_paper = True
     licence = "MIT"
     size = "517,982 conversations"
     weight = 518

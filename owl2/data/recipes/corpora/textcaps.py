@@ -23,6 +23,7 @@ class TextCaps(ConversationRecipe):
     name = "textcaps"
     title = "TextCaps"
     stage = "instruct"
+    in_paper = True
     licence = "CC BY 4.0; images: Open Images (CC BY 2.0)"
     size = "109,765 captions of 21,953 images (train)"
     weight = 22

@@ -27,6 +27,7 @@ class VisualGenome(ConversationRecipe):
     name = "visual_genome"
     title = "Visual Genome"
     stage = "instruct"
+    in_paper = True
     licence = "CC BY 4.0"
     size = "5.4 million regions of 108,077 images"
     weight = 86

@@ -30,6 +30,7 @@ class Vqav2(VqaRecipe):
     name = "vqav2"
     title = "VQAv2"
     stage = "instruct"
+    in_paper = True
     licence = "annotations CC BY 4.0; images: terms of Flickr"
     size = "443,757 questions on 82,783 images (train2014)"
     weight = 83

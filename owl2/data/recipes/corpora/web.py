@@ -35,5 +35,6 @@ for name, title, licence, size, weight, files in CORPORA:
         "size": size,
         "weight": weight,
         "files": files,
+        "in_paper": True,
     }
     recipe(type(name, (ShardRecipe,), declared))
