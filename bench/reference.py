@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 
 from owl2.__main__ import COMMANDS, functions_of
-from owl2.cli.parser import Function, Parser, exit_codes, explained, metavar, parameters
+from owl2.cli.parser import Function, Parser, exit_codes, explained, parameters, placeholder
 from owl2.cli.settings import Key, Settings, keys_of
 from owl2.generate.config import GenerationConfig
 from owl2.train.config import TrainConfig
 
 ENVIRONMENT = {
     "OWL2_CACHE": "folder of what can be made or fetched again; default: `~/.cache/owl2`",
-    "OPENAI_API_KEY": "key of the server of `owl2 eval run --endpoint` and of the judge; never written to a file",
+    "OPENAI_API_KEY": "key of the server of `owl2 eval run --endpoint` and of the judge; never written",
     "RANK": "number of this process, set by `torchrun` or the file for Slurm; default: 0",
     "WORLD_SIZE": "number of processes of the run; default: 1. `owl2 train --dry_run` checks for this number",
     "LOCAL_RANK": "number of this process on its machine; `--device cuda` is the GPU of this number",
@@ -99,7 +99,7 @@ def _table(rows: Sequence[tuple[str, Key]], what: str) -> Iterator[str]:
     yield from ("", f"| {what} | type | meaning |", "|---|---|---|")
     for name, key in rows:
         kind = "group" if key.group is not None else "switch" if key.kind is bool and what == "option" else ""
-        cells = (f"`{name}`", kind or f"`{metavar(key.kind)}`", explained(key))
+        cells = (f"`{name}`", kind or f"`{placeholder(key.kind)}`", explained(key))
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

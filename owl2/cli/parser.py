@@ -223,7 +223,7 @@ class Parser(argparse.ArgumentParser):
                 word = parameter.label + " ..." * (parameter.item is not None)
                 parts.append(word if parameter.default is MISSING else f"[{word}]")
             elif parameter.default is MISSING and parameter.kind is not Settings:
-                parts.append(f"{parameter.label} {metavar(parameter.kind)}")
+                parts.append(f"{parameter.label} {placeholder(parameter.kind)}")
         has_settings = any(parameter.kind is Settings for parameter in self._parameters)
         return " ".join([*parts, "[options]", *["[--key.path VALUE ...]"] * has_settings])
 
@@ -242,7 +242,7 @@ class Parser(argparse.ArgumentParser):
                 self._add(words, kind, f"--{parameter.name}", help=argparse.SUPPRESS, **repeated)
             else:
                 short = [SHORT[parameter.name]] if parameter.name in SHORT else []
-                metavar = "" if kind is bool else metavar(kind)
+                metavar = "" if kind is bool else placeholder(kind)
                 self._add(options, kind, *short, label, metavar=metavar, help=doc, **repeated)
 
     def _add_settings(self) -> None:
@@ -260,10 +260,12 @@ class Parser(argparse.ArgumentParser):
                 groups[key.name] = self.add_argument_group(key.name, _doc(key.group).partition("\n")[0])
                 is_optional = NoneType in get_args(key.kind)
                 doc = f"{key.doc} `null` switches it off." if is_optional else argparse.SUPPRESS
-            self._add(group, key.kind, f"--{key.name}", action=_Setting, metavar=metavar(key.kind), help=doc)
+            self._add(
+                group, key.kind, f"--{key.name}", action=_Setting, metavar=placeholder(key.kind), help=doc
+            )
             if isinstance(key.item, type) and is_dataclass(key.item) and key.item not in items:
                 items.add(key.item)
-                fields = [f"{k.name} ({metavar(k.kind)}): {explained(k)}" for k in keys_of(key.item)]
+                fields = [f"{k.name} ({placeholder(k.kind)}): {explained(k)}" for k in keys_of(key.item)]
                 lines = [textwrap.fill(field, 76, subsequent_indent="    ") for field in fields]
                 self.add_argument_group(f"{ITEM}{key.name}", "\n".join(lines))
         self._sections = [name for name in groups if name]
@@ -292,17 +294,18 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{', '.join(action.option_strings)} {action.metavar}".strip()
 
 
-def metavar(kind: Any) -> str:
+def placeholder(kind: Any) -> str:
     """Placeholder of a value in help."""
     origin, members = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return metavar(members[0])
+        return placeholder(members[0])
     if origin is Literal:
         return "|".join(members)
     if origin in (list, tuple):
-        return f"[{', '.join(metavar(member) for member in members)}{', ...' * (origin is list)}]"
+        shown = [placeholder(member) for member in members if member is not ...]
+        return f"[{', '.join(shown)}{', ...' * (origin is list or ... in members)}]"
     if members:
-        return "|".join(dict.fromkeys(metavar(member) for member in members if member is not NoneType))
+        return "|".join(dict.fromkeys(placeholder(member) for member in members if member is not NoneType))
     return {str: "TEXT", Path: "PATH", int: "N", float: "X", bool: "true|false"}.get(kind, "{...}")
 
 
