@@ -38,7 +38,7 @@ def test_every_environment_variable_that_is_read_is_on_the_page() -> None:
     read = {"OPENAI_API_KEY"}  # by its constant
     for path in (ROOT / "owl2").rglob("*.py"):
         text = path.read_text()
-        read |= set(re.findall(r"environ(?:\.get\(|\[)\s*["'](\w+)["']", text))
+        read |= set(re.findall(r"environ(?:\.get\(|\[)\s*[\x22\x27](\w+)", text))
         read |= set(re.findall(r"_from_environment\(\"(\w+)\"", text))
     assert read == set(ENVIRONMENT)
 
