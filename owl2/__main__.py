@@ -5,20 +5,25 @@ where errors become messages: what a user can put right is a sentence on standar
 for a command, option or value that does not exist. Any other exception is a defect and keeps its traceback.
 """
 
-import importlib
 import os
 import signal
 import sys
+
+if sys.argv[1:2] in (["demo"], ["train"]):  # what follows takes a twentieth of a second
+    for _number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(_number, lambda *_: os._exit(75))
+
+import importlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import NoReturn
 
 import owl2
 from owl2.cli.parser import STOPPABLE, Function, Parser, summary
 from owl2.cli.values import UsageError, nearest
 from owl2.errors import Owl2Warning, sentence
 from owl2.registry import include
+from owl2.train.signals import EXIT_STOPPED, STOPPED, Interrupted, stop_at_start
 
 COMMANDS = {
     "Try it": ("demo",),
@@ -36,7 +41,6 @@ Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same wit
 
 CONTINUED = ("demo", "train", "data convert", "eval run")
 """Commands that, started again, go on where they were stopped."""
-STOPPED = "stopped; the same command continues it"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _short_warnings():
             function = _find(words, command)
             if function is not None:
-                with _stop_requests() if command[1] in STOPPABLE else nullcontext():
+                with stop_at_start() if command[1] in STOPPABLE else nullcontext():
                     values = Parser(prog=" ".join(command), function=function).parse(words)
                     for file in values.pop("include", []):
                         include(file)
@@ -125,8 +129,6 @@ def overview(groups: Mapping[str, Sequence[str]], program: str) -> str:
 def _explain(error: BaseException, *, can_continue: bool) -> tuple[str, int] | None:
     """The message and exit code of an exception; None for a defect, whose traceback is shown."""
     if isinstance(error, SystemExit):
-        from owl2.train.signals import EXIT_STOPPED, Interrupted
-
         speaks = os.environ.get("RANK", "0") == "0"  # of the processes of a run, one
         return (str(error) * speaks, EXIT_STOPPED) if isinstance(error, Interrupted) else None
     if isinstance(error, KeyboardInterrupt):
@@ -140,22 +142,6 @@ def _explain(error: BaseException, *, can_continue: bool) -> tuple[str, int] | N
     if isinstance(error, Exception):
         error.add_note(f"\nThis is a defect of owl2 {owl2.__version__}; please report it with these lines.")
     return None
-
-
-@contextmanager
-def _stop_requests() -> Iterator[None]:
-    """End a run that is preempted while it starts as one that can go on; later, the training loop does so."""
-    from owl2.train.signals import Interrupted
-
-    def stop(number: int, _: object) -> NoReturn:
-        raise Interrupted(STOPPED)
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

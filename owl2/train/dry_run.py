@@ -28,10 +28,11 @@ from owl2.pages.page import render, write_page
 from owl2.processor import Processor
 from owl2.train.config import SourceConfig, TrainConfig, config_to_dict
 from owl2.train.flops import PEAK_TFLOPS
+from owl2.train.lock import open_run_folder
 from owl2.train.plan.inputs import Averages
 from owl2.train.plan.plan import GPUS, DoesNotFit, Gpu, find_model, gib, plan_exactly, plan_stage
 from owl2.train.plan.tracer import without_storage
-from owl2.train.prepare import check_context, check_machine, make_dataset, mix, open_run_folder
+from owl2.train.prepare import check_context, check_machine, make_dataset, mix
 from owl2.train.ranks import Ranks, local_device, started
 from owl2.train.rules import assign_rules
 from owl2.train.state.config_diff import changes, is_finished

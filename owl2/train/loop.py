@@ -26,6 +26,7 @@ from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
 from owl2.train.ema import MovingAverage
 from owl2.train.fingerprints import frozen_fingerprints, model_fingerprint
 from owl2.train.flops import StepCost, Work, peak_memory
+from owl2.train.lock import open_run_folder
 from owl2.train.metrics import Metrics, Tally, append_row, drop_steps_from
 from owl2.train.optim import lr_at, make_optimizer, set_lr
 from owl2.train.parallel import (
@@ -40,7 +41,6 @@ from owl2.train.prepare import (
     load_stage,
     make_loader,
     open_dataset,
-    open_run_folder,
     order_of,
     seen_of,
 )
@@ -82,9 +82,9 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
         start_ranks(device, config.parallel.tensor, config.parallel.timeout_s, alone=alone) as ranks,
         ExitStack() as stack,
     ):
-        ranks.on_first(lambda: stack.enter_context(open_run_folder(config.run)))
-        changed = changes(config.run, config)  # refuses before anything is loaded
         console = (console or Console()) if ranks.is_first else Console(file=io.StringIO())
+        ranks.on_first(lambda: stack.enter_context(open_run_folder(config.run, console)))
+        changed = changes(config.run, config)  # refuses before anything is loaded
         if is_finished(config.run, changed):
             result = config.run / "checkpoint"
             console.print(f"{config.run}: finished before; the result is {result}", soft_wrap=True)
@@ -92,6 +92,8 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
         records: list[Record] = []
         facts = {"config": config_to_dict(config)}
         ranks.on_first(lambda: records.append(stack.enter_context(recorded(config.run, facts))))
+        if records and changed:
+            records[0].attempt["changed"] = dict(changed)
         return _train(config, ranks, console, records[0] if records else None)
 
 

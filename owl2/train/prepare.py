@@ -1,11 +1,8 @@
 """Preparation of a stage: its folder, the model on the ranks, the dataset, and the loader of each rank."""
 
 import difflib
-import fcntl
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Sequence
 
 from owl2.checkpoint import load_model
 from owl2.checkpoint.tensors import dtype_of
@@ -21,6 +18,7 @@ from owl2.jsonl import cut_torn_line
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, check_installed
 from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError
+from owl2.train.lock import open_run_folder as open_run_folder
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
@@ -55,39 +53,6 @@ def check_machine(config: TrainConfig) -> None:
                 )
             )
     faults.raise_all()
-
-
-@contextmanager
-def open_run_folder(run: Path) -> Iterator[None]:
-    """Make the run's folder and keep other processes from training in it.
-
-    Raises:
-        TrainConfigError: it cannot be made or written to, or another process trains in it.
-    """
-    lock = run / ".lock"
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    except OSError as error:
-        raise TrainConfigError(
-            f"run {run} cannot be a folder that this run writes to ({error.strerror}); choose another `run`"
-        ) from None
-    with file:
-        try:
-            # Not inherited by the loader's workers, which may live on for a moment after a killed run.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise TrainConfigError(
-                f"{run}: another process is training in this folder; wait for it, or choose another `run`"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-            with suppress(OSError):
-                run.rmdir()  # only if nothing was written
 
 
 def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Processor]:

@@ -105,15 +105,18 @@ def is_finished(run: Path, changed: Changes) -> bool:
 
 
 def keep_config(run: Path, config: TrainConfig, start: int, console: Console) -> None:
-    """Write `run/config.yaml`; if it changes, print the changes and keep the one before."""
+    """Write `run/config.yaml`; print what changes, and keep the one before if the result depends on it."""
     path = run / "config.yaml"
     changed = changes(run, config)
     if path.exists():
         if not changed:
             return
-        before = run / f"config-until-step-{start}.yaml"
-        path.rename(before)
-        text = f"{run}: changed after step {start} (before: {before.name})\n{_lines(changed)}"
+        kept = ""
+        if any(not _matches(key, WITHOUT_EFFECT) for key in changed):
+            before = run / f"config-until-step-{start}.yaml"
+            path.rename(before)
+            kept = f" (before: {before.name})"
+        text = f"{run}: changed after step {start}{kept}\n{_lines(changed)}"
         console.print(text, highlight=False, soft_wrap=True)
     write_file(path, yaml.safe_dump(config_to_dict(config), sort_keys=False).encode())
 
