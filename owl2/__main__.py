@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 
 import owl2
 from owl2.cli.parser import STOPPABLE, Function, Parser, summary
-from owl2.cli.values import UsageError, nearest
+from owl2.cli.values import UsageError, at_home, nearest
 from owl2.errors import Owl2Warning, sentence
 from owl2.registry import include
 from owl2.train.signals import EXIT_STOPPED, STOPPED, Interrupted, stop_at_start
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if function is not None:
                 with stop_at_start() if command[1] in STOPPABLE else nullcontext():
                     values = Parser(prog=" ".join(command), function=function).parse(words)
+                    values = {name: at_home(value) for name, value in values.items()}
                     for file in values.pop("include", []):
                         include(file)
                     function(**values)

@@ -1,6 +1,7 @@
 """`owl2 chat`: ask a checkpoint about images, once with `-m` or in a dialogue (`dialogue.py`)."""
 
 import sys
+from pathlib import Path
 from typing import Literal
 
 from owl2.cli.values import Seed
@@ -9,7 +10,7 @@ from owl2.cli.values import Seed
 def chat(
     checkpoint: str,
     *,
-    image: list[str] | None = None,
+    image: list[str | Path] | None = None,
     message: str | None = None,
     temperature: float | None = None,
     top_p: float | None = None,

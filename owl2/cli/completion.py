@@ -1,6 +1,6 @@
 """Completion of commands, options, choices and files by the shell, as a script that `shtab` writes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -47,10 +47,17 @@ def _program(modules: Mapping[str, Mapping[str, Function]], file: Any) -> Parser
     return program
 
 
+def _members(kind: Any) -> Iterator[Any]:
+    """A type, and those inside of it."""
+    yield kind
+    for member in get_args(kind):
+        yield from _members(member)
+
+
 def _complete(parser: Parser, file: Any) -> None:
     """Say what each value of a command is completed with."""
     for action, kind in parser.kinds:
-        kinds = [kind, *get_args(kind)]
+        kinds = list(_members(kind))
         if kind is bool and action.metavar == "":
             action.nargs = 0
         elif bool in kinds:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from owl2.cli.values import UsageError, is_required, nearest, parse_yaml, read
+from owl2.cli.values import UsageError, at_home, is_required, nearest, parse_yaml, read
 from owl2.errors import Faults
 from owl2.fields import bounds_in_words
 
@@ -180,7 +180,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = at_home(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at position {error.start}); "

@@ -8,6 +8,7 @@ where the field may be empty. A value that does not fit is one sentence that nam
 import dataclasses
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -108,6 +109,13 @@ def read(value: Any, kind: Any, where: str, faults: Faults | None = None) -> Any
     if kind in (str, Path):
         return _read_text(text, kind, where)
     return _read_number(text, kind, where)
+
+
+def at_home(value: Any) -> Any:
+    """A path, or each of a list, with `~` as the home folder; any other value as it is."""
+    if isinstance(value, list):
+        return type(value)(map(at_home, value))
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
 def _read_text(text: str, kind: type, where: str) -> Any:

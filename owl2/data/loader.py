@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from owl2.data.dataset import Bad, SampleDataset
+from owl2.data.dataset import BLANK, Bad, SampleDataset
 from owl2.data.readers.base import Source
 from owl2.data.sample import DataError
 from owl2.model.layout import IGNORE, Layout, Targets, packed_layout, targets_of
@@ -123,6 +123,7 @@ class BatchLoader:
     ):
         """`num_drawn` and `num_bad` (by source) are what was drawn before `sampler.start_step`."""
         self.dataset = dataset
+        self.sampler = sampler
         self.is_over = RawValue(c_bool, False)
         self.loader = DataLoader(
             MicroBatches(dataset, sampler),
@@ -137,6 +138,9 @@ class BatchLoader:
         self.num_drawn = num_drawn
         self.num_bad: Counter[str] = Counter(num_bad)
         """Samples that could not be used, by source."""
+        self.num_questions = 0
+        """Questions of used samples that could not be used."""
+        self.last_bad: Bad | None = None
         self.num_bad_by_kind: Counter[tuple[str, str]] = Counter()
         """Those and lost files, by source and kind."""
         self.lost = [
@@ -156,10 +160,12 @@ class BatchLoader:
         atexit.register(self._end)  # if this iterator is never closed, the interpreter ends the workers
         try:
             self._write(self.lost)
+            step = self.sampler.start_step + 1
             for batch, bad, is_last in self.loader:
-                self.num_drawn += len(bad) + (batch.num_samples if batch else 0)
+                self.num_drawn += sum(map(is_whole, bad)) + (batch.num_samples if batch else 0)
                 if bad:
-                    self._record(bad)
+                    self._record([{**row, "step": step} for row in bad])
+                step += is_last
                 # A tensor from a worker holds a file open, and a step may hold hundreds of micro-batches.
                 yield copy.deepcopy(batch) if self.loader.num_workers else batch, is_last
         finally:
@@ -176,13 +182,16 @@ class BatchLoader:
 
     def _record(self, bad: Sequence[Bad]) -> None:
         self._write(bad)
-        self.num_bad.update(row["source"] for row in bad)
+        whole = [row for row in bad if is_whole(row)]
+        self.num_bad.update(row["source"] for row in whole)
+        self.num_questions += len(bad) - len(whole)
+        self.last_bad = bad[-1]
         total = self.num_bad.total()
-        if total > max(MIN_BAD_SAMPLES, self.max_bad_fraction * self.num_drawn):
+        if whole and total > max(MIN_BAD_SAMPLES, self.max_bad_fraction * self.num_drawn):
             raise DataError(
                 f"{total} of {self.num_drawn} samples could not be used ({dict(self.num_bad)}), more than "
-                f"{self.max_bad_fraction:.1%}. The last: {bad[-1]['key']}: {bad[-1]['reason']}. All are in "
-                f"{self.bad_samples}; repair them or raise data.max_bad_fraction"
+                f"{self.max_bad_fraction:.1%}. The last: {whole[-1]['key']}: {whole[-1]['reason']}. All are "
+                f"in {self.bad_samples}; repair them or raise data.max_bad_fraction"
             )
 
 
@@ -199,6 +208,11 @@ def check_lost(sources: Sequence[Source], max_bad_fraction: float) -> None:
             )
 
 
+def is_whole(bad: Mapping[str, Any]) -> bool:
+    """Whether a record is of a whole sample, not of one question of it."""
+    return "question" not in bad
+
+
 class Collate:
     """Puts encodings end to end into one packed batch; picklable for the loader's workers."""
 
@@ -208,6 +222,7 @@ class Collate:
     def __call__(self, items: Sequence[tuple[str, Encoding | Bad]]) -> tuple[Batch | None, list[Bad]]:
         good = [(key, item) for key, item in items if isinstance(item, Encoding)]
         bad = [item for _, item in items if isinstance(item, dict)]
+        bad += [_lost_question(key, number) for key, encoding in good for number in encoding.blank]
         if not good:
             return None, bad
         ids = torch.tensor([i for _, encoding in good for i in encoding.ids], dtype=torch.int64)
@@ -226,6 +241,17 @@ class Collate:
             image_of=_image_of([encoding for _, encoding in good]),
         )
         return batch, bad
+
+
+def _lost_question(key: str, number: int) -> Bad:
+    reason = f"the answer to question {number} is blank; the others are used"
+    return {
+        "source": key.partition(":")[0],
+        "key": key,
+        "kind": BLANK,
+        "reason": reason,
+        "question": str(number),
+    }
 
 
 def _image_of(encodings: Sequence[Encoding]) -> Tensor | None:

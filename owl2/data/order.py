@@ -75,7 +75,12 @@ class Mixture:
         nth = block * self.quotas[source] + int(before[place])
         epoch, i = divmod(nth, self.sizes[source])
         permutation = _permutation(self.sizes[source], self.seed, source, epoch, self.in_slices[source])
-        return Draw(source, permutation(i), _hash(self.seed, n) & 0xFFFFFFFF)
+        return Draw(source, permutation(i), hash_of(self.seed, n) & 0xFFFFFFFF)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all sources that are drawn from."""
+        return sum(size for size, quota in zip(self.sizes, self.quotas, strict=True) if quota)
 
     def counts(self, num_draws: int) -> list[int]:
         """Return how many of the first draws are of each source."""
@@ -102,7 +107,7 @@ class Permutation:
         self.n = n
         self.half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
         self.mask = (1 << self.half_bits) - 1
-        self.keys = [_hash(key, i) for i in range(self.ROUNDS)]
+        self.keys = [hash_of(key, i) for i in range(self.ROUNDS)]
 
     def __call__(self, i: int) -> int:
         while True:  # cycle walking
@@ -176,13 +181,13 @@ def _shuffled_block(seed: int, block: int, quotas: tuple[int, ...]) -> tuple[np.
 
 @lru_cache(maxsize=256)
 def _permutation(size: int, seed: int, source: int, epoch: int, in_slices: bool) -> Permutation | Slices:
-    key = _hash(seed, source, epoch)
+    key = hash_of(seed, source, epoch)
     return Slices(size, key) if in_slices else Permutation(size, key)
 
 
 @lru_cache(maxsize=256)
 def _window(num_slices: int, key: int, window: int) -> Permutation:
-    return Permutation(num_slices * SLICE, _hash(key, "window", window))
+    return Permutation(num_slices * SLICE, hash_of(key, "window", window))
 
 
 def _quotas(weights: np.ndarray) -> np.ndarray:
@@ -201,6 +206,7 @@ def _mix(x: int) -> int:
     return x ^ (x >> 32)
 
 
-def _hash(*values: int | str) -> int:
+def hash_of(*values: int | str) -> int:
+    """A number of 64 bits, the same on every machine."""
     digest = hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -94,7 +94,7 @@ class Clip:
                 return _frames_of_file(self.source, num_frames, self.segment)
             return tuple(sample_frames(self.source(), num_frames, self.segment))
         except VideoError as error:
-            raise error if isinstance(self.source, Path) else VideoError(f"{self.name}: {error}") from error
+            raise error if isinstance(self.source, Path) else type(error)(f"{self.name}: {error}") from error
         except (Owl2Error, OSError):
             raise
         except Exception as error:  # a path with a NUL byte, or an exception of the video library's own
@@ -122,9 +122,12 @@ class Sample:
     @property
     def text(self) -> str:
         """All text of both sides."""
-        contents = [message["content"] for message in self.messages]
-        parts = [[{"text": content}] if isinstance(content, str) else content for content in contents]
-        return "\n".join(part.get("text", "") for content in parts for part in content)
+        return "\n".join(part.get("text", "") for part in self.parts())
+
+    def parts(self) -> Iterator[Part]:
+        """The parts of all messages."""
+        for content in (message["content"] for message in self.messages):
+            yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
 
     def open(self, augmentation: str, seed: int, num_frames: int) -> list[dict[str, Any]]:
         """Return the messages with every image and clip decoded and augmented.

@@ -22,10 +22,10 @@ def split(messages: Messages) -> list[Messages]:
         DataError: a later turn has an image of its own.
     """
     rounds = [messages[:2]]
-    images = _images(_parts(messages[0]))
+    images = _images(parts_of(messages[0]))
     for begin in range(2, len(messages), 2):
         question, *answer = messages[begin : begin + 2]
-        parts = _parts(question)
+        parts = parts_of(question)
         if _images(parts):
             raise DataError(
                 f"turn {begin + 1} has an image of its own; with `turns: apart` only the first turn may",
@@ -53,7 +53,8 @@ def join(encodings: Sequence[Encoding]) -> Encoding:
     )
 
 
-def _parts(message: dict[str, Any]) -> list[Part]:
+def parts_of(message: dict[str, Any]) -> list[Part]:
+    """The content of a message as parts."""
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 

@@ -7,6 +7,7 @@ missing end mark. A file that lacks pixels is an error. Every exception of a dec
 import base64
 import binascii
 import io
+import os
 import re
 import struct
 import urllib.request
@@ -117,7 +118,7 @@ def _read(source: Any, name: str) -> bytes:
         if isinstance(source, str) and (scheme := re.match(r"(?i)(data|https?):", source)):
             return _from_data_uri(source) if scheme[1].lower() == "data" else _download(source)
         if isinstance(source, str | Path):
-            return Path(source).expanduser().read_bytes()
+            return Path(os.path.expanduser(source)).read_bytes()
         if isinstance(data := source.read() if hasattr(source, "read") else None, bytes):
             return data
     except (binascii.Error, EOFError) as error:

@@ -58,6 +58,8 @@ class Encoding:
     rows: tuple[int, ...] | None = None
     """The number of ids of each row, if the sample is several rows that share `images` and do not attend to
     each other."""
+    blank: tuple[int, ...] = ()
+    """Numbers from 1 of questions that a training sample lost because their answers are blank."""
 
 
 class Processor:

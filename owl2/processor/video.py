@@ -32,6 +32,10 @@ class VideoError(Owl2Error, ValueError):
     """A clip that cannot be read; the message names the file and the reason."""
 
 
+class NoVideoReaderError(VideoError):
+    """The package that reads videos is missing, so no clip can be read."""
+
+
 def sample_frames(
     clip: Path | str | bytes, num_frames: int, segment: tuple[float, float] | None = None
 ) -> list[Image.Image]:
@@ -199,7 +203,7 @@ def _av(clip: Clip) -> Any:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise VideoError(
+        raise NoVideoReaderError(
             f"{_name_of(clip)}: reading videos needs the package av: pip install 'owl2[video]'"
         ) from error
     return av

@@ -72,9 +72,12 @@ class DataConfig:
     lengths differ, not for captions at a URL."""
     num_frames: int = number(8, ge=1)
     """Images per video, evenly spaced."""
-    targets: Literal["answers", "all"] = "answers"
-    """What the loss is computed on: the answers and their end tokens, or all text, as in the pre-training of
-    a language model."""
+    validation_share: float | None = number(None, gt=0, le=0.5)
+    """Share of every source that is never trained on and measured as validation. Which samples these are
+    depends on the seed, the source's name and the sample's number alone."""
+    targets: Literal["answers", "all", "last"] = "answers"
+    """What the loss is computed on: the answers and their end tokens; all text, as in the pre-training of a
+    language model; or the last answer of each conversation."""
     num_workers: int = number(0, ge=0, le=1024)
     """Processes per rank that read and prepare samples; 0 does so between the steps."""
     max_bad_fraction: float = number(0.01, ge=0, le=1)
@@ -89,12 +92,17 @@ class DataConfig:
 class ValidationConfig:
     """Held-out samples whose loss is measured during the run."""
 
-    sources: list[SourceConfig]
-    """Held-out corpora; their weight and augmentation have no effect."""
-    every: int = number(500, ge=1)
-    """Steps between two measurements; the last step is always followed by one."""
+    sources: list[SourceConfig] = field(default_factory=list)
+    """Held-out corpora, in addition to what data.validation_share holds out; their weight and augmentation
+    have no effect."""
+    every: int | float = number(500, ge=0)
+    """Steps between two measurements, or below 1 a share of all steps; the last step is always followed by
+    one."""
     max_samples: int = number(512, ge=1)
     """The first samples of each source, up to this number."""
+    samples: int | None = number(None, ge=1)
+    """Held-out samples that are answered at each measurement and once before the training, as `owl2 chat`
+    answers them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +130,8 @@ class OptimConfig:
     """Highest learning rate, which rules multiply."""
     min_lr: float = number(1e-6, ge=0)
     """Learning rate of the last step."""
-    warmup_steps: int = number(1000, ge=0)
-    """Steps until the learning rate is reached."""
+    warmup_steps: int | float = number(1000, ge=0)
+    """Steps until the learning rate is reached, or below 1 a share of all steps."""
     betas: tuple[float, float] = number((0.9, 0.98), ge=0, lt=1)
     """Decay of the averages of the gradient and of its square."""
     eps: float = number(1e-6, gt=0)
@@ -211,13 +219,16 @@ class TrainConfig:
     run: Path
     """Folder of the run: config, metrics, state, and the finished `checkpoint`."""
     model: Path
-    """Checkpoint folder to start from."""
+    """Checkpoint to start from: a folder, or a Hugging Face hub id such as owner/name."""
     data: DataConfig
     """The mixture that is trained on."""
     rules: list[Rule]
     """Ordered; the first that matches a parameter's name decides."""
-    steps: int = number(ge=1)
-    """Length of the stage in optimizer steps."""
+    steps: int = number(0, ge=0)
+    """Length of the stage, unless `epochs` gives it."""
+    epochs: float | None = number(None, gt=0)
+    """Length of the stage in place of `steps`: as many samples are drawn as all sources together have, this
+    many times."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     global_batch_size: int = number(256, ge=1)
@@ -252,9 +263,10 @@ class TrainConfig:
     trackers: list[TrackerName] = field(default_factory=list)
     """Where metrics go in addition to `metrics.jsonl`; each needs its package (train/trackers.py)."""
     device: str = "cpu"
-    """`cpu`, `cuda` (each process its own GPU) or `cuda:1`, ..."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation and of the result; parameters, moments and sums of gradients are float32."""
+    """`cpu`, `cuda` (each process its own GPU), `cuda:1`, ..., or `auto` for `cuda` where there is one."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of the computation and of the result; parameters, moments and sums of gradients are float32. `auto` is
+    bfloat16 on a GPU that has it, else float32; a run that goes on elsewhere keeps its own."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """How processes share the work."""
     ema: EmaConfig | None = None
@@ -266,6 +278,8 @@ class TrainConfig:
         for name in ("run", "model"):
             if isinstance(value := getattr(self, name), str | Path):
                 object.__setattr__(self, name, Path(os.path.expanduser(value)))
+        if self.validation is None and getattr(self.data, "validation_share", None) is not None:
+            object.__setattr__(self, "validation", ValidationConfig())
 
     def check(self, ranks: int = 1) -> None:
         """Raise TrainConfigError if values are out of range or `ranks` processes do not match the batch."""
@@ -326,14 +340,38 @@ class TrainConfig:
 
     def _check_schedule(self) -> None:
         optim = self.optim
-        if optim.warmup_steps >= self.steps:
+        if not self.steps and self.epochs is None:
+            raise TrainConfigError("steps = 0 must be 1 or more, or `epochs` given in place of it")
+        if self.steps and self.epochs is not None:
             raise TrainConfigError(
-                f"optim.warmup_steps {optim.warmup_steps} must be below steps {self.steps}"
+                f"steps {self.steps} and epochs {self.epochs} are both given; leave one out, on the command "
+                f"line with --epochs null or --steps 0"
             )
+        every = 1 if self.validation is None else self.validation.every
+        if not every:
+            raise TrainConfigError("validation.every = 0 must be 1 or more, or a share of the steps below 1")
+        for key, value in (("optim.warmup_steps", optim.warmup_steps), ("validation.every", every)):
+            if value > 1 and value != int(value):
+                raise TrainConfigError(
+                    f"{key} {value} must be a whole number of steps, or a share of them below 1"
+                )
+        if self.steps:
+            self.check_warmup()
         if optim.min_lr > optim.lr:
             raise TrainConfigError(
                 f"optim.min_lr {optim.min_lr} must not be above optim.lr {optim.lr}: the rate falls to it"
             )
+
+    def check_warmup(self) -> None:
+        """Raise TrainConfigError if the warm-up is not shorter than the stage."""
+        if self.optim.warmup_steps >= self.steps:
+            raise TrainConfigError(
+                f"optim.warmup_steps {self.optim.warmup_steps} must be below steps {self.steps}"
+            )
+
+    def as_given(self) -> "TrainConfig":
+        """The configuration as it was before `epochs` was turned into `steps`."""
+        return self if self.epochs is None else dataclasses.replace(self, steps=0)
 
     def _check_lora(self) -> None:
         if self.lora is None:
@@ -352,15 +390,29 @@ class TrainConfig:
             )
 
     def _check_sources(self) -> None:
+        share = self.data.validation_share
         held_out = [] if self.validation is None else [("validation", self.validation.sources)]
         for key, sources in [("data", self.data.sources), *held_out]:
             names = [source.name for source in sources]
+            if key == "validation" and share is not None:  # what is held out keeps its source's name
+                names += [source.name for source in self.data.sources]
             if not names or len(set(names)) != len(names):
                 raise TrainConfigError(f"{key}.sources must be there and have different names: {names}")
             if any(":" in name for name in names):
                 raise TrainConfigError(f"a name of {key}.sources has a colon: {names}")
         if all(source.weight == 0 for source in self.data.sources):
             raise TrainConfigError("data.sources: every weight is 0; give one of them a weight above 0")
+        apart = [source.name for source in self.data.sources if source.turns == "apart"]
+        if self.data.targets == "last" and apart:
+            raise TrainConfigError(
+                f"data.targets last has no effect on {', '.join(apart)}, where turns: apart makes every "
+                f"answer the last of its own conversation; leave one of the two out"
+            )
+        if self.validation is not None and self.validation.samples and self.parallel.tensor > 1:
+            raise TrainConfigError(
+                f"validation.samples cannot be answered by a model that is split by parallel.tensor "
+                f"{self.parallel.tensor}; use parallel.tensor 1, or ask a finished checkpoint"
+            )
 
     def _check_packing(self) -> None:
         pack_tokens = self.data.pack_tokens
@@ -375,6 +427,11 @@ class TrainConfig:
                 f"with data.pack_tokens the samples of a step decide how many micro-batches there are: leave "
                 f"micro_batch_size {self.micro_batch_size} and accumulation {self.accumulation} at 1"
             )
+
+
+def steps_of(value: float, steps: int) -> int:
+    """A number of steps that is given as such or, below 1, as a share of all `steps`."""
+    return round(value * steps) if value < 1 else int(value)
 
 
 def config_to_dict(value: Any) -> Any:

@@ -14,13 +14,14 @@ import torch
 import yaml
 from rich.console import Console
 
+from owl2.checkpoint import resolve
 from owl2.checkpoint.folder import fit, read_config, skeleton
 from owl2.checkpoint.tensors import TensorFolder, dtype_of
+from owl2.data.dataset import SampleDataset, check_video
 from owl2.data.inspect.inspection import EachOnce, Inspection, inspect_dataset
 from owl2.data.inspect.page import facts, reasons
 from owl2.data.loader import MIN_BAD_SAMPLES, check_lost
 from owl2.data.readers.base import Source
-from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
 from owl2.errors import Faults, Owl2Error, sentence
 from owl2.model import Owl2Config, Owl2Model
@@ -32,7 +33,16 @@ from owl2.train.lock import open_run_folder
 from owl2.train.plan.inputs import Averages
 from owl2.train.plan.plan import GPUS, DoesNotFit, Gpu, find_model, gib, plan_exactly, plan_stage
 from owl2.train.plan.tracer import without_storage
-from owl2.train.prepare import check_context, check_machine, make_dataset, mix
+from owl2.train.prepare import (
+    check_context,
+    check_held_out,
+    check_machine,
+    make_dataset,
+    mix,
+    on_this_machine,
+    open_part,
+    steps_from_epochs,
+)
 from owl2.train.ranks import Ranks, local_device, started
 from owl2.train.rules import assign_rules
 from owl2.train.state.config_diff import changes, is_finished
@@ -61,6 +71,8 @@ class Stage:
     processor: Processor | None = None
     sources: list[Source] = field(default_factory=list)
     found: list[Inspection] = field(default_factory=list)
+    dataset: SampleDataset | None = None
+    """The mixture, if nothing is wrong."""
 
     @property
     def can_prepare(self) -> bool:
@@ -80,7 +92,10 @@ def dry_run(config: TrainConfig, faults: Faults, console: Console) -> None:
     Raises:
         DryRunError: everything that is wrong.
     """
-    stage, is_whole = Stage(config, faults), not faults.errors
+    is_whole = not faults.errors
+    with faults.collect_new():
+        config = on_this_machine(config)
+    stage = Stage(config, faults)
     with faults.collect():
         check_machine(config)
     with faults.collect("run"):
@@ -92,9 +107,11 @@ def dry_run(config: TrainConfig, faults: Faults, console: Console) -> None:
     if stage.can_prepare:
         with faults.collect():
             check_context(config.data, stage.processor)  # type: ignore[arg-type]
-    for source in _sources(config):
+    for source, held_out in _sources(config):
         with faults.collect():
-            _inspect(stage, source)
+            _inspect(stage, source, held_out)
+    with faults.collect_new():
+        _mix(stage)
     memory = _memory(stage)
     page = None
     if stage.found and "run" not in faults.keys:
@@ -127,9 +144,10 @@ def _open_model(stage: Stage) -> None:
     folder = stage.config.model
     if folder is None:
         return
+    folder = resolve(folder)
     read_config(folder)  # a folder, in contrast to `find_model`
     fit(skeleton(folder, torch.float32), TensorFolder(folder))
-    stage.model_config, _ = find_model(stage.config)
+    stage.model_config, _ = find_model(replace(stage.config, model=folder))
     processor = Processor.from_folder(folder, stage.model_config)
     stage.processor = processor.replace(image_size=stage.model_config.vision.image_size)
 
@@ -139,14 +157,15 @@ def _apply_rules(stage: Stage) -> None:
         stage.model = without_storage(stage.config, stage.model_config)
 
 
-def _sources(config: TrainConfig) -> Iterator[SourceConfig]:
-    """Those of the mixture, then the held-out ones."""
+def _sources(config: TrainConfig) -> Iterator[tuple[SourceConfig, float | None]]:
+    """Those of the mixture with the share that is held out, then the held-out ones."""
     held_out = config.validation.sources if config.validation is not None else []
-    yield from (config.data.sources or []) if config.data is not None else []
-    yield from (replace(source, augment="none") for source in held_out or [])
+    if config.data is not None:
+        yield from ((source, config.data.validation_share) for source in config.data.sources or [])
+    yield from ((replace(source, augment="none"), None) for source in held_out or [])
 
 
-def _inspect(stage: Stage, config: SourceConfig) -> None:
+def _inspect(stage: Stage, config: SourceConfig, held_out: float | None) -> None:
     """Open a source and prepare some of its samples.
 
     Raises:
@@ -154,7 +173,8 @@ def _inspect(stage: Stage, config: SourceConfig) -> None:
     """
     if config.name is None or config.path is None:
         return
-    source = open_source(config.name, config.path, config.image_root, config.shuffle)
+    source = open_part(config, stage.config.data.seed, held_out)
+    check_video(source)
     stage.sources.append(source)
     data = stage.config.data
     check_lost([source], data.max_bad_fraction)
@@ -172,6 +192,18 @@ def _inspect(stage: Stage, config: SourceConfig) -> None:
             f"run would stop (data.max_bad_fraction {data.max_bad_fraction:g}); the first, {first['key']}: "
             f"{first['reason']}"
         )
+
+
+def _mix(stage: Stage) -> None:
+    """The mixture, what is held out of it, and its length."""
+    data = stage.config.data
+    if stage.faults.errors or stage.processor is None:
+        return
+    sources = stage.sources[: len(data.sources)]
+    check_held_out(data, sources)
+    mixture = mix(data.sources, sources, data.seed)
+    stage.dataset = make_dataset(data, data.sources, sources, mixture, stage.processor)
+    stage.config = steps_from_epochs(stage.config, stage.dataset)
 
 
 def _memory(stage: Stage) -> list[str]:
@@ -256,12 +288,9 @@ def _write_page(stage: Stage) -> Path:
 def _print(stage: Stage, memory: list[str], page: Path | None, console: Console) -> None:
     config, model = stage.config, stage.model
     assert model is not None
-    assert stage.processor is not None
-    sources = stage.sources[: len(config.data.sources)]
-    mixture = mix(config.data.sources, sources, config.data.seed)
-    dataset = make_dataset(config.data, config.data.sources, sources, mixture, stage.processor)
+    assert stage.dataset is not None
     assignments = assign_rules(model, config.rules, config.optim.weight_decay)
-    for table in Summary.of(model, assignments, dataset, config, Ranks(size=started())).tables():
+    for table in Summary.of(model, assignments, stage.dataset, config, Ranks(size=started())).tables():
         console.print(table)
     bad = [f"{len(found.bad)} of {found.num_opened} of {found.name}" for found in stage.found if found.bad]
     lines = [

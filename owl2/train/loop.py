@@ -40,9 +40,11 @@ from owl2.train.prepare import (
     check_machine,
     load_stage,
     make_loader,
+    on_this_machine,
     open_dataset,
     order_of,
     seen_of,
+    steps_from_epochs,
 )
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import apply_freeze, assign_rules
@@ -52,6 +54,7 @@ from owl2.train.state.saver import Saver
 from owl2.train.state.sharded import save_sharded
 from owl2.train.state.state import StateRecord, resume, tensors_of
 from owl2.train.summary import Summary
+from owl2.train.unusable import Unusable
 from owl2.train.validate import Validation
 
 BAD_STEPS = "bad_steps.jsonl"
@@ -75,6 +78,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
         Owl2Error: anything else that cannot be read, used or written. Earlier states are always kept.
     """
     config.check(started())
+    config = on_this_machine(config)
     check_machine(config)
     alone = started() == 1 and config.dtype == "float32"
     device = local_device(config.device)
@@ -122,6 +126,7 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record |
         lora.check_rules(assignments)
     apply_freeze(model, assignments)
     dataset = open_dataset(config, processor)
+    config = steps_from_epochs(config, dataset)
     run = Run(
         config=config,
         ranks=ranks,
@@ -148,6 +153,7 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record |
     ranks.on_first(lambda: summary.write(config.run))
     for table in summary.tables():
         console.print(table)
+    console.print(summary.line(config), highlight=False, soft_wrap=True)
     if config.lora is not None:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
     _take_steps(run, loader, resumed)
@@ -165,6 +171,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
     """Train from the step of the resumed state to the last."""
     config, ranks, start, skipped = run.config, run.ranks, resumed.step, resumed.skipped
     micro_batches = loader.micro_batches()
+    unusable = Unusable(loader, config.run, ranks, run.console)
     validation = Validation(config, run.processor, start, ranks, run.console) if config.validation else None
     with (
         stop_requests(second_kills=ranks.store is None) as stop_requested,
@@ -175,8 +182,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
             saver.check()
             row = take_step(run, micro_batches, step, skips_left=config.skip_nonfinite - skipped)
             skipped += int(row.get("skipped", 0))
-            if bad_samples := int(ranks.sum_samples([loader.num_bad.total()])[0]):
-                row["bad_samples"] = bad_samples
+            row |= unusable.update()
             metrics.update({"step": step + 1, **row})
             if validation is not None and validation.is_due(step + 1):
                 metrics.update_validation(validation.measure(run.objective, step + 1))
@@ -276,7 +282,7 @@ def _resume(run: Run) -> StateRecord:
             f"steps {config.steps}, but {config.run} has finished {start} already; raise steps to train on"
         )
     ranks.on_first(lambda: _set_result_aside(config.run, console))
-    ranks.on_first(lambda: keep_config(config.run, config, start, console))
+    ranks.on_first(lambda: keep_config(config.run, config.as_given(), start, console))
     ranks.on_first(lambda: drop_steps_from(config.run / BAD_STEPS, start))
     if start:
         console.print(f"{config.run}: continuing after step {start} of {config.steps}", soft_wrap=True)

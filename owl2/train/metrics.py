@@ -220,5 +220,5 @@ def _line(row: Mapping[str, Any]) -> bytes:
 def drop_steps_from(path: Path, start: int) -> None:
     """Remove the rows of steps after `start`, the step of the state that a run resumes from."""
     if path.exists():
-        kept = [row for row in read_metrics(path.parent, path.name) if row["step"] <= start]
+        kept = [row for row in read_metrics(path.parent, path.name) if row.get("step", 0) <= start]
         write_file(path, b"".join(map(_line, kept)))

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import torch
 
 from owl2.model import Owl2Model
-from owl2.train.config import OptimConfig
+from owl2.train.config import OptimConfig, steps_of
 from owl2.train.rules import Assignment
 
 
 def lr_at(step: int, steps: int, config: OptimConfig) -> float:
     """Learning rate of step 0, 1, ...: linear warm-up to `lr`, then a cosine to `min_lr` at the last step."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    warmup = steps_of(config.warmup_steps, steps)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - 1 - warmup)
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

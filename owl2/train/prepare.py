@@ -1,12 +1,17 @@
 """Preparation of a stage: its folder, the model on the ranks, the dataset, and the loader of each rank."""
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
-from owl2.checkpoint import load_model
+import torch
+
+from owl2.checkpoint import load_model, resolve
 from owl2.checkpoint.tensors import dtype_of
-from owl2.data.dataset import SampleDataset
+from owl2.data.dataset import SampleDataset, check_video
+from owl2.data.holdout import Part
 from owl2.data.loader import BatchLoader, Sampler
 from owl2.data.order import Mixture, StepSampler
 from owl2.data.packing import PackSampler
@@ -14,7 +19,6 @@ from owl2.data.readers.base import Source
 from owl2.data.readers.sources import open_source
 from owl2.devices import find_device
 from owl2.errors import Faults
-from owl2.jsonl import cut_torn_line
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, check_installed
 from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError
@@ -22,9 +26,41 @@ from owl2.train.lock import open_run_folder as open_run_folder
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
+from owl2.train.state.config_diff import read_settings
 from owl2.train.state.sharded import load_sharded
 from owl2.train.state.state import Order, Seen
 from owl2.train.trackers import check_installed as check_trackers
+from owl2.train.unusable import forget_bad_samples
+
+
+def on_this_machine(config: TrainConfig) -> TrainConfig:
+    """The configuration with the device and type that `auto` means here.
+
+    A run that was begun keeps its type, so that its second half is computed as its first.
+    """
+    device, dtype = config.device, config.dtype
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto" and (begun := config.run / "config.yaml").exists():
+        dtype = read_settings(begun).get("dtype", dtype)
+    if dtype == "auto":
+        has_bfloat16 = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if has_bfloat16 else "float32"
+    return replace(config, device=device, dtype=dtype)
+
+
+def steps_from_epochs(config: TrainConfig, dataset: SampleDataset) -> TrainConfig:
+    """The configuration with the `steps` that its epochs are.
+
+    Raises:
+        TrainConfigError: the warm-up is not shorter.
+    """
+    if config.epochs is None:
+        return config
+    steps = max(1, math.ceil(config.epochs * dataset.mixture.num_samples / config.global_batch_size))
+    config = replace(config, steps=steps)
+    config.check_warmup()
+    return config
 
 
 def check_machine(config: TrainConfig) -> None:
@@ -62,14 +98,16 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
     else sharded over the ranks.
     """
     device = local_device(config.device)
+    ranks.on_first(lambda: resolve(config.model))  # one rank downloads
+    folder = resolve(config.model)
     sharding = None
     if ranks.store is None:
-        model = load_model(config.model, device=device, progress=False)
+        model = load_model(folder, device=device, progress=False)
         if config.lora is not None:
             add_adapters(model, config.lora)
     else:
         sharding = Sharding.over(ranks, config.parallel, device, dtype_of(config.dtype))
-        model = load_sharded(config.model, sharding, device, config.lora)
+        model = load_sharded(folder, sharding, device, config.lora)
     if config.copy_text_to_vision:
         model.copy_text_to_vision()
     if config.image_size is not None:
@@ -78,7 +116,7 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
     objective = Objective(model, OBJECTIVES[config.objective], is_static=bool(config.parallel.compile))
     if sharding is not None:
         shard_root(objective, sharding)
-    processor = Processor.from_folder(config.model, model.config)
+    processor = Processor.from_folder(folder, model.config)
     return objective, processor.replace(image_size=model.config.vision.image_size)
 
 
@@ -91,7 +129,10 @@ def open_dataset(config: TrainConfig, processor: Processor) -> SampleDataset:
     """
     data = config.data
     check_context(data, processor)
-    sources, mixture = open_mixture(data.sources, data.seed)
+    sources, mixture = open_mixture(data.sources, data.seed, data.validation_share)
+    check_held_out(data, sources)
+    for source in sources:
+        check_video(source)
     return make_dataset(data, data.sources, sources, mixture, processor)
 
 
@@ -100,6 +141,16 @@ def check_context(data: DataConfig, processor: Processor) -> None:
     if processor.max_tokens is not None and data.max_tokens > processor.max_tokens:
         raise TrainConfigError(
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
+        )
+
+
+def check_held_out(data: DataConfig, sources: Sequence[Source]) -> None:
+    """Raise TrainConfigError if `validation_share` holds out no sample at all."""
+    if data.validation_share is not None and not any(source.num_held_out for source in sources):
+        largest = max(len(source) for source in sources)
+        raise TrainConfigError(
+            f"data.validation_share {data.validation_share} of {largest:,} samples, the largest source, is "
+            f"less than one; raise it to {min(0.5, math.ceil(100 / largest) / 100)} or leave it out"
         )
 
 
@@ -123,10 +174,18 @@ def make_dataset(
     )
 
 
-def open_mixture(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Source], Mixture]:
-    """Open the sources and mix them by weight."""
-    sources = [open_source(c.name, c.path, c.image_root, c.shuffle) for c in configs]
+def open_mixture(
+    configs: Sequence[SourceConfig], seed: int, held_out: float | None = None
+) -> tuple[list[Source], Mixture]:
+    """Open the sources without the share that is held out, and mix them by weight."""
+    sources = [open_part(config, seed, held_out) for config in configs]
     return sources, mix(configs, sources, seed)
+
+
+def open_part(config: SourceConfig, seed: int, held_out: float | None = None) -> Source:
+    """Open a source without the share that is held out."""
+    source = open_source(config.name, config.path, config.image_root, config.shuffle)
+    return source if held_out is None else Part(source, held_out, seed)
 
 
 def mix(configs: Sequence[SourceConfig], sources: Sequence[Source], seed: int) -> Mixture:
@@ -160,15 +219,13 @@ def make_loader(
     `seen` is what the ranks drew before: unusable samples count from the beginning of the run.
     """
     name = "bad_samples.jsonl" if ranks.is_first else f"bad_samples-{ranks.rank}.jsonl"
-    bad_samples = config.run / name
-    if bad_samples.exists():
-        cut_torn_line(bad_samples)  # of a process that was killed while it wrote
+    ranks.on_first(lambda: forget_bad_samples(config.run, start_step))
     before = share_of_seen(seen, ranks)
     return BatchLoader(
         dataset,
         sampler_of(config, dataset, start_step, ranks),
         num_workers=config.data.num_workers,
-        bad_samples=bad_samples,
+        bad_samples=config.run / name,
         max_bad_fraction=config.data.max_bad_fraction,
         num_drawn=before.drawn,
         num_bad=before.bad,

@@ -27,7 +27,7 @@ FILE = "facts.json"
 
 Cells = tuple[str, ...]
 GROUP_HEAD: Cells = ("rule", "tensors", "parameters", "learning rate", "weight decay")
-CORPUS_HEAD: Cells = ("source", "samples", "share of samples", "incomplete", "left out")
+CORPUS_HEAD: Cells = ("source", "samples", "share of samples", "held out", "incomplete", "left out")
 LOST_HEAD: Cells = ("source", "file left out", "reason")
 
 
@@ -57,6 +57,8 @@ class Corpus:
     """Of the samples that the mixture takes."""
     incomplete: int
     """Samples that are never used because a part (image or caption) is missing."""
+    held_out: int = 0
+    """Samples that are kept for validation, in addition to `samples`."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Files left out whole, with the reason."""
     lost_share: float = 0.0
@@ -69,6 +71,7 @@ class Corpus:
             samples=len(source),
             share=share,
             incomplete=source.num_incomplete,
+            held_out=source.num_held_out,
             lost=[(file, reason) for file, reason in source.lost],
             lost_share=source.lost_share,
         )
@@ -82,6 +85,9 @@ class Summary:
     corpora: list[Corpus]
     ranks: int
     device: str
+    dtype: str = ""
+    steps: int = 0
+    """Of the whole run, also where the configuration gives epochs."""
 
     @classmethod
     def of(
@@ -98,7 +104,7 @@ class Summary:
             Corpus.of(source, quota / BLOCK)
             for source, quota in zip(dataset.sources, dataset.mixture.quotas, strict=True)
         ]
-        return cls(groups, corpora, ranks.size, device)
+        return cls(groups, corpora, ranks.size, device, config.dtype, config.steps)
 
     @classmethod
     def read(cls, run: Path) -> "Summary | None":
@@ -155,6 +161,7 @@ class Summary:
                 corpus.name,
                 f"{corpus.samples:,}",
                 f"{corpus.share:.1%}",
+                f"{corpus.held_out:,}",
                 f"{corpus.incomplete:,}",
                 f"{len(corpus.lost):,} file(s), {corpus.lost_share:.1%}" if corpus.lost else "0",
             )
@@ -164,6 +171,17 @@ class Summary:
     def lost_rows(self) -> list[Cells]:
         """One row per file that was left out."""
         return [(corpus.name, file, reason) for corpus in self.corpora for file, reason in corpus.lost]
+
+    def line(self, config: TrainConfig) -> str:
+        """The length of the run and what computes it, in a sentence."""
+        epochs = ""
+        if config.epochs is not None:
+            total = sum(corpus.samples for corpus in self.corpora if corpus.share)
+            epochs = f"{config.epochs:g} epochs of {total:,} samples are "
+        return (
+            f"{epochs}{self.steps:,} steps of {config.global_batch_size:,} samples, in {self.dtype} on "
+            f"{self.ranks} x {self.device}"
+        )
 
     def tables(self) -> list[Table]:
         """For the console: parameters, corpora and, if there are any, lost files."""

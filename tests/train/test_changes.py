@@ -325,7 +325,7 @@ def test_a_run_that_cannot_have_its_folder_is_refused_before_anything_is_loaded(
 
 
 def test_a_run_that_does_not_start_leaves_no_folder(whole: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a folder"):
+    with pytest.raises(CheckpointError, match="does not exist; expected a folder, or a hub id"):
         loop.train(dataclasses.replace(whole, run=tmp_path / "run", model=tmp_path / "none"), quiet())
     assert not (tmp_path / "run").exists()
 

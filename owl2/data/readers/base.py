@@ -48,6 +48,8 @@ class Source(ABC):
     """Estimated number of samples that are left out with them."""
     num_incomplete: int = 0
     """Images without a caption or captions without an image."""
+    num_held_out: int = 0
+    """Samples that are kept for validation and not counted by `len`."""
 
     @property
     def lost_share(self) -> float:

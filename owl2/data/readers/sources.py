@@ -40,6 +40,8 @@ def open_source(
         DataError: none of them, or empty.
         StorageError: storage that does not answer.
     """
+    path = os.path.expanduser(path)
+    image_root = None if image_root is None else os.path.expanduser(image_root)
     try:
         for suffix, other in SOURCES.all().items():
             if str(path).endswith(suffix):

@@ -137,7 +137,7 @@ def plan_stage(
         TrainConfigError, RuleError: settings that do not suit this number of GPUs or this model.
     """
     averages = averages or Averages.assumed(config)
-    config = replace(config, device="cuda")
+    config = replace(config, device="cuda", dtype="bfloat16" if config.dtype == "auto" else config.dtype)
     config.parallel.check(gpus)
     plan = _largest_that_fits(batch_options(config, gpus), model, gpus, gpu, averages)
     if plan.fits:

@@ -40,6 +40,7 @@ WITHOUT_EFFECT = (
 FREE = (
     *WITHOUT_EFFECT,
     "steps",
+    "epochs",
     "optim.*",
     "ema.checkpoint",
     "dtype",
@@ -79,7 +80,7 @@ def changes(run: Path, config: TrainConfig) -> Changes:
 
 
 def is_finished(run: Path, changed: Changes) -> bool:
-    """Whether a run has its result; not if `steps` were raised, so that it is to go on.
+    """Whether a run has its result; not if `steps` or `epochs` were raised, so that it is to go on.
 
     Raises:
         TrainConfigError: its result is not that of the present configuration, or it cannot go on.
@@ -88,8 +89,8 @@ def is_finished(run: Path, changed: Changes) -> bool:
     if not checkpoint.exists():
         return False
     effective = {key: pair for key, pair in changed.items() if not _matches(key, WITHOUT_EFFECT)}
-    before, now = effective.get("steps", (0, 0))
-    if before is not None and now > before:
+    lengths = [effective.get(key, (0, 0)) for key in ("steps", "epochs")]
+    if any((now or 0) > (before or 0) for before, now in lengths):
         if not saved_states(run):
             raise TrainConfigError(
                 f"{run} is finished and has no state to continue from; choose another `run`, with `model` "
