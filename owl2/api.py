@@ -16,9 +16,12 @@ from owl2.checkpoint.tensors import dtype_of
 from owl2.devices import find_device
 from owl2.generate import (
     ChatSession,
+    Completion,
     GenerationConfig,
     GenerationError,
+    ImageCache,
     Why,
+    complete,
     end_tokens,
     explain,
     generate,
@@ -41,8 +44,10 @@ class Owl2:
             end_tokens(model, config) | model.config.decoder.end_tokens | {processor.tokenizer.eos_token_id}
         )
         self.generation_config = config.replace(eos_token_id=tuple(sorted(ends)))
-        """Defaults of `generate`, `chat`, `stream` and `session`. An answer ends with any end token of this
-        configuration, the model and the tokenizer."""
+        """Defaults of every call that generates. An answer ends with any end token of this configuration, the
+        model and the tokenizer."""
+        self.image_cache = ImageCache()
+        """Visual tokens of the images that were shown last, for every call; `max_bytes` bounds them."""
 
     def generate(
         self,
@@ -58,17 +63,18 @@ class Owl2:
             attention_mask: (B, T) bool, True at real tokens; padding may be on either side.
             pixel_values: (I, 3, H, W), images in the order of their places in the batch.
             settings: fields of `GenerationConfig`: `max_new_tokens`, `min_new_tokens`, `do_sample`,
-                `temperature`, `top_k`, `top_p`, `seed`, `num_beams`, `length_penalty`, `early_stopping`,
-                `eos_token_id`. Others are the checkpoint's.
+                `temperature`, `top_k`, `top_p`, `min_p`, `seed`, `repetition_penalty`, `num_beams`,
+                `length_penalty`, `early_stopping`, `eos_token_id`. Others are the checkpoint's.
 
         Raises:
             GenerationError: impossible settings, or a prompt that with `max_new_tokens` exceeds the context.
             ValueError: images that do not match their places.
             TypeError: an unknown setting.
         """
-        return generate(
-            self.model, input_ids, attention_mask, pixel_values, self.generation_config, **settings
-        )
+        config, images = self.generation_config.replace(**settings), None
+        if pixel_values is not None and len(pixel_values):
+            images = self.image_cache.encode(self.model, pixel_values)
+        return generate(self.model, input_ids, attention_mask, config=config, visual_tokens=images)
 
     def chat(
         self, messages: str | Sequence[Message], *, images: Sequence[ImageSource] = (), **settings: Any
@@ -78,10 +84,12 @@ class Owl2:
         Args:
             messages: a question as text, or `{"role": "user" | "assistant", "content": ...}`; content is
                 text, or a list of `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}` with
-                anything that `owl2.processor.load_image` reads: a path, URL, PIL image, array, ...
+                anything that `owl2.processor.load_image` reads: a path, URL, PIL image, array, ... A first
+                message of the role `system` is a system prompt (`owl2/processor/template.py`).
             images: images in front of a question that is given as text.
-            settings: see `generate`. Without `max_new_tokens`, the answer may take what the context has
-                left, but no more than the checkpoint's default.
+            settings: see `generate`, and `stop`: a text or several, before the first of which the answer
+                ends. Without `max_new_tokens`, the answer may take what the context has left, but no more
+                than the checkpoint's default.
 
         Raises:
             GenerationError: impossible settings, or no room for the answer.
@@ -98,6 +106,30 @@ class Owl2:
         With `num_beams` above 1 the first piece comes when the search has ended.
         """
         return self.session().answer(_conversation(messages, images), **settings)
+
+    def complete(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        images: Sequence[ImageSource] = (),
+        n: int = 1,
+        num_most_probable: int = 0,
+        **settings: Any,
+    ) -> list[Completion]:
+        """Return `n` answers with their tokens' log-probabilities; the prompt is read once.
+
+        Args:
+            messages, images: see `chat`.
+            n: number of answers; more than one needs `do_sample=True`. Answer i has the seed `seed` + i.
+            num_most_probable: for each token, how many of the most probable ones to give as well.
+            settings: see `chat`.
+
+        Raises:
+            GenerationError, TemplateError, ImageError, ContextError, TypeError: see `chat`.
+        """
+        batch = self._prompt(_conversation(messages, images))
+        config = self.session().settle(batch["input_ids"].shape[1], settings)
+        return complete(self.model, self.processor, batch, config, n=n, num_most_probable=num_most_probable)
 
     def score(
         self,
@@ -122,8 +154,7 @@ class Owl2:
             raise GenerationError(f"answers {list(answers)!r:.80}: give at least one, and none that is empty")
         encode = self.processor.tokenizer.encode
         continuations = [(0, encode(answer, space=True)) for answer in answers]
-        conversation = _conversation(messages, images)
-        batch = self.processor.collate([self.processor.encode(conversation, generation_prompt=True)])
+        batch = self._prompt(_conversation(messages, images))
         return [score for score, _ in log_likelihoods(self.model, batch, continuations)]
 
     def why(
@@ -151,7 +182,13 @@ class Owl2:
 
     def session(self) -> ChatSession:
         """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`."""
-        return ChatSession(self.model, self.processor, self.generation_config)
+        return ChatSession(self.model, self.processor, self.generation_config, self.image_cache)
+
+    def _prompt(self, messages: Sequence[Message]) -> dict[str, Tensor]:
+        """A conversation as a batch of one, its images encoded."""
+        batch = self.processor.collate([self.processor.encode(messages, generation_prompt=True)])
+        pixels = batch.pop("pixel_values")
+        return batch | ({"visual_tokens": self.image_cache.encode(self.model, pixels)} if len(pixels) else {})
 
 
 def _conversation(messages: str | Sequence[Message], images: Sequence[ImageSource]) -> Sequence[Message]:

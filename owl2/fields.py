@@ -87,7 +87,7 @@ def find_faults(config: Any, error: type[Owl2Error], faults: Faults, where: str 
             elif isinstance(item, int | float) and (problem := _out_of_bounds(item, bounds)):
                 advice = f"; {bounds['hint']}" if bounds.get("hint") else ""
                 faults.add(error(f"{key} = {_short(value)} must be {problem}{advice}"), key)
-            elif isinstance(item, str | Path) and not _is_text(str(item)):
+            elif isinstance(item, str | Path) and not _is_text(str(item), bounds.get("blank", False)):
                 what = "text without NUL and broken characters, and not empty"
                 faults.add(error(f"{key} = {_short(value)} must be {what}"), key)
 
@@ -129,10 +129,10 @@ def _out_of_bounds(value: float, bounds: Mapping[str, Any]) -> str:
     return f"at most {most:,}" if most is not None and value > most else ""
 
 
-def _is_text(text: str) -> bool:
-    """Whether text can be written to a file and be a file's name."""
+def _is_text(text: str, may_be_blank: bool) -> bool:
+    """Whether text can be written to a file and be a file's name; some fields may be white space alone."""
     try:
-        return b"\0" not in os.fsencode(text) and bool(text.strip())
+        return b"\0" not in os.fsencode(text) and bool(text if may_be_blank else text.strip())
     except UnicodeEncodeError:
         return False
 
@@ -149,6 +149,12 @@ def _is_a(value: Any, hint: Any) -> bool:
             return False
         has_length = origin is list or ... in arguments or len(value) == len(arguments)
         return has_length and all(_is_a(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _is_a(item, argument)
+            for pair in value.items()
+            for item, argument in zip(pair, arguments, strict=True)
+        )
     if hint in (int, float):
         return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)

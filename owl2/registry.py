@@ -11,12 +11,14 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Mapping
 from functools import cache
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_origin
 
@@ -134,28 +136,42 @@ def include(path: Path) -> None:
     file = path.expanduser().resolve()
     if file.suffix != ".py" or not file.is_file():
         raise RegistryError(f"--include {path}: {'not a .py file' if file.exists() else 'does not exist'}")
+    name = re.sub(r"\W", "_", file.stem)
+    taken = _taken(name, file)
+    if Path(taken).is_file() and file.samefile(taken):
+        return  # included before, or imported by another one
+    if taken:
+        raise RegistryError(
+            f"--include {path}: the name {name!r} is taken by {taken}; give the file another name"
+        )
     if str(file.parent) not in sys.path:  # at the end, so that a file of the user hides nothing
         sys.path.append(str(file.parent))
-        importlib.invalidate_caches()
+    spec = spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = module_from_spec(spec)
     try:
-        spec = find_spec(file.stem)
-        found = spec.origin if spec else None
-    except (ImportError, ValueError):  # `a.b.py`, or `__main__.py`
-        found = None
-    if found is None or not Path(found).is_file() or not file.samefile(found):
-        raise RegistryError(
-            f"--include {path}: cannot be imported as {file.stem!r}, which is "
-            f"{found or 'no name of a module'}; give the file another name"
-        )
-    try:
-        importlib.import_module(file.stem)
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
         ]
         line = lines[-1] if lines else getattr(error, "lineno", None)
         what = str(error) if isinstance(error, Owl2Error) else f"{type(error).__name__}: {error}"
+        del sys.modules[name]
         raise RegistryError(f"--include {path}{f', line {line}' if line else ''}: {what}") from error
+
+
+def _taken(name: str, file: Path) -> str:
+    """What a module of this name is already, so that another file cannot be; empty if there is none."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__file__", None) or f"Python's {name}"
+    if name in sys.stdlib_module_names:
+        return f"Python's {name}"
+    folders = (Path(entry).resolve() for entry in sys.path)  # of the user's own folders any may have the name
+    installed = [str(folder) for folder in folders if folder not in (Path.cwd(), file.parent)]
+    spec = PathFinder.find_spec(name, installed)
+    return "" if spec is None else str(spec.origin)
 
 
 def import_modules(package_name: str) -> None:

@@ -21,6 +21,8 @@ TRAINING = {
     "facts": [("7", "steps")],
     "losses": [],
     "sources": [],
+    "samples": [],
+    "bad": [],
     "speed": [],
     "tables": [(("rule", "tensors"), [("*", "12 (!)")], [0])],
     "config": "steps: 7",

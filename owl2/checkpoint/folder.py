@@ -169,12 +169,14 @@ def resolve(folder_or_hub_id: str | Path) -> Path:
 
 def _fetch(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=list(FILES), ignore_patterns=["*.bin"]))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+    except HFValidationError as error:
+        raise CheckpointError(f"{hub_id} is not a local folder, and no hub id: {error}") from error
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"{hub_id} is not a local folder, the hub cannot be reached, and its cache does not have it. "

@@ -122,7 +122,7 @@ PREPROCESSOR_USED = {
 }
 GENERATION_USED = {
     *("do_sample", "early_stopping", "eos_token_id", "length_penalty", "max_new_tokens", "min_new_tokens"),
-    *("num_beams", "seed", "temperature", "top_k", "top_p"),
+    *("min_p", "num_beams", "repetition_penalty", "seed", "stop", "temperature", "top_k", "top_p"),
 }
 """The fields of `GenerationConfig`, which the package above this one has."""
 

@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from owl2.cli.values import Count, Seed
+
+if TYPE_CHECKING:
+    from owl2.data.recipes.convert import Share
 
 
 def list_corpora(*, source: Path | None = None) -> None:
@@ -18,7 +21,15 @@ def list_corpora(*, source: Path | None = None) -> None:
     print_corpora(source)
 
 
-def convert(recipe: str, *, source: Path, out: Path, workers: Count | None = None) -> None:
+def convert(
+    recipe: str,
+    *,
+    source: Path,
+    out: Path,
+    workers: Count | None = None,
+    shard: str | None = None,
+    join: bool = False,
+) -> None:
     """Turn official files into JSONL or shards, with a mixture file; the same command continues.
 
     Args:
@@ -26,24 +37,44 @@ def convert(recipe: str, *, source: Path, out: Path, workers: Count | None = Non
         source: folder of downloads: the corpus's own files, or a folder for each corpus.
         out: folder of the results.
         workers: number of processes; default: one per core. The result is the same for any number.
+        shard: convert a share alone, such as 3/8 on the third of eight machines; --join puts them together.
+        join: put the shares together; a missing part is an error that names its share.
     """
     from owl2.cli.data_tables import print_reports, progress
-    from owl2.data.recipes.convert import convert as convert_corpus
+    from owl2.data.recipes import convert as conversion
     from owl2.data.recipes.recipe import FilesMissing, find_recipes
     from owl2.data.sample import DataError
 
+    share = None if shard is None else _read_share(shard, join)
     count = workers or os.cpu_count() or 1
     reports, absent = [], []
     for chosen in find_recipes(recipe):
         with progress(chosen.title) as on_part:
             try:
-                reports.append(convert_corpus(chosen, source, out, workers=count, on_part=on_part))
+                if share is not None:
+                    conversion.convert_share(chosen, source, out, share, workers=count, on_part=on_part)
+                    print(f"{chosen.name}: share {share} is converted; after all, --join puts them together")
+                elif join:
+                    reports.append(conversion.join(chosen, source, out))
+                else:
+                    reports.append(conversion.convert(chosen, source, out, workers=count, on_part=on_part))
             except FilesMissing as error:  # the other corpora are converted all the same
                 absent.append(str(error))
     if reports:
         print_reports(reports, out)
     if absent:
         raise DataError("\n".join(absent))
+
+
+def _read_share(text: str, join: bool) -> "Share":
+    """Read `3/8`; raises UsageError."""
+    from owl2.cli.values import UsageError
+    from owl2.data.recipes.convert import Share
+
+    number, _, count = text.partition("/")
+    if join or not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--shard {text} must be 1/N to N/N, such as 3/8, and without --join")
+    return Share(int(number), int(count))
 
 
 def mixture(path: Path, *, draws: Count = 100_000) -> None:
@@ -77,18 +108,20 @@ def inspect(
     *,
     model: str | None = None,
     image_root: str | None = None,
+    columns: dict[str, str] | None = None,
     template: str | None = None,
     augment: Literal["none", "crop", "flip", "crop_flip"] = "none",
     max_tokens: Count = 2048,
     samples: Seed = 1000,
     out: Path = Path("inspect.html"),
 ) -> None:
-    """Count, measure and show the samples of a source: .jsonl, .tar shards, .parquet or .arrow.
+    """Count, measure and show the samples of a source: .jsonl, .json, .tar, .parquet or .arrow.
 
     Args:
-        path: what training would read, local or a URL.
+        path: what training would read, local or a URL: a file, a folder or a pattern.
         model: checkpoint folder whose tokenizer, template and image size are used.
-        image_root: folder of the image paths in a .jsonl file or a table; default: its own.
+        image_root: folder of the image paths in rows; default: the file's own.
+        columns: names of columns that are not known, such as '{conversations: dialog, image: img_path}'.
         template: mplug_owl2 or vicuna_v1; default: the checkpoint's own.
         augment: augmentation, as in a stage's configuration.
         max_tokens: longest sample; longer ones are cut, as in training.
@@ -108,7 +141,7 @@ def inspect(
         folder = resolve(model)
         processor = Processor.from_folder(folder, read_config(folder))
     found = inspect_source(
-        open_source(PurePosixPath(path).stem, path, image_root, "samples"),
+        open_source(PurePosixPath(path).stem, path, image_root, "samples", columns),
         processor,
         template=template,
         augmentation=augment,

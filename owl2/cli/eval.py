@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 def run(
     checkpoint: str | None = None,
     *,
-    tasks: str,
+    tasks: str | None = None,
     out: Path,
+    questions: list[Path] | None = None,
+    metric: str | None = None,
     data: Path = Path("data"),
     template: str | None = None,
     limit: Count | None = None,
@@ -42,6 +44,9 @@ def run(
         checkpoint: checkpoint folder, or a Hugging Face hub id such as owner/name.
         tasks: names of benchmarks, separated by commas, or all.
         out: folder of the run: predictions and report.
+        questions: file of your own questions, JSON lines or a JSON array; may be repeated.
+        metric: of your own questions: exact, contains, choice, yes_no, number, relaxed (within 5 %), f1, vqa
+            or cider; default: the one that suits each row.
         data: folder of the benchmarks; `owl2 eval data` lists the files that belong there.
         template: prompt template, for the tasks that have it; default: each task's first, the paper's.
         limit: most questions of each task, a seeded sample of its groups; default: all.
@@ -55,10 +60,12 @@ def run(
         dtype: type of the weights and the computation.
     """
     given = dict(locals())
+    from owl2.eval.questions import own_questions
     from owl2.eval.report.display import Bar, print_not_run, print_outcomes, print_skipped
     from owl2.eval.runner import (
         Batching,
         Shard,
+        check_names,
         check_outcomes,
         check_plans,
         choose_tasks,
@@ -69,9 +76,13 @@ def run(
 
     if (checkpoint is None) == (endpoint is None):
         raise UsageError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
+    if tasks is None and not questions:
+        raise UsageError("nothing to ask: give --tasks NAME,NAME or --questions FILE.jsonl")
+    own = [own_questions(file, metric or "") for file in questions or ()]
+    check_names(own)
     shard = Shard(_from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1))
     plans, not_run = plan_tasks(
-        choose_tasks(tasks),
+        [*(choose_tasks(tasks) if tasks is not None else ()), *own],
         data,
         template=template,
         limit=limit,
@@ -121,6 +132,40 @@ def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
     from owl2.eval.runner import choose_tasks
 
     print_files(choose_tasks(tasks), data)
+
+
+def show(
+    task: str | None = None,
+    *,
+    questions: Path | None = None,
+    template: str | None = None,
+    n: Count = 3,
+    data: Path = Path("data"),
+    out: Path | None = None,
+) -> None:
+    """Print what a benchmark asks: prompts as a model gets them, images, references, decoding.
+
+    Args:
+        task: name of a benchmark.
+        questions: file of your own questions instead.
+        template: prompt template; default: the task's first, the paper's.
+        n: number of questions, a seeded sample.
+        data: folder of the benchmarks.
+        out: HTML page to write, with the images.
+    """
+    from owl2.eval.questions import own_questions
+    from owl2.eval.report.show import Shown
+    from owl2.eval.task import find_task
+    from owl2.pages.page import write_page
+
+    if (task is None) == (questions is None):
+        raise UsageError("give the name of a benchmark or --questions FILE.jsonl, and not both")
+    chosen = own_questions(questions) if questions is not None else find_task(str(task))
+    shown = Shown(chosen, data, template, n)
+    print(shown.text())
+    if out is not None:
+        write_page(out, shown.page())
+        print(f"Written: {out}")
 
 
 def score(folder: Path, *, data: Path | None = None, tasks: str | None = None) -> None:
@@ -283,6 +328,7 @@ def export(
 COMMANDS = {
     "run": run,
     "data": data,
+    "show": show,
     "score": score,
     "judge": judge,
     "report": report,

@@ -38,7 +38,7 @@ def plan(
     from owl2.cli.plan_tables import print_plan
     from owl2.errors import Owl2Error
     from owl2.train.plan.inputs import Averages
-    from owl2.train.plan.plan import GPUS, find_model, plan_stage
+    from owl2.train.plan.plan import GPUS, find_model, plan_stage, with_steps
 
     if tp is not None:
         settings = Settings([*settings, ("parallel.tensor", str(tp))])
@@ -49,6 +49,7 @@ def plan(
     for file in stages:
         config = stage_config(file, settings)
         try:
+            config = with_steps(config)
             model, origin = find_model(config)
             averages = dataclasses.replace(Averages.assumed(config), **known)
             plans.append(plan_stage(config, model, gpus, GPUS[gpu], averages))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from owl2.cli.parser import Parser
 from owl2.cli.settings import Settings, stage_config
-from owl2.cli.values import UsageError
+from owl2.cli.values import Count, UsageError
 from owl2.errors import Faults
 
 if TYPE_CHECKING:
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    stage: Path | None = None, *, settings: Settings, dry_run: bool = False, print_config: bool = False
+    stage: Path | None = None,
+    *,
+    settings: Settings,
+    dry_run: bool = False,
+    print_config: bool = False,
+    overfit: Count | None = None,
 ) -> None:
     """Run or continue a training stage; the same command continues it.
 
@@ -31,6 +36,8 @@ def train(
         dry_run: check everything that can be known before the first step, name all errors together, show
             samples of each source in RUN/dry_run.html, and exit.
         print_config: print the settings that all of this makes, and exit.
+        overfit: train on this many samples alone, in RUN-overfit, until their answers come back word for
+            word; exit code 0 only if all do. It proves labels, template, images and generation at once.
     """
     faults = Faults()
     config = stage_config(stage, settings, faults)
@@ -41,6 +48,12 @@ def train(
 
         faults.raise_all()
         print(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True), end="")
+        return
+    if overfit is not None:
+        from owl2.train.overfit import overfit as run_overfit
+
+        faults.raise_all()
+        run_overfit(config, overfit)
         return
     from owl2.train.ranks import is_first_started, started
 

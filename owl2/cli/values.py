@@ -75,8 +75,8 @@ def read(value: Any, kind: Any, where: str, faults: Faults | None = None) -> Any
 
     Args:
         value: text as it was typed, or what `parse_yaml` returns: text, None, lists and dicts of them.
-        kind: `str`, `Path`, `int`, `float`, `bool`, a `Literal`, a list, tuple or union of them, `Annotated`
-            with a `Range`, or a dataclass of such fields.
+        kind: `str`, `Path`, `int`, `float`, `bool`, a `Literal`, a list, tuple, dict or union of them,
+            `Annotated` with a `Range`, or a dataclass of such fields.
         where: the option or key, for errors.
         faults: gets the errors of fields and items in place of an exception; the default, or None, then
             stands for the value of a field, and an item is left out.
@@ -96,6 +96,14 @@ def read(value: Any, kind: Any, where: str, faults: Faults | None = None) -> Any
         return _read_fields(value, kind, where, faults)
     if origin in (list, tuple):
         return _read_items(value, kind, where, faults)
+    if origin is dict:
+        pairs = parse_yaml(value, where) if isinstance(value, str) else value
+        if not isinstance(pairs, dict):
+            raise _wrong(value, kind, where)
+        return {
+            read(key, members[0], where): read(item, members[1], f"{where}.{key}")
+            for key, item in pairs.items()
+        }
     if value is None or isinstance(value, list | dict):
         raise _wrong(value, kind, where)
     text = value if isinstance(value, str) else str(value)

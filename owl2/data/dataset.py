@@ -74,6 +74,18 @@ class SampleDataset:
             error.add_note(f"This happened in draw {n}, sample {key}")
             raise
 
+    def open(self, n: int) -> tuple[str, list[Messages]]:
+        """Return the key of a draw and its conversations with their images, not augmented.
+
+        Raises:
+            Owl2Error, OSError: it cannot be used.
+        """
+        draw = self.mixture[n]
+        source = self.sources[draw.source]
+        sample = _read(source, draw.index)
+        messages = sample.open("none", draw.seed, self.num_frames)
+        return f"{source.name}:{sample.key}", self.conversations(messages, source)[0]
+
     def size(self, n: int) -> Size:
         """Return the exact size of a draw without opening its images; `NOTHING` if its text is unusable."""
         draw = self.mixture[n]

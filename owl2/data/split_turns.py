@@ -16,14 +16,16 @@ Messages = list[dict[str, Any]]
 
 
 def split(messages: Messages) -> list[Messages]:
-    """Return one conversation for each question, all with the images of the first turn.
+    """Return one conversation for each question, all with the system prompt and the images of the first turn.
 
     Raises:
         DataError: a later turn has an image of its own.
     """
-    rounds = [messages[:2]]
-    images = _images(parts_of(messages[0]))
-    for begin in range(2, len(messages), 2):
+    first = int(messages[0]["role"] == "system")
+    system = messages[:first]
+    rounds = [messages[: first + 2]]
+    images = _images(parts_of(messages[first]))
+    for begin in range(first + 2, len(messages), 2):
         question, *answer = messages[begin : begin + 2]
         parts = parts_of(question)
         if _images(parts):
@@ -31,7 +33,7 @@ def split(messages: Messages) -> list[Messages]:
                 f"turn {begin + 1} has an image of its own; with `turns: apart` only the first turn may",
                 "image in a later turn",
             )
-        rounds.append([{**question, "content": [*images, *parts]}, *answer])
+        rounds.append([*system, {**question, "content": [*images, *parts]}, *answer])
     return rounds
 
 

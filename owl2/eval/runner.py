@@ -27,9 +27,10 @@ from owl2.eval.answers.predictions import (
     check_identity,
     shard_of,
 )
-from owl2.eval.engines.engine import Engine, EngineError, Prompt, Reply, images_of
+from owl2.eval.engines.engine import Engine, EngineError, Prompt, Reply, images_of, text_of
 from owl2.eval.formats.frames import NUM_FRAMES, frames_of
 from owl2.eval.hashing import short_hash
+from owl2.eval.questions import keep_questions
 from owl2.eval.sampling import describe_sample, sample_items
 from owl2.eval.task import (
     RETIRED_TEMPLATES,
@@ -41,10 +42,10 @@ from owl2.eval.task import (
     UnknownTask,
     all_tasks,
     find_task,
-    origin_of,
 )
 from owl2.files import write_file
 from owl2.jsonl import read_jsonl, to_line
+from owl2.processor.template import TEMPLATES
 
 WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
@@ -151,6 +152,17 @@ def choose_tasks(names: str) -> list[Task]:
     return [find_task(name) for name in dict.fromkeys(wanted)]
 
 
+def check_names(tasks: Sequence[Task]) -> None:
+    """Raise RunError if two tasks, such as files of questions, would write the same predictions."""
+    titles: dict[str, str] = {}
+    for task in tasks:
+        if task.name in titles:
+            raise RunError(
+                f"{titles[task.name]} and {task.title} are both kept as {task.name}: rename one of them"
+            )
+        titles[task.name] = task.title
+
+
 def choose_template(task: Task, template: str | None) -> str:
     """The wanted template if the task has it, else its first."""
     return template if template is not None and template in task.templates else next(iter(task.templates))
@@ -243,6 +255,8 @@ def run_plans(
         check_identity(out, config_of(plan, engine, data))
     if shard.rank == 0:
         record_omissions(out, plans, not_run)
+        for plan in plans:
+            keep_questions(plan.task, out)
     outcomes = []
     for plan in plans:
         watch.begin(plan, engine)
@@ -328,13 +342,15 @@ def run_plan(
     errors: dict[str, str] = {}
     num_asked = 0
     with PredictionWriter(out, config, shard.rank, shard.world_size) as writer:
+        known = engine.identity.get("conversation")
+        conversation = known if known in TEMPLATES else None  # a server's is its own
         make = partial(prompt_of, plan.task, plan.template, _decoding_of(plan, engine))
         unanswered = [item for item in plan.items if not _is_answered(item, make, writer.answered)]
         advance(len(plan.items) - len(unanswered))
         batches = _batches(engine, unanswered, make, batching or Batching())
         for batch, replies, seconds, failure in _answer(engine, batches):
             rows = [
-                _prediction(prompt, reply, seconds / len(batch))
+                _prediction(prompt, reply, seconds / len(batch), conversation)
                 for prompt, reply in zip(batch, replies, strict=True)
                 if reply is not None
             ]
@@ -364,7 +380,7 @@ def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
         data=str(data.absolute()),
         source=engine.source,
         sample=plan.sample,
-        origin=origin_of(plan.task),
+        origin=plan.task.origin,
     )
 
 
@@ -399,9 +415,12 @@ def _is_answered(item: Item, make: Callable[[Item], Prompt], answered: Mapping[s
     return known is not None and not known.error and known.prompt_hash == prompt_hash(make(item))
 
 
-def _prediction(prompt: Prompt, reply: Reply, seconds: float) -> Prediction:
+def _prediction(prompt: Prompt, reply: Reply, seconds: float, conversation: str | None) -> Prediction:
     kept = {name: getattr(reply, name) for name in Reply.__dataclass_fields__}
-    return Prediction(**kept, id=prompt.id, prompt_hash=prompt_hash(prompt), seconds=round(seconds, 5))
+    asked = text_of(prompt, conversation)
+    return Prediction(
+        **kept, id=prompt.id, prompt_hash=prompt_hash(prompt), seconds=round(seconds, 5), prompt=asked
+    )
 
 
 Answered = tuple[list[Prompt], Sequence[Reply | None], float, EngineError | None]

@@ -229,6 +229,8 @@ class Answer:
     grade: Mapping[str, float] | None = None
     """The judge's grade, by the names in `owl2/eval/judge/grading.py`; None if there is none. `mmvet`:
     `score` of 0 to 1; `mmhal`: `rating` of 0 to 6; `video_chatgpt`: `is_right` 0 or 1, `score` of 0 to 5."""
+    prompt: str = ""
+    """All that was asked; empty in folders of earlier versions."""
 
 
 class Task(ABC):
@@ -249,6 +251,8 @@ class Task(ABC):
     """Known defects of the official files, and what becomes of them."""
     mode: ClassVar[Literal["generate", "rank"]] = "generate"
     """`rank` compares the likelihoods of the choices' texts instead of generating."""
+    shows_all: ClassVar[bool] = False
+    """Whether a report shows right answers too, not only wrong ones."""
     judge: ClassVar[str | None] = None
     """Name of the judge prompt (`owl2/eval/judge/grading.py`) that grades free answers, if any; `score` reads
     `Answer.grade` and leaves out figures that need grades where there are none."""
@@ -288,6 +292,16 @@ class Task(ABC):
                 items[found.id] = found
         self._check_usable(len(items), skipped)
         return Items(list(items.values()), skipped)
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """Where the class comes from, for `find_task`; empty for ours."""
+        return TASKS.origin(self.name) if self.name in TASKS.all() else {}
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a report says about how this task is scored."""
+        return ()
 
     def items(self, data: Path) -> list[Item]:
         """The questions below `data`; see `load`."""
@@ -356,11 +370,6 @@ task = TASKS.add
 def all_tasks() -> dict[str, type[Task]]:
     """Every benchmark by name, in the order of the modules' names; then those from outside."""
     return TASKS.all()
-
-
-def origin_of(task: Task) -> dict[str, str]:
-    """Where a task's class comes from, for `find_task`; empty for ours."""
-    return TASKS.origin(task.name) if task.name in TASKS.all() else {}
 
 
 def find_task(name: str, origin: Mapping[str, str] | None = None, user: str = "") -> Task:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from owl2.generate.config import GenerationConfig, GenerationError, end_tokens
+from owl2.generate.repetition import Repetition
 from owl2.model import KVCache, Owl2Model, decode_layout
 
 
@@ -82,7 +83,13 @@ class _Row:
 
 
 @torch.inference_mode()
-def beam_search(model: Owl2Model, cache: KVCache, logits: Tensor, config: GenerationConfig) -> list[Answer]:
+def beam_search(
+    model: Owl2Model,
+    cache: KVCache,
+    logits: Tensor,
+    config: GenerationConfig,
+    prompts: Sequence[Sequence[int]] = (),
+) -> list[Answer]:
     """Return the best answer of each row.
 
     Args:
@@ -90,6 +97,7 @@ def beam_search(model: Owl2Model, cache: KVCache, logits: Tensor, config: Genera
         cache: holds the prompts of R rows, and has room for `max_new_tokens - 1` more tokens; stays as it is.
         logits: (R, V) float32 after the prompts' last tokens.
         config: settings; `num_beams` is the number of beams.
+        prompts: ids of each prompt, for the repetition penalty.
 
     Raises:
         GenerationError: more beams than tokens to continue them with.
@@ -102,10 +110,11 @@ def beam_search(model: Owl2Model, cache: KVCache, logits: Tensor, config: Genera
         )
     end_columns = torch.tensor(sorted(ends), device=logits.device)
     rows = active = [_Row(config, ends) for _ in cache.lengths]
+    repetition = Repetition(config.repetition_penalty, prompts, logits.shape[1], logits.device)
     shared = min(cache.lengths)  # tokens that the beams of a row have in common
     totals = torch.zeros(len(rows), 1, device=logits.device)  # R W; a prompt is one beam
     for step in range(config.max_new_tokens):
-        log_probabilities = logits.log_softmax(-1)
+        log_probabilities = repetition.apply(logits.log_softmax(-1))
         if step < config.min_new_tokens:
             log_probabilities.index_fill_(1, end_columns, float("-inf"))
         # Even if every beam could end with every end token, as many as there are beams would go on.
@@ -125,7 +134,10 @@ def beam_search(model: Owl2Model, cache: KVCache, logits: Tensor, config: Genera
             cache.move_rows(sources, begin=shared)
         totals = torch.tensor(sums, device=logits.device).unflatten(0, (len(active), -1))
         layout = decode_layout(cache.lengths, logits.device)
-        embeddings = model.embed(torch.tensor(tokens, device=logits.device), layout)
+        new_tokens = torch.tensor(tokens, device=logits.device)
+        repetition.take(sources)
+        repetition.add(new_tokens)
+        embeddings = model.embed(new_tokens, layout)
         logits = model.logits(model.hidden(embeddings, layout, cache))
     return [row.ended[0] for row in rows]
 

@@ -7,7 +7,7 @@ released evaluation. Settings in the file that are not supported here are named 
 
 import dataclasses
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,15 +32,21 @@ class GenerationConfig:
     min_new_tokens: int = number(0, ge=0)
     """End tokens have probability 0 before this many tokens."""
     do_sample: bool = False
-    """Sample from the distribution; else take the most probable token, ignoring the next four fields."""
+    """Sample from the distribution; else take the most probable token, ignoring the next five fields."""
     temperature: float = number(1.0, ge=0, hint="0 is greedy")
     """Divides the logits; 0 is greedy."""
     top_k: int = number(0, ge=0, hint="0 samples among all tokens")
     """Sample among the k most probable tokens; 0: among all."""
     top_p: float = number(1.0, gt=0, le=1)
     """Sample among the fewest most probable tokens that together have this probability."""
+    min_p: float = number(0.0, ge=0, lt=1, hint="0 samples among all tokens")
+    """Sample among tokens with at least this share of the most probable token's probability."""
     seed: int | None = number(None, ge=0)
     """Row i of a batch samples with seed + i, whatever the other rows are; None: differently each time."""
+    repetition_penalty: float = number(1.0, gt=0, hint="1 is no penalty")
+    """Above 1, tokens that the prompt or the answer has already become less probable (repetition.py)."""
+    stop: str | tuple[str, ...] = field(default=(), metadata={"blank": True})
+    """The answer ends before the first of these texts. Of calls that give text, not of `generate`."""
     num_beams: int = number(1, ge=1, le=1000, hint="1 is no beam search")
     """Beams of a beam search; 1 is greedy decoding or sampling. Beams do not sample."""
     length_penalty: float = number(1.0, ge=-20, le=20)
@@ -54,6 +60,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if isinstance(self.eos_token_id, list):
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        if isinstance(self.stop, str | list):
+            object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         check_fields(self, GenerationError)
         if self.eos_token_id == ():
             raise GenerationError(

@@ -8,7 +8,7 @@ batch. (The released code is right only for batches of one.)
 Shapes: B rows, T slots, N tokens, I images, Q queries, D width, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from owl2.generate.beams import beam_search
 from owl2.generate.config import GenerationConfig, GenerationError, end_tokens
+from owl2.generate.repetition import Repetition
 from owl2.generate.sampling import Chooser
 from owl2.model import KVCache, Layout, Owl2Model, decode_layout, padded_layout
 
@@ -46,26 +47,37 @@ def generate(
         settings: fields of `GenerationConfig`, each overriding `config`.
 
     Raises:
-        GenerationError: impossible settings, or a prompt that with `max_new_tokens` exceeds the context.
+        GenerationError: impossible settings, a prompt that with `max_new_tokens` exceeds the context, or
+            `stop`, which needs text.
         ValueError: images that do not match their places.
         TypeError: an unknown setting.
     """
     config = (config or GenerationConfig()).replace(**settings)
+    if config.stop:
+        raise GenerationError(f"stop = {config.stop!r:.60} needs text: use chat, stream or complete")
     layout = padded_layout(input_ids, attention_mask, model.config.image_token_id)
     check_room(model, max(layout.lengths), config.max_new_tokens)
     # The last token is returned and never read, so it needs no place in the cache.
     capacity = max(layout.lengths) + config.max_new_tokens - 1
     cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
     logits = prefill(model, input_ids, layout, cache, pixel_values, visual_tokens=visual_tokens)
+    prompts = prompts_of(input_ids, layout)
     if config.num_beams > 1:
         ends = end_tokens(model, config)
-        best = beam_search(model, cache, logits, config)
+        best = beam_search(model, cache, logits, config, prompts)
         return [[token for token in answer.tokens if token not in ends] for answer in best]
     answers: list[list[int]] = [[] for _ in layout.lengths]
-    for new_tokens in decode(model, cache, logits, config):
+    for new_tokens in decode(model, cache, logits, config, prompts):
         for row, token in new_tokens.items():
             answers[row].append(token)
     return answers
+
+
+def prompts_of(input_ids: Tensor, layout: Layout) -> list[list[int]]:
+    """The ids of each row without padding."""
+    flat = input_ids.flatten().cpu()
+    ids = (flat if layout.tokens is None else flat[layout.tokens.cpu()]).split(list(layout.lengths))
+    return [row.tolist() for row in ids]
 
 
 def check_room(model: Owl2Model, prompt_tokens: int, max_new_tokens: int) -> None:
@@ -116,7 +128,12 @@ def prefill(
 
 @torch.inference_mode()
 def decode(
-    model: Owl2Model, cache: KVCache, logits: Tensor, config: GenerationConfig
+    model: Owl2Model,
+    cache: KVCache,
+    logits: Tensor,
+    config: GenerationConfig,
+    prompts: Sequence[Sequence[int]] = (),
+    watch: Callable[[list[int], Tensor, Tensor], None] | None = None,
 ) -> Iterator[dict[int, int]]:
     """Yield in each step the new token of each row that has not ended, by row number; no end tokens.
 
@@ -126,18 +143,26 @@ def decode(
     Args:
         model: the model.
         cache: holds the prompts; has room for `max_new_tokens - 1` more tokens a row.
-        logits: (B, V) float32 after the prompts' last tokens; overwritten.
+        logits: (B, V) float32 after the prompts' last tokens.
         config: settings.
+        prompts: ids of each prompt, for the repetition penalty.
+        watch: called in each step with the numbers of the rows that are left, the model's logits (b, V) for
+            them, and the tokens (b,) chosen.
     """
     ends = end_tokens(model, config)
     end_columns = torch.tensor(sorted(ends), device=logits.device)
     choose = Chooser(config, len(logits))
+    repetition = Repetition(config.repetition_penalty, prompts, logits.shape[1], logits.device)
     rows = list(range(len(logits)))
     running = set(rows)
     for step in range(config.max_new_tokens):
+        scores = repetition.apply(logits)
         if step < config.min_new_tokens:
-            logits.index_fill_(1, end_columns, float("-inf"))
-        tokens = choose(logits, rows)
+            scores = scores.index_fill(1, end_columns, float("-inf"))
+        tokens = choose(scores, rows)
+        repetition.add(tokens)
+        if watch is not None:
+            watch(rows, logits, tokens)
         new_tokens = {row: token for row, token in zip(rows, tokens.tolist(), strict=True) if row in running}
         running.difference_update([row for row, token in new_tokens.items() if token in ends])
         yield {row: token for row, token in new_tokens.items() if token not in ends}
@@ -146,6 +171,7 @@ def decode(
         if COMPACT_SHARE * (len(rows) - len(running)) >= len(rows):
             kept = [i for i, row in enumerate(rows) if row in running]
             cache.keep_rows(kept)
+            repetition.take(kept)
             tokens, rows = tokens[kept], [rows[i] for i in kept]
         layout = decode_layout(cache.lengths, tokens.device)
         logits = model.logits(model.hidden(model.embed(tokens, layout), layout, cache))

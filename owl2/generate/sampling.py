@@ -1,4 +1,4 @@
-"""Choice of the next token: greedy, or sampled after temperature, top-k and top-p, in that order.
+"""Choice of the next token: greedy, or sampled after temperature, top-k, top-p and min-p, in that order.
 
 A token is sampled from one uniform number by the inverse of the cumulative distribution. Each row has a
 random generator of its own, so the answer of a seeded row depends neither on the other rows of the batch, nor
@@ -45,7 +45,7 @@ def sample(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
 def candidates(logits: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor | None]:
     """Probabilities (B, C) of the tokens that may be sampled, and their ids; None for all V in order.
 
-    Tokens that top-p excludes keep their column with probability 0. The others need not sum to 1.
+    Tokens that top-p and min-p exclude keep their column with probability 0. The others need not sum to 1.
     """
     logits = logits / config.temperature
     vocab_size = logits.shape[-1]
@@ -58,4 +58,7 @@ def candidates(logits: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor
     if config.top_p < 1:
         before = probabilities.cumsum(dim=-1) - probabilities
         probabilities = probabilities.masked_fill(before >= config.top_p, 0)
+    if config.min_p > 0:
+        least = config.min_p * probabilities.amax(dim=-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < least, 0)
     return probabilities, tokens

@@ -6,7 +6,7 @@ ids would give (as in training), whatever happened before: an answer cut short, 
 tokens that differ from how the tokenizer would encode their text.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 from owl2.generate.beams import beam_search
 from owl2.generate.config import GenerationConfig, end_tokens
 from owl2.generate.generate import check_room, decode, prefill
+from owl2.generate.image_cache import ImageCache
+from owl2.generate.text import TextStream, stream_text
 from owl2.model import KVCache, Owl2Model, padded_layout
-from owl2.processor import Encoding, Message, Processor, StreamDecoder, Tokenizer
+from owl2.processor import Encoding, Message, Processor
 
 CACHE_STEP = 256
 """The capacity of a session's cache is a multiple of this many tokens."""
@@ -26,11 +28,23 @@ CACHE_STEP = 256
 class ChatSession:
     """One conversation with a model. Not thread-safe."""
 
-    def __init__(self, model: Owl2Model, processor: Processor, config: GenerationConfig | None = None):
-        """Begin an empty conversation; `config` holds the defaults of its answers."""
+    def __init__(
+        self,
+        model: Owl2Model,
+        processor: Processor,
+        config: GenerationConfig | None = None,
+        image_cache: ImageCache | None = None,
+    ):
+        """Begin an empty conversation.
+
+        Args:
+            config: the defaults of its answers.
+            image_cache: what is known of images that other sessions have shown; default: its own.
+        """
         self.model = model
         self.processor = processor
         self.config = config or GenerationConfig()
+        self.image_cache = ImageCache() if image_cache is None else image_cache
         self.messages: list[Message] = []
         """The turns so far, as added by `say`."""
         self.is_cut = False
@@ -77,9 +91,10 @@ class ChatSession:
             TemplateError, ImageError, ContextError: see `Processor.encode`.
         """
         encoding = self.processor.encode(messages, generation_prompt=True)
-        config = self._settle(len(encoding.ids), settings)
-        tokens = self._tokens(encoding, config)
-        yield from stream_text(tokens, self.processor.tokenizer)
+        config = self.settle(len(encoding.ids), settings)
+        stream = TextStream(self.processor.tokenizer, config.stop)
+        yield from stream_text(self._tokens(encoding, config), stream)
+        self.is_cut = self.is_cut and not stream.has_stopped
 
     def reset(self) -> None:
         """Forget the conversation and free the cache."""
@@ -88,7 +103,12 @@ class ChatSession:
     def _record(self, question: Message, pieces: list[str]) -> None:
         self.messages += [question, {"role": "assistant", "content": "".join(pieces)}]
 
-    def _settle(self, prompt_tokens: int, settings: dict[str, Any]) -> GenerationConfig:
+    def settle(self, prompt_tokens: int, settings: dict[str, Any]) -> GenerationConfig:
+        """Return the settings of an answer to a prompt of this length.
+
+        Raises:
+            GenerationError: impossible settings, or no room for the answer.
+        """
         config = self.config.replace(**settings)
         if "max_new_tokens" not in settings:
             free = self.model.config.decoder.max_position_embeddings - prompt_tokens
@@ -107,8 +127,9 @@ class ChatSession:
         self._ids, self._images = list(ids), images
         new_ids = torch.tensor([ids[kept:]])
         layout = padded_layout(new_ids, None, self.processor.image_token_id, past=[kept])
-        pixel_values = self.processor.pixels(images[images_kept:])
-        logits = prefill(self.model, new_ids, layout, cache, pixel_values)
+        shown = images[images_kept:]
+        tokens = self.image_cache.encode(self.model, self.processor.pixels(shown)) if shown else None
+        logits = prefill(self.model, new_ids, layout, cache, visual_tokens=tokens)
         self.is_cut = False
         for num_new, token in enumerate(self._new_tokens(cache, logits, config), start=1):
             self._ids.append(token)
@@ -116,12 +137,13 @@ class ChatSession:
             yield token
 
     def _new_tokens(self, cache: KVCache, logits: Tensor, config: GenerationConfig) -> Iterator[int]:
+        prompts = [list(self._ids)]
         if config.num_beams > 1:
             ends = end_tokens(self.model, config)
-            (answer,) = beam_search(self.model, cache, logits, config)
+            (answer,) = beam_search(self.model, cache, logits, config, prompts)
             yield from (token for token in answer.tokens if token not in ends)
         else:
-            for new_token in decode(self.model, cache, logits, config):
+            for new_token in decode(self.model, cache, logits, config, prompts):
                 yield from new_token.values()
 
     def _shared_prefix(self, encoding: Encoding) -> tuple[int, int]:
@@ -151,22 +173,3 @@ class ChatSession:
                 target[:, :kept] = source[:, :kept]
         self._cache = grown
         return grown
-
-
-def stream_text(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Turn an answer's tokens into text as they arrive, without white space around the whole."""
-    decoder = StreamDecoder(tokenizer)
-    held, has_begun = "", False
-
-    def pieces() -> Iterator[str]:
-        for token in tokens:
-            yield decoder.push(token)
-        yield decoder.finish()
-
-    for piece in pieces():
-        text = held + (piece if has_begun else piece.lstrip())
-        shown = text.rstrip()
-        held = text[len(shown) :]
-        if shown:
-            has_begun = True
-            yield shown

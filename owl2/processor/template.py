@@ -4,6 +4,10 @@ A chunk is tokenised in one piece, so that training, chat and the released code'
 and the label mask follows from the chunk's kind instead of from counting tokens afterwards. A user's text is
 only text: marks and special tokens typed in it mean nothing. Layouts are the release's (official
 conversation.py, train.py:286-289 and 297-376): `USER: {q} ASSISTANT: {a}</s>USER: ...`.
+
+A system prompt is a first message of the role `system`. Where a layout has system text, as `vicuna_v1`, it
+takes the place of that text; where it has none, as `mplug_owl2`, it is a line of its own above the first
+question and its images.
 """
 
 import dataclasses
@@ -20,7 +24,8 @@ END_MARK = "</s>"
 
 Message = Mapping[str, Any]
 """`{"role": "user" | "assistant", "content": ...}`; content is text, or a list of
-`{"type": "text", "text": str}` and `{"type": "image", "image": PIL image or path}`."""
+`{"type": "text", "text": str}` and `{"type": "image", "image": PIL image or path}`. The first may have the
+role `system`; its content is text."""
 
 
 class TemplateError(Owl2Error, ValueError):
@@ -44,7 +49,7 @@ class Template:
     """The text around turns."""
 
     system: str = ""
-    """Text before the first turn."""
+    """Text before the first turn, unless the conversation has its own; empty: there is no place for any."""
     images_first: bool = False
     """Whether a turn's images move to its front, followed by a newline."""
 
@@ -83,7 +88,7 @@ def render(
     """Return the chunks of a conversation; image chunks are in the order of `images_of(messages)`.
 
     Args:
-        messages: turns that start with the user and alternate.
+        messages: turns that start with the user and alternate, after a system prompt if there is one.
         generation_prompt: end with `ASSISTANT:`, for which the last turn must be the user's.
         answer_prefix: follows that and is tokenised with it. The release's later evaluation has a space here.
 
@@ -91,17 +96,21 @@ def render(
         TemplateError: the roles do not alternate or a turn's content is not understood; names the turn.
     """
     layout = find_template(template)
-    _check_roles(messages, generation_prompt)
+    prompt, said = _split_system(messages)
+    _check_roles(said, len(messages), generation_prompt)
+    before = f"{prompt.strip()} USER: " if prompt and layout.system else f"{layout.system}USER: "
+    above = f"{prompt}\n" if prompt and not layout.system else ""
     chunks = [Chunk("bos")]
-    for turn, message in enumerate(messages, start=1):
+    for turn, message in said:
         parts = _parts(turn, message)
         if message["role"] == "assistant":
             answer = "".join(part for part in parts if isinstance(part, str))
             chunks += [Chunk("text", answer, is_target=True, space=True), Chunk("eos", is_target=True)]
             continue
-        is_answered = turn < len(messages) or generation_prompt
-        opening = f"{layout.system if turn == 1 else ''}USER: "
-        closing = f" ASSISTANT:{answer_prefix if turn == len(messages) else ''}" if is_answered else ""
+        is_last = turn == len(messages)
+        is_answered = not is_last or generation_prompt
+        opening = f"{before}{above}" if turn == said[0][0] else "USER: "
+        closing = f" ASSISTANT:{answer_prefix if is_last else ''}" if is_answered else ""
         chunks += _merge([opening, *(_images_to_front(parts) if layout.images_first else parts), closing])
     return chunks
 
@@ -122,19 +131,31 @@ def with_blank_images(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def _check_roles(messages: Sequence[Message], generation_prompt: bool) -> None:
-    if not messages:
-        raise TemplateError("the conversation has no turns")
-    for turn, message in enumerate(messages, start=1):
-        expected = "user" if turn % 2 else "assistant"
+Turns = list[tuple[int, Message]]
+"""Messages with their places in the conversation, from 1."""
+
+
+def _split_system(messages: Sequence[Message]) -> tuple[str, Turns]:
+    """Return the system prompt, empty if there is none, and the turns."""
+    turns = [*enumerate(messages, start=1)]
+    if not messages or messages[0].get("role") != "system":
+        return "", turns
+    return "".join(_parts(1, messages[0])), turns[1:]
+
+
+def _check_roles(turns: Turns, count: int, generation_prompt: bool) -> None:
+    if not turns:
+        raise TemplateError(f"the conversation has no turns{' but its system prompt' if count else ''}")
+    for number, (turn, message) in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
         role = message.get("role")
         if role != expected:
             raise TemplateError(
-                f"turn {turn} of {len(messages)} has the role {role!r}, expected {expected!r}: conversations "
-                f"start with the user and alternate"
+                f"turn {turn} of {count} has the role {role!r}, expected {expected!r}: conversations start "
+                f"with the user, after a system prompt if there is one, and alternate"
             )
-    if generation_prompt and len(messages) % 2 == 0:
-        raise TemplateError(f"turn {len(messages)} is the assistant's: there is no question left to answer")
+    if generation_prompt and len(turns) % 2 == 0:
+        raise TemplateError(f"turn {count} is the assistant's: there is no question left to answer")
 
 
 _IMAGE = object()
@@ -155,8 +176,9 @@ def _parts(turn: int, message: Message) -> list[Any]:
             parts.append(part["text"])
         elif kind == "image" and part.get("image") is not None and message["role"] == "user":
             parts.append(_IMAGE)
-        elif kind == "image" and message["role"] == "assistant":
-            raise TemplateError(f"{where}: an answer cannot hold an image")
+        elif kind == "image" and message["role"] != "user":
+            holder = "an answer" if message["role"] == "assistant" else "a system prompt"
+            raise TemplateError(f"{where}: {holder} cannot hold an image")
         else:
             raise TemplateError(
                 f'{where}: {part!r:.80} is not a part; expected {{"type": "text", "text": str}} or '

@@ -29,13 +29,15 @@ class SourceConfig:
     name: str
     """Its name in messages, metrics and reports."""
     path: str | Path
-    """A `.jsonl` file in the LLaVA format, a folder of WebDataset `.tar` shards, or tables: a `.parquet` or
-    `.arrow` file, a folder of them, or a pattern as `folder/train-*.parquet`; local, or a URL."""
+    """A `.jsonl` or `.json` file, WebDataset `.tar` shards, or `.parquet` or `.arrow` tables: a file, a
+    folder of shards or tables, or a pattern as `train-*.parquet` or `{00000..00012}.tar`; local, or a URL."""
     weight: float | Literal["size"] = number(1.0, ge=0)
     """Share of the samples, relative to the other sources: a number, or `size` for the number of its samples;
     0 switches the source off."""
     image_root: str | Path | None = None
-    """Folder that image paths in a `.jsonl` file or a table are relative to; default: the file's own."""
+    """Folder that image paths in rows are relative to; default: the file's own."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names of columns where they are not the known ones: `{conversations: dialog, image: img_path}`."""
     shuffle: Literal["samples", "slices"] | None = None
     """`samples` in random order, or `slices` of neighbours in random order, mixed within a window of 64;
     default: `slices` for shards at a URL, so that storage gets few large requests, else `samples`."""

@@ -203,7 +203,7 @@ def _mix(stage: Stage) -> None:
     check_held_out(data, sources)
     mixture = mix(data.sources, sources, data.seed)
     stage.dataset = make_dataset(data, data.sources, sources, mixture, stage.processor)
-    stage.config = steps_from_epochs(stage.config, stage.dataset)
+    stage.config = steps_from_epochs(stage.config, mixture)
 
 
 def _memory(stage: Stage) -> list[str]:

@@ -47,7 +47,7 @@ from owl2.train.prepare import (
     steps_from_epochs,
 )
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
-from owl2.train.rules import apply_freeze, assign_rules
+from owl2.train.rules import Assignment, apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
 from owl2.train.state.config_diff import changes, flat, is_finished, keep_config
 from owl2.train.state.saver import Saver
@@ -119,37 +119,16 @@ class Run:
 
 
 def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record | None) -> Path:
-    objective, processor = load_stage(config, ranks)
-    model = objective.model
-    assignments = assign_rules(model, config.rules, config.optim.weight_decay)
-    if config.lora is not None:
-        lora.check_rules(assignments)
-    apply_freeze(model, assignments)
-    dataset = open_dataset(config, processor)
-    config = steps_from_epochs(config, dataset)
-    run = Run(
-        config=config,
-        ranks=ranks,
-        console=console,
-        objective=objective,
-        cost=StepCost(model, ranks.size),
-        processor=processor,
-        optimizer=make_optimizer(model, assignments, config.optim),
-        dataset=dataset,
-        record=StateRecord(order=order_of(config, dataset), frozen=frozen_fingerprints(model, ranks)),
-        average=MovingAverage(model, config.ema.decay) if config.ema is not None else None,
-    )
-    marks = {
-        "model": model_fingerprint(model, run.record.frozen, ranks),
-        "data": run.record.order["content"],
-    }
+    run, assignments = prepare(config, ranks, console)
+    config, model, start = run.config, run.objective.model, run.record
+    marks = {"model": model_fingerprint(model, start.frozen, ranks), "data": start.order["content"]}
     resumed = _resume(run)
     if record is not None:
         seeds = {key: value for key, value in flat(record.content["config"]) if key.endswith("seed")}
         facts = {"processes": ranks.size, "device": config.device, "first_step": resumed.step}
         record.update({"seeds": seeds, "fingerprints": marks}, **facts)
-    loader = make_loader(config, dataset, resumed.step, ranks, resumed.seen)
-    summary = Summary.of(model, assignments, dataset, config, ranks)
+    loader = make_loader(config, run.dataset, resumed.step, ranks, resumed.seen)
+    summary = Summary.of(model, assignments, run.dataset, config, ranks)
     ranks.on_first(lambda: summary.write(config.run))
     for table in summary.tables():
         console.print(table)
@@ -163,8 +142,33 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record |
         lora.finish(model, config, ranks)
     notes = card(record.content) if record is not None else ""
     checkpoint = config.run / "checkpoint"
-    save_sharded(model, checkpoint, processor, config.dtype, ranks, notes)
+    save_sharded(model, checkpoint, run.processor, config.dtype, ranks, notes)
     return checkpoint
+
+
+def prepare(config: TrainConfig, ranks: Ranks, console: Console) -> tuple[Run, list[Assignment]]:
+    """Load and open all that a stage needs, as at its first step; called by every rank."""
+    objective, processor = load_stage(config, ranks)
+    model = objective.model
+    assignments = assign_rules(model, config.rules, config.optim.weight_decay)
+    if config.lora is not None:
+        lora.check_rules(assignments)
+    apply_freeze(model, assignments)
+    dataset = open_dataset(config, processor)
+    config = steps_from_epochs(config, dataset.mixture)
+    run = Run(
+        config=config,
+        ranks=ranks,
+        console=console,
+        objective=objective,
+        cost=StepCost(model, ranks.size),
+        processor=processor,
+        optimizer=make_optimizer(model, assignments, config.optim),
+        dataset=dataset,
+        record=StateRecord(order=order_of(config, dataset), frozen=frozen_fingerprints(model, ranks)),
+        average=MovingAverage(model, config.ema.decay) if config.ema is not None else None,
+    )
+    return run, assignments
 
 
 def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
@@ -178,6 +182,8 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
         Metrics(config, start, run.console, ranks) as metrics,
         Saver(config, ranks, run.console) as saver,
     ):
+        if validation is not None and validation.questions and not start:
+            metrics.update_validation(validation.measure(run.objective, 0), validation.answers)
         for step in range(start, config.steps):
             saver.check()
             row = take_step(run, micro_batches, step, skips_left=config.skip_nonfinite - skipped)
@@ -185,7 +191,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
             row |= unusable.update()
             metrics.update({"step": step + 1, **row})
             if validation is not None and validation.is_due(step + 1):
-                metrics.update_validation(validation.measure(run.objective, step + 1))
+                metrics.update_validation(validation.measure(run.objective, step + 1), validation.answers)
             stop = ranks.any(stop_requested())
             if stop or (step + 1) % config.save_every == 0:
                 record = replace(run.record, step=step + 1, skipped=skipped, seen=seen_of(loader, ranks))

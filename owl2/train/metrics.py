@@ -19,6 +19,7 @@ from torch import Tensor
 from owl2.data.loader import Batch
 from owl2.files import write_file
 from owl2.jsonl import read_jsonl, to_line
+from owl2.train.answers import Answer
 from owl2.train.config import TrainConfig
 from owl2.train.objectives import sample_of_targets
 from owl2.train.ranks import Ranks
@@ -144,11 +145,18 @@ class Metrics:
             place = f"{now}  {self.config.run.name}  step {step:>5}/{self.config.steps}"
             self.console.print(f"{place}  {line}  {eta}", highlight=False, soft_wrap=True)
 
-    def update_validation(self, row: dict[str, float]) -> None:
-        """Send the losses of held-out sources to the trackers; `row` is that of `validation.jsonl`."""
+    def update_validation(self, row: dict[str, float], answers: Sequence[Answer] = ()) -> None:
+        """Send the losses of held-out sources to the trackers, and sample answers as text.
+
+        Args:
+            row: that of `validation.jsonl`.
+            answers: after the same step.
+        """
         if self.trackers is not None:
             losses = {key.replace("loss/", "validation/"): row[key] for key in row if key != "step"}
             self.trackers.log(int(row["step"]), losses)
+            if answers:
+                self.trackers.log_answers(int(row["step"]), [said.row(int(row["step"])) for said in answers])
 
 
 def rates(row: Mapping[str, float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ micro-batch without an image gets one more sample, a blank image without targets
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -140,6 +141,22 @@ def reshard(objective: Objective) -> None:
     for module in objective.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+@contextmanager
+def inference(objective: Objective) -> Iterator[None]:
+    """Let the model be called part by part, as generation does; on every rank, for the same inputs.
+
+    The layers gather themselves; what is outside of them is gathered here. Nothing is compiled for the shapes
+    of generation.
+    """
+    if isinstance(objective, FSDPModule):
+        objective.unshard()
+    try:
+        with torch.compiler.set_stance("force_eager") if objective.is_static else nullcontext():
+            yield
+    finally:
+        reshard(objective)
 
 
 def check_tensor_parallel(model: Owl2Model, size: int) -> None:

@@ -49,7 +49,7 @@ def on_this_machine(config: TrainConfig) -> TrainConfig:
     return replace(config, device=device, dtype=dtype)
 
 
-def steps_from_epochs(config: TrainConfig, dataset: SampleDataset) -> TrainConfig:
+def steps_from_epochs(config: TrainConfig, mixture: Mixture) -> TrainConfig:
     """The configuration with the `steps` that its epochs are.
 
     Raises:
@@ -57,7 +57,7 @@ def steps_from_epochs(config: TrainConfig, dataset: SampleDataset) -> TrainConfi
     """
     if config.epochs is None:
         return config
-    steps = max(1, math.ceil(config.epochs * dataset.mixture.num_samples / config.global_batch_size))
+    steps = max(1, math.ceil(config.epochs * mixture.num_samples / config.global_batch_size))
     config = replace(config, steps=steps)
     config.check_warmup()
     return config
@@ -184,7 +184,7 @@ def open_mixture(
 
 def open_part(config: SourceConfig, seed: int, held_out: float | None = None) -> Source:
     """Open a source without the share that is held out."""
-    source = open_source(config.name, config.path, config.image_root, config.shuffle)
+    source = open_source(config.name, config.path, config.image_root, config.shuffle, config.columns)
     return source if held_out is None else Part(source, held_out, seed)
 
 

@@ -7,9 +7,9 @@ and saving.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,8 +20,9 @@ from owl2.errors import Owl2Error
 from owl2.jsonl import read_jsonl
 from owl2.pages.curves import Curve, Panel, lr_panel, render_panels
 from owl2.pages.drawing import SECOND
-from owl2.pages.page import render, write_page
+from owl2.pages.page import embedded, render, write_page
 from owl2.provenance import ATTEMPT_HEAD, attempt_rows, read_record
+from owl2.train.answers import SAMPLES
 from owl2.train.metrics import duration, rates, read_metrics
 from owl2.train.state.config_diff import read_settings
 from owl2.train.state.state import saved_states
@@ -50,6 +51,8 @@ class RunFiles:
     summary: Summary | None
     record: dict[str, Any] | None
     """`run.json`."""
+    samples: list[dict[str, Any]]
+    """Sample answers, in the order in which they were given."""
     bad_samples: list[dict[str, Any]]
     """Samples that could not be used, with their reasons, from every rank."""
     silent_s: float
@@ -79,6 +82,7 @@ class RunFiles:
             settings=settings,
             rows=read_metrics(run),
             validation=read_metrics(run, "validation.jsonl"),
+            samples=read_metrics(run, SAMPLES),
             summary=Summary.read(run),
             record=read_record(run),
             bad_samples=[
@@ -91,8 +95,8 @@ class RunFiles:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
-        return int(self.settings["steps"])
+        """Steps of the whole run; 0 if they follow from epochs and the data is not opened yet."""
+        return int(self.settings["steps"]) or (self.summary.steps if self.summary is not None else 0)
 
     @property
     def done(self) -> int:
@@ -141,6 +145,7 @@ def page(files: RunFiles) -> str:
     """The whole document."""
     config = files.settings
     where = "" if files.summary is None else f"{files.summary.ranks} x {files.summary.device}, "
+    where += f"{files.summary.dtype}, " if files.summary is not None and files.summary.dtype else ""
     name = files.folder.absolute().name
     return render(
         "training.html",
@@ -148,10 +153,12 @@ def page(files: RunFiles) -> str:
         name=name,
         state=files.state(),
         origin=f"{where}from {config['model']}, {config['global_batch_size']:,} samples per step",
-        share=files.done / files.steps,
+        share=files.done / max(1, files.steps),
         facts=_facts(files),
         losses=_losses(files),
         sources=_sources(files),
+        samples=_samples(files),
+        bad=_bad(files),
         speed=_speed(files),
         tables=_tables(files),
         provenance=provenance(files),
@@ -181,6 +188,10 @@ def _facts(files: RunFiles) -> list[tuple[str, str]]:
     if files.summary is not None:
         trainable = f"{files.summary.trainable / files.summary.parameters:.0%}"
         shown.append((short(files.summary.parameters), f"parameters, {trainable} trainable"))
+    if files.rows and (bad := int(files.rows[-1].get("bad_samples", 0))):
+        shown.append(
+            (f"{bad:,} of {files.done * int(files.settings['global_batch_size']):,}", "unusable samples")
+        )
     mfu, tflops = files.mean("mfu"), files.mean("tflops")
     if mfu is not None:
         shown.append((f"{mfu:.1%}", "utilisation (MFU)"))
@@ -246,19 +257,49 @@ def _tables(files: RunFiles) -> list[tuple[Cells, list[Cells], list[int]]]:
         (GROUP_HEAD, files.summary.group_rows(), [0]),
         (CORPUS_HEAD, files.summary.corpus_rows(), [0]),
         (LOST_HEAD, files.summary.lost_rows(), [0, 1, 2]),
-        (BAD_HEAD, bad_rows(files.bad_samples), [0, 1]),
     ]
     return [table for table in tables if table[1]]
 
 
-BAD_HEAD: Cells = ("source", "reason", "unusable samples")
+def _bad(files: RunFiles) -> list[Cells]:
+    """(source, kind of fault, different samples, one of them with its reason); the most frequent first."""
+    kinds: dict[tuple[str, str], dict[str, str]] = {}
+    for row in files.bad_samples:
+        kinds.setdefault((row["source"], row["kind"]), {}).setdefault(row["key"], row["reason"])
+    ordered = sorted(kinds.items(), key=lambda item: len(item[1]), reverse=True)
+    return [(*kind, f"{len(found):,}", ": ".join(next(iter(found.items())))) for kind, found in ordered]
 
 
-def bad_rows(samples: Sequence[Mapping[str, Any]]) -> list[Cells]:
-    """One row per source and kind of fault, with the number of different samples; the most frequent first."""
-    keys = {(row["source"], row["kind"], row["key"]) for row in samples}
-    counts = Counter((source, kind) for source, kind, _ in keys)
-    return [(source, kind, f"{number:,}") for (source, kind), number in counts.most_common()]
+@dataclass(frozen=True)
+class AskedSample:
+    """A held-out sample and what was answered over the run."""
+
+    key: str
+    question: str
+    expected: str
+    images: list[str]
+    """As addresses of `<img>`."""
+    answers: list[tuple[str, str, bool]]
+    """(steps, answer, whether it is the expected one); equal answers in a row are one."""
+
+
+def _samples(files: RunFiles) -> list[AskedSample]:
+    by_key: dict[str, list[dict[str, Any]]] = {}
+    for row in files.samples:
+        by_key.setdefault(row["key"], []).append(row)
+    shown = []
+    for number, (key, rows) in enumerate(by_key.items()):
+        answers = []
+        for answer, alike in groupby(rows, key=lambda row: row["answer"]):
+            steps = [int(row["step"]) for row in alike]
+            span = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+            answers.append((span, answer, answer == rows[0]["expected"]))
+        images = sorted(
+            (files.folder / "samples").glob(f"{number}-*.jpg"), key=lambda path: (len(path.name), path)
+        )
+        addresses = [embedded(path.read_bytes(), path.name) for path in images]
+        shown.append(AskedSample(key, rows[0]["question"], rows[0]["expected"], addresses, answers))
+    return shown
 
 
 def _curve(rows: Sequence[Row], key: str, **how: Any) -> Curve:

@@ -23,6 +23,9 @@ from owl2.files import write_file
 from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
 
 Values = Mapping[str, float]
+Row = Mapping[str, Any]
+SHOWN = ("key", "question", "expected", "answer")
+"""Of a sample answer's row, what trackers get."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Tracker(Protocol):
 
     def log(self, step: int, values: Values) -> None: ...
 
+    def log_answers(self, step: int, rows: Sequence[Row]) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -63,6 +68,10 @@ class TensorBoard:
     def log(self, step: int, values: Values) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+
+    def log_answers(self, step: int, rows: Sequence[Row]) -> None:
+        cells = [SHOWN, ["---"] * len(SHOWN), *(_cells(row) for row in rows)]
+        self.writer.add_text("samples", "\n".join(f"| {' | '.join(line)} |" for line in cells), step)
 
     def close(self) -> None:
         self.writer.close()
@@ -94,6 +103,11 @@ class WeightsAndBiases:
     def log(self, step: int, values: Values) -> None:
         self.run.log(dict(values), step=step)
 
+    def log_answers(self, step: int, rows: Sequence[Row]) -> None:
+        import wandb
+
+        self.run.log({"samples": wandb.Table([*SHOWN], [_cells(row) for row in rows])}, step=step)
+
     def close(self) -> None:
         self.run.finish()
 
@@ -114,9 +128,21 @@ class Trackio:
     def log(self, step: int, values: Values) -> None:
         self.run.log(dict(values), step=step)
 
+    def log_answers(self, step: int, rows: Sequence[Row]) -> None:
+        import pandas
+        import trackio
+
+        table = pandas.DataFrame([_cells(row) for row in rows], columns=[*SHOWN])
+        self.run.log({"samples": trackio.Table(dataframe=table)}, step=step)
+
     def close(self) -> None:
         with contextlib.redirect_stdout(sys.stderr):
             self.run.finish()
+
+
+def _cells(row: Row) -> list[str]:
+    """What is shown of a sample answer, each in one line."""
+    return [" ".join(str(row[name]).replace("|", "\\|").split()) for name in SHOWN]
 
 
 KINDS: dict[str, tuple[type[Tracker], str, str]] = {
@@ -179,6 +205,12 @@ class Trackers:
         for name in [name for name, last in self.sent.items() if step > last and name in self.trackers]:
             with self._switched_off_if_it_fails(name, f"after step {step}"):
                 self.trackers[name].log(step, values)
+
+    def log_answers(self, step: int, rows: Sequence[Row]) -> None:
+        """Send sample answers after a step to every tracker that does not have them yet."""
+        for name in [name for name, last in self.sent.items() if step > last and name in self.trackers]:
+            with self._switched_off_if_it_fails(name, f"with the sample answers of step {step}"):
+                self.trackers[name].log_answers(step, rows)
 
     def close(self) -> None:
         """Let every tracker write what it has buffered."""

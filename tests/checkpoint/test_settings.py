@@ -49,11 +49,11 @@ def test_settings_that_are_ignored_are_named_in_one_warning_by_file(folder):
     make_released(folder, level_ids=[15129, 1781], temperature=0.9, attention_dropout=0.1)
     edit(folder / "tokenizer_config.json", add_eos_token=True)
     edit(folder / "preprocessor_config.json", do_pad=True)
-    edit(folder / "generation_config.json", repetition_penalty=1.2, num_beam_groups=1, early_stopping=False)
+    edit(folder / "generation_config.json", no_repeat_ngram_size=3, num_beam_groups=1, early_stopping=False)
     (text,) = said(folder)
     assert text == (
         f"{folder} has settings that owl2 ignores: config.json: level_ids = [15129, 1781], "
-        "temperature = 0.9, attention_dropout = 0.1; generation_config.json: repetition_penalty = 1.2; "
+        "temperature = 0.9, attention_dropout = 0.1; generation_config.json: no_repeat_ngram_size = 3; "
         "preprocessor_config.json: do_pad = true; tokenizer_config.json: add_eos_token = true"
     )
 

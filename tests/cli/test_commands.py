@@ -222,7 +222,7 @@ def test_bash_completes_commands_options_choices_and_files(bash: str, tmp_path: 
     cases = {
         "owl2 ''": " ".join(MODULES),
         "owl2 da": "data",
-        "owl2 eval ''": "run data score judge report compare export",
+        "owl2 eval ''": "run data show score judge report compare export",
         "owl2 chat --max": "--max_new_tokens",
         "owl2 demo --preset ''": "tiny small smoke",
         "owl2 train --optim.w": "--optim.warmup_steps --optim.weight_decay",

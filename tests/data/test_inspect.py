@@ -129,14 +129,30 @@ def test_the_command_prints_figures_and_faults_and_writes_the_page(
 def test_a_source_of_which_nothing_can_be_used_is_an_error_behind_its_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"img": "a.jpg", "conversations": turns("What?", "x")}] * 3
+    rows = [{"image": "gone.jpg", "conversations": turns("<image>What?", "x")}] * 3
     path, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "page.html"
     with pytest.raises(SystemExit, match="1"):
         main(["data", "inspect", str(path), "--out", str(out)])
     shown = capsys.readouterr()
     assert re.search(r"^ +3  broken$", shown.out, re.MULTILINE)
-    assert "rows: none of 3 samples can be used; the first, rows:#" in shown.err
-    assert "media is not read" in out.read_text(encoding="utf-8")
+    assert "rows: none of 3 samples can be used; the first, rows:rows.jsonl:" in shown.err
+    assert "image is missing" in out.read_text(encoding="utf-8")
+
+
+def test_a_form_that_is_not_read_is_an_error_before_anything_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"img": "a.jpg", "conversations": turns("What?", "x")}] * 3
+    path, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "page.html"
+    with pytest.raises(SystemExit, match="1"):
+        main(["data", "inspect", str(path), "--out", str(out)])
+    shown = capsys.readouterr()
+    assert "rows: none of its first 3 rows can be read; line 1 of" in shown.err
+    assert "say columns: {image: img}" in shown.err
+    assert not shown.out
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    main(["data", "inspect", str(path), "--out", str(out), "--columns", "{image: img}"])
+    assert re.search(r"^ +3  with 1 image|3 with 1 image", out.read_text(encoding="utf-8"))
 
 
 def test_lost_files_are_shown_with_their_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,11 +182,11 @@ def test_an_image_is_opened_late_below_the_image_root_and_named_when_it_fails(tm
 def test_what_is_no_corpus_is_an_error_that_says_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"vqa: .*nowhere.jsonl does not exist"):
         open_source("vqa", tmp_path / "nowhere.jsonl")
-    (tmp_path / "rows.json").write_text("[]")
+    (tmp_path / "rows.csv").write_text("image,caption")
     with pytest.raises(
-        DataError, match=r"rows.json is neither a .jsonl, .parquet or .arrow file nor a folder"
+        DataError, match=r"rows.csv is neither a .jsonl, .json, .parquet, .arrow or .tar file nor a folder"
     ):
-        open_source("vqa", tmp_path / "rows.json")
+        open_source("vqa", tmp_path / "rows.csv")
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match=r"vqa: .*empty.jsonl has no rows"):
         open_source("vqa", tmp_path / "empty.jsonl")

@@ -49,14 +49,14 @@ def test_known_names_of_fitting_types_are_what_they_are_called() -> None:
             {"pixels": pa.binary()},
             r"has no image, no caption\. Its columns are pixels \(binary\)\. Expected is",
         ),
-        ({"image": IMAGE, "captions": pa.string()}, "has no caption.*; captions may be meant as caption"),
+        ({"image": IMAGE, "captoin": pa.string()}, "has no caption.*; captoin may be meant as caption"),
         (
             {"image": IMAGE, "text": pa.string(), "caption": pa.string()},
             "has both caption and text for its cap",
         ),
         ({"image": IMAGE, "png": IMAGE, "conversations": TURNS}, "has both image and png for its image"),
         ({"image": pa.int64(), "text": pa.string()}, "has image of type int64, which is no image"),
-        ({"image": IMAGE, "text": pa.list_(pa.string())}, "has text of type list<.*>, which is no caption"),
+        ({"image": IMAGE, "text": pa.list_(pa.int64())}, "has text of type list<.*>, which is no caption"),
         ({"conversations": pa.string()}, "has conversations of type string, which is no conversation"),
         ({"id": pa.float64(), "messages": CHAT}, "has id of type double, which is no key"),
     ],
@@ -123,7 +123,7 @@ def test_media_without_any_mark_come_before_the_text_of_the_first_question(tmp_p
     sample = read_row(tmp_path, kind, videos=["a.mp4"], image="a.jpg", messages=chat("What?", "An owl."))
     assert shape(sample) == [["[a.jpg]", "<a.mp4>", "What?"], ["An owl."]]
     sample = read_row(tmp_path, kind, image="a.jpg", system="Be brief.", messages=chat("What?", "An owl."))
-    assert shape(sample) == [["Be brief.\n", "[a.jpg]", "What?"], ["An owl."]]
+    assert shape(sample) == [["Be brief."], ["[a.jpg]", "What?"], ["An owl."]]
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -155,8 +155,8 @@ def test_fewer_or_more_marks_than_media_are_an_error(
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_a_system_prompt_is_text_above_the_first_question(tmp_path: Path, kind: str) -> None:
-    expected = [["Be brief.\n", "[a.jpg]", "\nWhat?"], ["An owl."], ["Sure?"], ["Yes."]]
+def test_a_system_prompt_is_a_first_message_of_its_own(tmp_path: Path, kind: str) -> None:
+    expected = [["Be brief."], ["[a.jpg]", "\nWhat?"], ["An owl."], ["Sure?"], ["Yes."]]
     talk = turns("<image>\nWhat?", "An owl.", "Sure?", "Yes.")
     system = {"from": "system", "value": "Be brief."}
     assert shape(read_row(tmp_path, kind, system="Be brief.", image="a.jpg", conversations=talk)) == expected

@@ -120,7 +120,11 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
         r"1 image mark\(s\) and 2 image\(s\)",
         "image marks and images differ",
     ),
-    ({"image": [None], "conversations": turns("<image>?", "x")}, "an image of row", "image is missing"),
+    (
+        {"image": [None], "conversations": turns("<image>?", "x")},
+        "an image or clip of rows: row",
+        "image is missing",
+    ),
     ({"conversations": None}, "row rows.parquet:0 has no conversation", "unknown row format"),
     ({"conversations": turns("?", "x")[1:]}, "turn 1 of sample rows.parquet:0", "turns do not alternate"),
     (

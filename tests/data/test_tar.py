@@ -1,6 +1,7 @@
 """WebDataset shards by index: every complete key once, and nothing lost in silence."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from owl2.data.readers.shards import TarSource
 from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError, Sample
 from owl2.processor import Processor
-from tests.data.small import jpeg, write_tar
+from tests.data.small import jpeg, turns, write_tar
 
 
 def pair(key: str, number: int = 0, caption: str = "an owl") -> dict[str, bytes]:
@@ -229,3 +230,56 @@ def test_a_shard_that_shrank_while_it_was_open_is_an_error_that_names_it(tmp_pat
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"0\.tar: .* bytes at .*; the shard is truncated"):
         parts(source[1])
+
+
+def test_json_next_to_a_caption_is_not_read_and_alone_it_is_the_row(tmp_path: Path) -> None:
+    row = {"id": "x", "image": "elsewhere/9.jpg", "conversations": turns("<image>What?", "An owl.")}
+    members = {
+        **pair("a", caption="a cup"),
+        "a.json": b'{"caption": "another", "url": "https://example.org/a.jpg"}',
+        "b.jpg": jpeg(1),
+        "b.json": json.dumps(row).encode(),
+        "c.json": b'{"caption": "of an image that was not fetched", "status": "failed"}',
+        "d.json": json.dumps({"conversations": turns("Who?", "You.")}).encode(),
+        "e.jpg": jpeg(2),
+    }
+    write_tar(tmp_path / "0.tar", members)
+    source = TarSource("web", tmp_path / "0.tar")
+    assert [source[n].key for n in range(len(source))] == ["0/a", "0/b", "0/d"]
+    assert source[0].text.strip() == "a cup"
+    image = source[1].messages[0]["content"][0]["image"]
+    assert image.read() == jpeg(1)
+    assert source[2].text == "Who?\nYou."
+    assert source.num_incomplete == 1, "the image e has no caption"
+
+
+def test_the_rows_that_are_read_are_part_of_the_fingerprint_and_metadata_is_not(tmp_path: Path) -> None:
+    def fingerprint(**changes: bytes) -> str:
+        members = {**pair("a"), "a.json": b"{}", "b.jpg": jpeg(1), "b.json": b'{"caption": "an owl"}'}
+        changed = {name.replace("_", "."): data for name, data in changes.items()}
+        write_tar(tmp_path / "0.tar", {**members, **changed})
+        return TarSource("web", tmp_path).fingerprint()
+
+    assert fingerprint() == fingerprint(a_json=b'{"url": "x"}')
+    assert fingerprint() != fingerprint(b_json=b'{"caption": "an elk"}')
+
+
+def test_keys_with_dots_pair_by_their_stem_or_else_by_their_first_part(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {**pair("photo.v1"), **pair("photo.v2")})
+    assert len(TarSource("web", tmp_path / "0.tar")) == 2
+    members = {"x/1.img.jpg": jpeg(1), "x/1.cap.txt": b"an owl", "2.img.jpg": jpeg(2), "2.row.json": b"{}"}
+    write_tar(tmp_path / "1.tar", {**members, "3.a.jpg": jpeg(3), "3.b.jpg": jpeg(3), "3.txt": b"two"})
+    source = TarSource("web", tmp_path / "1.tar")
+    assert [shard.num_rows for shard in source.files] == [2]
+    assert source[0].text.strip() == "an owl"
+    with pytest.raises(DataError, match="has no caption"):
+        source[1]
+
+
+def test_a_shard_of_conversations_is_read_in_slices_at_a_url(tmp_path: Path) -> None:
+    talk = json.dumps({"conversations": turns("Who?", "You.")}).encode()
+    members = {f"{n}.json": talk for n in range(3)} | {"9.jpg": jpeg(1), "9.json": b'{"caption": "an owl"}'}
+    write_tar(tmp_path / "0.tar", members)
+    local, remote = TarSource("web", tmp_path), TarSource("web", f"file://{tmp_path}", in_slices=True)
+    assert [remote[n].text for n in range(4)] == [local[n].text for n in range(4)]
+    assert remote.fingerprint() == local.fingerprint()

@@ -42,12 +42,19 @@ def only_batch(dataset: SampleDataset, rows: int) -> Batch:
     return batch
 
 
+@pytest.mark.parametrize("more", [{}, {"system": "be brief"}], ids=["", "system"])
 def test_questions_apart_are_worth_as_much_as_samples_of_their_own(
-    folder: Path, processor: Processor
+    folder: Path, processor: Processor, more: dict[str, str]
 ) -> None:
-    whole = [{"id": "a", "image": "a.jpg", "conversations": turns(*(t for pair in PAIRS for t in pair))}]
+    talk = turns(*(text for pair in PAIRS for text in pair))
+    whole = [{"id": "a", "image": "a.jpg", **more, "conversations": talk}]
     single = [
-        {"id": str(n), "image": "a.jpg", "conversations": turns(f"<image>{q.removeprefix('<image>')}", a)}
+        {
+            "id": str(n),
+            "image": "a.jpg",
+            **more,
+            "conversations": turns(f"<image>{q.removeprefix('<image>')}", a),
+        }
         for n, (q, a) in enumerate(PAIRS)
     ]
     apart = only_batch(open_dataset(folder, processor, whole, ["chat"]), 1)

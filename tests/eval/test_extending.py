@@ -15,6 +15,7 @@ from owl2 import registry
 from owl2.__main__ import main
 from owl2.data.readers.sources import SOURCES
 from owl2.data.recipes.recipe import RECIPES, all_recipes, find_recipes
+from owl2.eval.metrics.named import METRICS
 from owl2.eval.task import TASKS, all_tasks
 from owl2.registry import RegistryError, include
 
@@ -27,7 +28,7 @@ RECIPE = EXAMPLE / "owl2_dots" / "recipe.py"
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test makes known is forgotten."""
-    tables = (TASKS, RECIPES, SOURCES)
+    tables = (TASKS, RECIPES, SOURCES, METRICS)
     known = [table.all() for table in tables]
     modules, path = set(sys.modules), list(sys.path)
     yield
@@ -58,12 +59,12 @@ def written(path: Path, text: str) -> Path:
 
 def forget() -> None:
     """As in a new process."""
-    for table in (TASKS, RECIPES, SOURCES):
+    for table in (TASKS, RECIPES, SOURCES, METRICS):
         table._classes = {
             name: cls for name, cls in table._classes.items() if cls.__module__.startswith("owl2.")
         }
-    for name in ("task", "recipe", "mine"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.startswith(("task", "recipe", "mine"))]:
+        del sys.modules[name]
     registry._load_entry_points.cache_clear()
 
 
@@ -121,6 +122,37 @@ def test_an_included_recipe_is_converted_inspected_and_does_not_join_the_papers_
     assert "dots" in page.read_text()
 
 
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_task_the_recipe_and_the_metric_of_the_documentation_work_as_they_are(
+    checkpoint: Path, dots: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = PYTHON.findall((ROOT / "docs" / "extending.md").read_text())
+    files = [written(tmp_path / f"mine_{number}.py", block) for number, block in enumerate(blocks)]
+    included = [word for file in files for word in ("--include", str(file))]
+    asked = ["eval", "run", str(checkpoint)]
+    main([*asked, "--tasks", "dots", "--data", str(dots), "--out", str(tmp_path / "run"), *included])
+    main(["data", "convert", "dots", "--source", str(dots), "--out", str(tmp_path / "out"), *included])
+    assert len((tmp_path / "out" / "dots.jsonl").read_text().splitlines()) == 12
+    own = written(tmp_path / "own.jsonl", json.dumps({"question": "What?", "answer": "an owl"}))
+    main([*asked, "--questions", str(own), "--metric", "half", "--out", str(tmp_path / "own"), *included])
+    forget()
+    main(["eval", "report", str(tmp_path / "own")])
+    assert "first or second word" in capsys.readouterr().out
+    forget()
+    files[-1].unlink()
+    with pytest.raises(SystemExit):
+        main(["eval", "report", str(tmp_path / "own")])
+    assert "made with the metric 'half' of" in capsys.readouterr().err
+
+
+def test_training_and_planning_include_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = written(tmp_path / "mine.py", "print('included')\n")
+    main(["train", "tiny", "--print_config", "--include", str(mine)])
+    assert capsys.readouterr().out.startswith("included\nrun: runs/tiny")
+
+
 def test_a_file_may_import_those_next_to_it(tmp_path: Path) -> None:
     for file in (TASK, RECIPE):
         shutil.copy(file, tmp_path / f"dots_{file.name}")
@@ -128,6 +160,19 @@ def test_a_file_may_import_those_next_to_it(tmp_path: Path) -> None:
     assert TASKS.origin("dots")["file"] == str(tmp_path / "dots_task.py")
     assert "dots" in all_recipes()
     assert TASKS.origin("mme") == {}
+
+
+def test_a_file_may_have_any_name_that_no_installed_module_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "here" / "my_task.py", "raise RuntimeError('another file of this name')\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend("")
+    for name in ("my_task.py", "my.other-task.py"):
+        mine = written(tmp_path / "there" / name, TASK.read_text().replace('"dots"', f'"{name}"'))
+        include(mine)
+        include(mine)
+        assert TASKS.origin(name)["file"] == str(mine)
 
 
 def test_a_source_of_another_format_is_opened_by_its_suffix(
@@ -172,8 +217,9 @@ def test_a_source_of_another_format_is_opened_by_its_suffix(
     [
         ("nothing.py", None, "nothing.py: does not exist"),
         ("mine.txt", "", "mine.txt: not a .py file"),
-        ("json.py", "", "json.py: cannot be imported as 'json', which is .*; give the file another name"),
-        ("a.b.py", "", "a.b.py: cannot be imported as 'a.b'"),
+        ("json.py", "", "json.py: the name 'json' is taken by .*json.*; give the file another name"),
+        ("this.py", "", "this.py: the name 'this' is taken by Python's this"),
+        ("shtab.py", "", "shtab.py: the name 'shtab' is taken by .*site-packages"),
         ("mine.py", "x = 1\nimport owl2.eval.averages\n", "mine.py, line 2: ModuleNotFoundError: .*averages"),
         ("mine.py", "\ndef f(:\n", "mine.py, line 2: SyntaxError"),
         ("mine.py", "import sys\nsys.exit(3)\n", "mine.py, line 2: SystemExit: 3"),

@@ -15,6 +15,7 @@ ORDER = (
     "formats",
     "metrics",
     "tasks",
+    "questions",
     "sampling",
     "engines",
     "answers",

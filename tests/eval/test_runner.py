@@ -220,6 +220,7 @@ def test_a_full_device_is_an_error_that_says_what_to_do(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    engine.owl.image_cache.clear()
     monkeypatch.setattr(engine.owl.model, "encode_images", full)
     with pytest.raises(EngineError, match=r"no memory left for a batch of 16 prompts.*--batch-size"):
         run(engine, vqa_data, tmp_path)

@@ -100,6 +100,36 @@ def test_least_lengths_many_beams_and_long_answers_are_those_of_transformers(
     assert generate(model, batch.input_ids, batch.attention_mask, eos_token_id=ENDS, **settings) == expected
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("penalty", [0.7, 1.3, 5.0])
+def test_the_repetition_penalty_is_that_of_transformers(
+    num_beams: int, penalty: float, twins: tuple[Owl2Model, Any]
+) -> None:
+    model, llama = twins
+    settings = {"num_beams": num_beams, "repetition_penalty": penalty, "max_new_tokens": 12}
+    changed = 0
+    for spec in ("9", "4", "13", "6", "21"):  # alone: transformers counts padding as a token of the text
+        batch = pad(random_samples(spec), "left")
+        expected = theirs(llama, batch.input_ids, batch.attention_mask, ENDS, **settings)
+        ours = generate(model, batch.input_ids, batch.attention_mask, eos_token_id=ENDS, **settings)
+        assert ours == expected
+        plain = {**settings, "repetition_penalty": 1.0}
+        changed += ours != generate(model, batch.input_ids, batch.attention_mask, eos_token_id=ENDS, **plain)
+    assert changed > 2, "a penalty that changes nothing proves nothing"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_row_of_a_batch_is_penalised_for_its_own_tokens_alone(num_beams: int, side: str) -> None:
+    model, samples = tiny_model(num_key_value_heads=2), random_samples(*SPECS)
+    settings = {"num_beams": num_beams, "repetition_penalty": 1.4, "max_new_tokens": 9, "eos_token_id": ENDS}
+    batch = pad(samples, side, extra=2)
+    together = generate(model, batch.input_ids, batch.attention_mask, batch.pixel_values, **settings)
+    for sample, found in zip(samples, together, strict=True):
+        one = pad([sample], side)
+        assert generate(model, one.input_ids, one.attention_mask, one.pixel_values, **settings) == [found]
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("stop", [False, True, "never"])
 def test_a_row_of_a_batch_has_the_beams_that_it_has_alone_and_they_see_its_images(

@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.generation import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from owl2.generate import GenerationConfig, generate
 from owl2.generate.sampling import candidates, sample
@@ -26,14 +31,19 @@ def distribution(logits: torch.Tensor, settings: GenerationConfig) -> torch.Tens
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [0, 1, 5, 999])
 @pytest.mark.parametrize("top_p", [1.0, 0.7, 1e-6])
-def test_the_distribution_is_that_of_transformers(temperature: float, top_k: int, top_p: float) -> None:
+@pytest.mark.parametrize("min_p", [0.0, 0.05, 0.9])
+def test_the_distribution_is_that_of_transformers(
+    temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
     logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0)) * 2
     expected = TemperatureLogitsWarper(temperature)(None, logits)
     if top_k:
         expected = TopKLogitsWarper(top_k)(None, expected)
     if top_p < 1:
         expected = TopPLogitsWarper(top_p)(None, expected)
-    settings = config(temperature=temperature, top_k=top_k, top_p=top_p)
+    if min_p:
+        expected = MinPLogitsWarper(min_p)(None, expected)
+    settings = config(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     torch.testing.assert_close(distribution(logits, settings), expected.softmax(-1), rtol=1e-5, atol=1e-7)
 
 

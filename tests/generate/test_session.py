@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from owl2.generate import ChatSession, GenerationConfig, GenerationError, generate
-from owl2.generate.session import stream_text
+from owl2.generate.text import TextStream, stream_text
 from owl2.model import Owl2Model
 from owl2.processor import ImageError, Processor, Tokenizer
 
@@ -172,12 +172,12 @@ def test_streamed_pieces_are_the_stripped_text(tokenizer: Tokenizer) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         ids = torch.randint(0, tokenizer.vocab_size, (12,), generator=generator).tolist()
-        pieces = list(stream_text(ids, tokenizer))
+        pieces = list(stream_text(ids, TextStream(tokenizer)))
         assert "".join(pieces) == tokenizer.decode(ids).strip()
         assert all(pieces)
 
 
 def test_white_space_around_an_answer_is_dropped_and_inside_it_kept(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("  \n a  \n b ")
-    assert "".join(stream_text(ids, tokenizer)) == "a  \n b"
-    assert list(stream_text(tokenizer.encode("   "), tokenizer)) == []
+    assert "".join(stream_text(ids, TextStream(tokenizer))) == "a  \n b"
+    assert list(stream_text(tokenizer.encode("   "), TextStream(tokenizer))) == []

@@ -51,6 +51,36 @@ def test_the_training_layout_moves_images_to_the_front_of_their_turn_and_keeps_a
     assert flat(render([user(IMAGE)], "vicuna_v1")) == f"{SYSTEM}USER: <|image|>"
 
 
+def system(content: object) -> dict[str, object]:
+    return {"role": "system", "content": content}
+
+
+def test_a_system_prompt_takes_the_place_of_the_layouts_own_or_is_a_line_above_the_first_question() -> None:
+    prompted = [system("Be brief."), *TWO_TURNS]
+    rest = "What is this? ASSISTANT: An owl.</s>USER: What colour? ASSISTANT:"
+    assert flat(render(prompted, "vicuna_v1", generation_prompt=True)) == f"Be brief. USER: <|image|>\n{rest}"
+    assert flat(render(prompted, generation_prompt=True)) == f"USER: Be brief.\n<|image|>{rest}"
+    assert render([system([text("Be "), text("brief.")]), *TWO_TURNS]) == render(prompted)
+
+
+def test_a_system_prompt_in_the_inference_layout_is_the_same_as_text_typed_above_the_image() -> None:
+    typed = [user(text("Be brief.\n"), IMAGE, text("What is this?")), *TWO_TURNS[1:]]
+    assert render([system("Be brief."), *TWO_TURNS]) == render(typed)
+
+
+@pytest.mark.parametrize("template", ["mplug_owl2", "vicuna_v1"])
+def test_a_chat_with_a_system_prompt_begins_as_in_training(template: str) -> None:
+    messages = [system("Be brief."), *TWO_TURNS]
+    asked = render(messages, template, generation_prompt=True)
+    trained = render([*messages, assistant("Brown.")], template)
+    assert trained[: len(asked)] == asked
+
+
+@pytest.mark.parametrize("template", ["mplug_owl2", "vicuna_v1"])
+def test_an_empty_system_prompt_is_none(template: str) -> None:
+    assert render([system(""), *TWO_TURNS], template) == render(TWO_TURNS, template)
+
+
 def test_the_inference_layout_leaves_images_where_they_are() -> None:
     messages = [user(text("Compare "), IMAGE, text(" with "), IMAGE, text(" now."))]
     assert flat(render(messages, generation_prompt=True)) == (
@@ -112,7 +142,10 @@ def test_images_are_listed_in_the_order_of_their_chunks() -> None:
         ([], "no turns"),
         ([assistant("hi")], "turn 1 of 1 has the role 'assistant', expected 'user'"),
         ([user("a"), user("b")], "turn 2 of 2 has the role 'user', expected 'assistant'"),
-        ([{"role": "system", "content": "x"}, user("a")], "turn 1 of 2 has the role 'system'"),
+        ([user("a"), {"role": "system", "content": "x"}], "turn 2 of 2 has the role 'system'"),
+        ([{"role": "system", "content": "x"}], "no turns but its system prompt"),
+        ([{"role": "system", "content": "x"}, assistant("a")], "turn 2 of 2 has the role 'assistant'"),
+        ([{"role": "system", "content": [IMAGE]}, user("a")], "a system prompt cannot hold an image"),
         ([{"content": "x"}], "turn 1 of 1 has the role None"),
         ([user("a"), assistant([IMAGE])], r"turn 2 \(assistant\): an answer cannot hold an image"),
         ([{"role": "user", "content": None}], r"turn 1 \(user\): content is NoneType"),

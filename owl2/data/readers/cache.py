@@ -6,13 +6,16 @@ was made from, appears whole or not at all, and is shared by all ranks and worke
 them fetches, the others wait for it. Any of it may be deleted at any time between runs.
 """
 
+import gzip
 import hashlib
 import os
+import shutil
+import zlib
 from pathlib import Path
 
 from filelock import FileLock
 
-from owl2.data.readers.storage import BLOCK_BYTES, StoredFile, is_url, read_bytes
+from owl2.data.readers.storage import BLOCK_BYTES, StoredFile, is_url, open_file, read_bytes
 from owl2.data.sample import DataError
 from owl2.files import cache_folder, write_file
 
@@ -51,20 +54,25 @@ def lock_of(path: Path) -> FileLock:
     return FileLock(cache_path("locks", f"{path.parent.name}-{number}"))
 
 
-def local_copy(stored: StoredFile) -> Path:
-    """Return a whole file on the local disk, fetched at the first call.
+def local_copy(stored: StoredFile, *, unpack: bool = False) -> Path:
+    """Return a whole file on the local disk, fetched at the first call; `unpack` a `.gz`.
 
     Raises:
-        DataError: it changed while it was fetched.
+        DataError: it changed while it was fetched, or is no whole `.gz`.
     """
-    path = cache_path("files", key_of(stored))
+    path = cache_path("files", key_of(stored) + (".unpacked" if unpack else ""))
     with lock_of(path):
         if not path.exists():
             temporary = path.with_name(f".{path.name}.tmp")
-            with temporary.open("wb") as file:
-                for offset in range(0, stored.size, BLOCK_BYTES):
-                    file.write(read_bytes(stored.path, offset, min(BLOCK_BYTES, stored.size - offset)))
-            if temporary.stat().st_size != stored.size:
+            with open_file(stored) as packed, temporary.open("wb") as file:
+                source = gzip.GzipFile(fileobj=packed) if unpack else packed
+                try:
+                    shutil.copyfileobj(source, file, BLOCK_BYTES)
+                except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                    raise DataError(
+                        f"{stored.path} is no whole .gz: {error}; make or fetch it again"
+                    ) from error
+            if not unpack and temporary.stat().st_size != stored.size:
                 raise DataError(f"{stored.path} no longer has {stored.size:,} bytes; start again")
             temporary.replace(path)
     return path

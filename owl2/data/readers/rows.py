@@ -1,31 +1,61 @@
-"""Rows of JSONL files and tables as samples: which column is what, and what becomes of a row.
+"""Rows of JSON files, tables and shards as samples: which column is what, and what becomes of a row.
 
-A row is a conversation, with or without images and clips, or an image with its caption. Corpora are alike in
-that and differ in what they call their columns: `ROLES` has the names that are known. A row or table that has
-none of them, or two for one role, is an error that shows its columns; so is a column that looks like media or
-a system prompt and has no known name, for without it the model would train blind. Nothing is guessed.
+A row is a conversation or a question with its answer, with or without images and clips, or an image with its
+caption (`FORMS`). Corpora are alike in that and differ in what they call their columns: `ROLES` has the names
+that are known, `columns` of a source gives others. A row or table that has none of them, or two for one role,
+is an error that shows its columns; so is a column that looks like media or a system prompt and has no known
+name, for without it the model would train blind. Nothing is guessed.
 """
 
 import difflib
+import random
 import re
 import reprlib
+from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+from owl2.data.readers.storage import Location, read_media
 from owl2.data.sample import Clip, DataError, Sample, StoredImage, printable
 
 ROLES = {
-    "conversation": ("conversations", "conversation", "messages"),
+    "conversation": ("conversations", "conversation", "messages", "texts"),
     "system": ("system", "system_prompt"),
     "image": ("image", "images", "jpg", "jpeg", "png", "webp"),
     "video": ("video", "videos"),
-    "caption": ("caption", "text", "txt"),
+    "question": ("question", "query", "instruction", "prompt"),
+    "input": ("input", "context"),
+    "history": ("history",),
+    "answer": ("answer", "response", "output", "completion"),
+    "caption": ("caption", "captions", "text", "txt"),
     "key": ("id", "question_id", "__key__"),
 }
-"""What a column may be called, by its role; of keys the first counts."""
+"""What a column may be called, by its role; of keys the first counts. `input` is the second part of a
+question, and `history` has the pairs before it, both as in Alpaca's files."""
+FORMS = {
+    "conversation": ("conversation",),
+    "question": ("question", "answer"),
+    "caption": ("image", "caption"),
+}
+"""The roles that a row must have, by what it is; with a conversation it is one, whatever else it has."""
+_MORE = {
+    "conversation": ("system", "image", "video"),
+    "question": ("system", "image", "video", "input", "history"),
+    "caption": (),
+}
+"""The roles that it may have too."""
+
+TURN_KEYS = (
+    {"from", "value"},
+    {"role", "content"},
+    {"role", "value"},
+    {"from", "content"},
+    {"user", "assistant"},
+)
+"""What a turn has: who speaks and what is said; or both sides of an exchange, as in the_cauldron."""
 
 IMAGE_MARKS = ("<|image|>", "<image>")
 """The released code's mark and LLaVA's; both mean the next image of the sample."""
@@ -35,10 +65,23 @@ marks mean them too, as in LLaVA-Video's files."""
 
 UNKNOWN = "unknown row format"
 """The kind of fault of a row in which something is missing or has another type than expected."""
+NO_OBJECT = "not a JSON object"
+"""The kind of fault of a row that is no JSON, or no object."""
 UNREAD = "media is not read"
 """The kind of fault of a row with media or a system prompt under a name that is not known."""
+FOREIGN = "not for supervised training"
+"""The kind of fault of a row that is meant for another way of training, or calls tools."""
 
-_SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+_SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+}
+_TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "observation", "ipython")
+_WEIGHTS = ("loss_weight", "weight", "loss")
+"""Fields of a turn that say whether it is learned from."""
 _BOM = "\ufeff"
 
 _MEDIA_WORDS = {
@@ -60,7 +103,15 @@ _SUFFIXES = {
     "video": (".mp4", ".webm", ".avi", ".mkv", ".mov"),
     "audio": (".wav", ".mp3", ".flac", ".ogg"),
 }
-LOOKS = {"image": "an image", "video": "a video", "audio": "audio", "system": "a system prompt"}
+LOOKS = {
+    "image": "an image",
+    "video": "a video",
+    "audio": "audio",
+    "system": "a system prompt",
+    "conversation": "a conversation",
+}
+MAX_SHOWN = 30
+"""Columns that an error shows."""
 _PLAIN = re.compile("number|u?int|half|float|double|decimal|bool|date|time|duration|null")
 """How the names of types begin that hold neither media nor text, or nothing at all."""
 
@@ -81,24 +132,54 @@ class Column(NamedTuple):
 class Form:
     """How a row is read."""
 
+    kind: str
+    """One of `FORMS`."""
     columns: Mapping[str, str]
-    """The column of each role that it has: `conversation`, or `image` and `caption`."""
+    """The column of each role that it has."""
     unread: Mapping[str, str]
     """Columns that look like the same media as one with a role: a row may not have these alone."""
 
 
-def form_of(columns: Sequence[Column], where: str) -> Form:
+Names = tuple[tuple[str, str], ...]
+"""Role and column, for the columns that a source names itself."""
+
+
+def names_of(columns: Mapping[str, str] | None, where: str) -> Names:
+    """Return the columns that a source names itself by their roles.
+
+    Args:
+        columns: a role, or any known name of one, to the column's name.
+        where: names the source in errors.
+
+    Raises:
+        DataError: no such role, or one twice.
+    """
+    role_of = {name: role for role, names in ROLES.items() for name in (role, *names)}
+    roles: dict[str, str] = {}
+    for name, column in (columns or {}).items():
+        if name not in role_of:
+            near = difflib.get_close_matches(name, role_of, 1, 0)[0]
+            raise DataError(f"{where}: columns has {name!r}; the nearest is {near!r} of {', '.join(ROLES)}")
+        if roles.setdefault(role_of[name], column) != column:
+            raise DataError(f"{where}: columns names two columns for {role_of[name]}")
+    return tuple(sorted(roles.items()))
+
+
+def form_of(columns: Sequence[Column], where: str, names: Names = ()) -> Form:
     """Return how a table, or one row of JSON, is read.
 
     Args:
         columns: of a table all; of a row those that are not empty.
         where: names the table or row in errors.
+        names: see `names_of`.
 
     Raises:
-        DataError: it has neither a conversation nor an image with a caption, two columns for one role, or
-            media or a system prompt that would not be read.
+        DataError: it is in none of the forms, has two columns for one role, media or a system prompt that
+            would not be read, or is for another way of training.
     """
-    form, faults, blind = _form(tuple(columns))
+    form, faults, blind, foreign = _form(tuple(columns), names)
+    if foreign:
+        raise DataError(f"{where} has {foreign}", FOREIGN)
     if faults:
         raise DataError(f"{where} has {', '.join(faults)}. {_expectation(columns)}", UNKNOWN)
     if blind:
@@ -107,13 +188,25 @@ def form_of(columns: Sequence[Column], where: str) -> Form:
 
 
 @lru_cache(1024)
-def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], list[str]]:
-    """Return the form, what it lacks, and what it would leave unread."""
-    by_name = {column.name: column for column in columns}
-    found = {role: [name for name in names if name in by_name] for role, names in ROLES.items()}
-    needed = ["conversation"] if found["conversation"] else ["image", "caption"]
-    used = ["conversation", "system", "image", "video"] if found["conversation"] else needed
-    faults = [f"no {role}" for role in needed if not found[role]]
+def _form(columns: tuple[Column, ...], names: Names) -> tuple[Form, list[str], list[str], str]:
+    """Return the form, what it lacks, what it would leave unread, and what else the row is for."""
+    by_name, own = {column.name: column for column in columns}, dict(names)
+    found = {}
+    for role in ROLES:
+        known = [own[role]] if role in own else [name for name in ROLES[role] if name not in own.values()]
+        there = [name for name in known if name in by_name]
+        found[role] = [name for name in there if role in by_name[name].fits] or there
+    foreign = _foreign(by_name, own)
+    meant = [form for form in FORMS if ({*FORMS[form]} - {"image"}) & own.keys()] or [*FORMS]
+    whole = [form for form in meant if all(found[role] for role in FORMS[form])]
+    faults = []
+    if len(whole) > 1 and whole[0] != "conversation":
+        faults = ["both a question with its answer and a caption: `columns` says which is meant"]
+    chosen = whole[0] if whole else max(meant, key=lambda form: _nearness(form, found))
+    used = [*FORMS[chosen], *_MORE[chosen]]
+    for role in FORMS[chosen]:
+        if not found[role]:
+            faults.append(f"no column {own[role]} for its {role}" if role in own else f"no {role}")
     faults += [f"both {' and '.join(found[role])} for its {role}" for role in used if len(found[role]) > 1]
     roles = {role: found[role][0] for role in (*used, "key") if found[role]}
     faults += [
@@ -121,16 +214,43 @@ def _form(columns: tuple[Column, ...]) -> tuple[Form, list[str], list[str]]:
         for role, name in roles.items()
         if role not in by_name[name].fits
     ]
-    if faults:
-        return Form({}, {}), faults, []
+    if faults or foreign:
+        return Form(chosen, {}, {}), faults, [], foreign
     others = {column.name: _looks_like(column) for column in columns if column.name not in roles.values()}
-    unread = {name: look for name, look in others.items() if look}
+    is_meant = len(meant) < len(FORMS)  # then a conversation is left out on purpose
+    unread = {
+        name: look for name, look in others.items() if look and not (is_meant and look == "conversation")
+    }
     blind = [
-        f"{name}, which looks like {LOOKS[look]} and is not read: {_advice(look)}"
+        f"{name}, which looks like {LOOKS[look]} and is not read: {_advice(name, look)}"
         for name, look in unread.items()
         if look not in roles or _is_numbered(name)
     ]
-    return Form(roles, unread), [], blind
+    return Form(chosen, roles, unread), [], blind, ""
+
+
+def _nearness(form: str, found: Mapping[str, Sequence[str]]) -> tuple[int, bool]:
+    """How near a row is to a form; an image alone says nothing."""
+    return sum(bool(found[role]) for role in FORMS[form] if role != "image"), form == "caption"
+
+
+def _foreign(columns: Mapping[str, Column], own: Mapping[str, str]) -> str:
+    """Say that rows are for another way of training than from answers, or empty."""
+    rest = [name for name in columns if name not in own.values()]
+    if pair := [name for name in rest if name.partition("_")[0] in ("chosen", "rejected")]:
+        return (
+            f"{' and '.join(pair)}: answers to compare, for DPO; owl2 learns from one answer a question. "
+            f"Keep the chosen answers: append them to the conversations, or give their column as the answer "
+            f"in `columns`"
+        )
+    if label := [name for name in rest if name in ("label", "kto_tag") and columns[name].type == "bool"]:
+        return (
+            f"{label[0]} (true or false): answers that are good or bad, as KTO needs; owl2 would learn from "
+            f"both. Keep the good rows, and drop the column"
+        )
+    if "tools" in rest:
+        return "tools: calls of tools are not read; remove these rows, or the column"
+    return ""
 
 
 def _unread(fields: Mapping[str, Any]) -> str:
@@ -144,7 +264,9 @@ def _is_media_name(name: str) -> bool:
 
 
 def _looks_like(column: Column) -> str:
-    """Return `image`, `video`, `audio` or `system` if a column without a role seems to be that."""
+    """Return what a column without a role seems to be, a name in LOOKS, or nothing."""
+    if "conversation" in column.fits:
+        return "conversation"
     words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", column.name)}
     named = next((kind for kind, known in _MEDIA_WORDS.items() if words & {*known.split()}), "")
     if column.media:
@@ -160,22 +282,26 @@ def _is_numbered(name: str) -> bool:
     return name[-1:].isdigit() and stem in (*ROLES["image"], *ROLES["video"])
 
 
-def _advice(look: str) -> str:
-    return f"rename it to {ROLES[look][0]}, or remove it" if look in ROLES else "remove it, or its rows"
+def _advice(name: str, look: str) -> str:
+    if look not in ROLES:
+        return "remove it, or its rows"
+    return f"rename it to {ROLES[look][0]}, or remove it, or say columns: {{{look}: {name}}}"
 
 
 def _expectation(columns: Sequence[Column]) -> str:
     """Say what there is, and what to do about it."""
     known = [name for names in ROLES.values() for name in names]
-    near = {c.name: difflib.get_close_matches(c.name, known, 1, 0.75) for c in columns}
+    near = {c.name: difflib.get_close_matches(c.name, known, 1, 0.75) for c in columns[:MAX_SHOWN]}
     meant = [
         f"{name} may be meant as {names[0]}" for name, names in near.items() if names and name not in known
     ]
-    shown = ", ".join(f"{column.name} ({column.type})" for column in columns) or "all empty"
-    turns, images, captions = (" or ".join(ROLES[role]) for role in ("conversation", "image", "caption"))
+    shown = ", ".join(f"{column.name} ({column.type})" for column in columns[:MAX_SHOWN]) or "all empty"
+    shown += f" and {len(columns) - MAX_SHOWN:,} more" if len(columns) > MAX_SHOWN else ""
+    names = {role: " or ".join(known) for role, known in ROLES.items()}
     wanted = (
-        f"Expected is {turns}, a list of {{from, value}} or {{role, content}}, or one of {images}, with "
-        f"bytes or paths, and one of {captions}; rename or drop columns"
+        f"Expected is {names['conversation']}, a list of {{from, value}} or {{role, content}}; or one of "
+        f"{names['question']}, and one of {names['answer']}; or one of {names['image']}, with bytes or "
+        f"paths, and one of {names['caption']}; rename or drop columns, or give their names as `columns`"
     )
     return "; ".join([f"Its columns are {shown}. {wanted}", *meant])
 
@@ -201,11 +327,10 @@ def conversation(
     """Turn a conversation and its media into a sample.
 
     Marks in the text say where images and clips are. Without any mark they all come before the text of the
-    first question, images first. A system prompt is text of its own line above the first question and its
-    images.
+    first question, images first. A system prompt is a first message of the role `system`.
 
     Args:
-        turns: dictionaries of `from` and `value`, or `role` and `content`, which is text or a list of parts.
+        turns: dictionaries as in `TURN_KEYS`; what is said is text or a list of parts.
         stored: makes a file of an element of `images` or `videos`.
 
     Raises:
@@ -240,10 +365,8 @@ def conversation(
             return {"type": "video", "video": Clip(file.name, file.read)}
         return {"type": "image", "image": file}
 
-    opening: list[str | _Mark] = [f"{prompt}\n"] if prompt else []
-    if not marks:
-        opening += [_Mark(False)] * len(images) + [_Mark(True)] * len(videos)
-    messages = []
+    opening = [] if marks else [_Mark(False)] * len(images) + [_Mark(True)] * len(videos)
+    messages: list[dict[str, Any]] = [{"role": "system", "content": prompt}] if prompt else []
     for role, pieces in said:
         parts = [part(piece) for piece in (*opening, *pieces) if piece]
         messages.append({"role": role, "content": parts})
@@ -265,6 +388,8 @@ def sample_of(
     """
     key = printable(key)
     images, videos = (_several(cells.get(role)) for role in ("image", "video"))
+    if cells.keys() >= {"question", "answer"}:
+        cells = {**cells, "conversation": _turns_of(cells)}
     if "conversation" in cells:
         turns, system = cells["conversation"], cells.get("system")
         return conversation(source, key, turns, stored, images=images, videos=videos, system=system)
@@ -274,6 +399,17 @@ def sample_of(
     return captioned(source, key, cells["caption"], stored(images[0]))
 
 
+def _turns_of(cells: Mapping[str, Any]) -> list[Any]:
+    """Return a question and its answer, which are texts or lists of turns, as a conversation."""
+    question, answer = cells["question"], cells["answer"]
+    if cells.get("input"):
+        question = f"{question}\n{cells['input']}"
+    pairs = [*cells.get("history", []), (question, answer)]
+    sides = zip(("user", "assistant") * len(pairs), (side for pair in pairs for side in pair), strict=False)
+    turns = [said if isinstance(said, list) else [{"role": role, "content": said}] for role, said in sides]
+    return [turn for side in turns for turn in side]
+
+
 def _several(media: Any) -> list[Any]:
     return media if isinstance(media, list) else [] if media is None else [media]
 
@@ -281,14 +417,40 @@ def _several(media: Any) -> list[Any]:
 def captioned(source: str, key: str, caption: Any, image: StoredImage) -> Sample:
     """Turn an image and its caption into a sample: the image alone is the question, the caption the answer.
 
+    Of several captions it is a random one, which depends on the key alone, as in the recipe of COCO.
+
     Raises:
         DataError: the caption is blank or no text.
     """
+    if isinstance(caption, list) and caption:
+        caption = random.Random(f"{source}:{key}").choice(caption)
     text = _text(caption, f"{source}: the caption of {key}").strip().removeprefix(_BOM).strip()
     if not text:
         raise DataError(f"{source}: the caption of {key} is blank", "caption is blank")
     question = {"role": "user", "content": [{"type": "image", "image": image}]}
     return Sample(source, key, [question, {"role": "assistant", "content": text}])
+
+
+def stored_media(media: Any, root: Location, place: str) -> StoredImage:
+    """Return the file that an image or clip of a row is.
+
+    Args:
+        media: a path, URL, data URI or bytes, or a dictionary with one of them as `bytes`, `path` or `url`.
+        root: where paths begin.
+        place: of the row, for errors.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    fields = media if isinstance(media, dict) else {"bytes" if isinstance(media, bytes) else "path": media}
+    data, path = fields.get("bytes"), fields.get("path") or fields.get("url") or ""
+    if isinstance(path, str) and path.startswith("data:"):
+        data, path = path.partition(",")[2], ""
+    if data and isinstance(data, str | bytes):
+        read = partial(bytes, data) if isinstance(data, bytes) else partial(b64decode, data)
+        return StoredImage(f"{place} ({path})" if path else place, read)
+    path = checked_path(path, f"an image or clip of {place}")
+    return StoredImage(path, partial(read_media, root, path))
 
 
 def checked_path(path: Any, what: str) -> str:
@@ -328,14 +490,15 @@ def _system_and_turns(
     """Return the text of a system turn, if any, and role and pieces of the others."""
     prompt = ""
     said: list[tuple[str, list[str | _Mark]]] = []
-    for number, turn in enumerate(turns, start=1):
+    for number, turn in enumerate(_single(turns), start=1):
         where = f"{source}: turn {number} of sample {key}"
         if not isinstance(turn, Mapping):
             raise DataError(f"{where} is {_short(turn)}, expected {{from, value}}", UNKNOWN)
         if len(turn) > 2 and (unread := _unread(turn)):
             raise DataError(f"{where} has {unread} of its own, which is not read", UNREAD)
-        is_llava = "from" in turn
-        role, content = (turn.get(name) for name in (("from", "value") if is_llava else ("role", "content")))
+        role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        if role in _TOOLS or turn.get("tool_calls"):
+            raise DataError(f"{where} is from {_short(role)}: calls of tools are not read", FOREIGN)
         pieces = [*_pieces(content, where, is_mark)]
         if number == 1 and role == "system":
             prompt = "".join(_text(piece, where) for piece in pieces)
@@ -346,10 +509,23 @@ def _system_and_turns(
             continue
         expected = ("user", "assistant")[len(said) % 2]
         if not isinstance(role, str) or _SPEAKERS.get(role) != expected:
-            name = {"user": "human", "assistant": "gpt"}[expected] if is_llava else expected
+            name = {"user": "human", "assistant": "gpt"}[expected] if "from" in turn else expected
             raise DataError(f"{where} is from {_short(role)}, expected {name!r}", "turns do not alternate")
+        for name in _WEIGHTS:
+            if expected == "assistant" and turn.get(name, 1) not in (1, None):
+                raise DataError(f"{where} has {name} {_short(turn[name])}, and only 1 is read", FOREIGN)
         said.append((expected, pieces))
     return prompt, said
+
+
+def _single(turns: Any) -> Iterator[Any]:
+    """Yield turns one by one; those with both sides of an exchange are two."""
+    for turn in turns:
+        if isinstance(turn, Mapping) and turn.keys() >= {"user", "assistant"}:
+            rest = {name: value for name, value in turn.items() if name not in ("user", "assistant")}
+            yield from ({**rest, "role": role, "content": turn[role]} for role in ("user", "assistant"))
+        else:
+            yield turn
 
 
 def _pieces(content: Any, where: str, is_mark: re.Pattern[str]) -> Iterator[str | _Mark]:
@@ -362,10 +538,13 @@ def _pieces(content: Any, where: str, is_mark: re.Pattern[str]) -> Iterator[str 
         if kind == "text":
             if unread := _unread(part):
                 raise DataError(f"{where} has a text with {unread}, which is not read", UNREAD)
-            yield from _split(_text(part.get("text"), where), is_mark)
+            said = part["value"] if part.get("text") is None and "value" in part else part.get("text")
+            yield from _split(_text(said, where), is_mark)
         elif kind in ("image", "image_url", "video", "video_url"):
             medium = kind.removesuffix("_url")
-            own = next((part[name] for name in (kind, medium, "path", "url") if part.get(name)), None)
+            own = next(
+                (part[name] for name in (kind, medium, "path", "url", "value") if part.get(name)), None
+            )
             yield _Mark(medium == "video", own)
         else:
             raise DataError(

@@ -1,4 +1,9 @@
-"""WebDataset shards: a folder of tars in which each key has an image and a caption.
+"""WebDataset shards: tars in which each key has an image and a text, or a text alone.
+
+The text is a caption (`.txt`), or a row of JSON (`.json`) with a caption, a question with its answer or a
+conversation, read as `rows.py` says; next to a caption, `.json` is what img2dataset says about the image, and
+not read. A key is a name without its last suffix. In a shard in which no two names agree in that, it ends at
+the first dot, as WebDataset has it: `a.img.jpg` and `a.cap.txt`.
 
 A tar has no table of contents, so every header is read once, in one pass over the shard, for an index of 16
 bytes a pair. The index is a file in the cache, named by the shard's path, size and stamp: a changed shard
@@ -13,7 +18,7 @@ import json
 import os
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,19 +28,23 @@ import numpy as np
 
 from owl2.data.readers.base import SLICE, FilesSource, LostFile
 from owl2.data.readers.cache import cache_path, key_of, lock_of, read_slice
-from owl2.data.readers.rows import captioned, decoded
-from owl2.data.readers.storage import Location, StoredFile, is_url, list_files, open_file, read_bytes
+from owl2.data.readers.jsonl import row_sample
+from owl2.data.readers.paths import find_files
+from owl2.data.readers.rows import NO_OBJECT, ROLES, captioned, decoded, names_of, stored_media
+from owl2.data.readers.storage import Location, StoredFile, is_url, open_file, read_bytes
 from owl2.data.sample import DataError, Sample, StoredImage, printable
 from owl2.files import write_file
+from owl2.jsonl import JsonlError, parse_object
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_SPARSE = 4
 """A slice whose pairs are spread over more than this many times their size is read member by member."""
-_FORMAT = 2
+_FORMAT = 3
 """Of the index; another one makes indices of before unknown."""
 _CELL = np.dtype("<u4")
 """A pair is four of them: the block where the image's first header begins, the bytes from there to the end
-of its data, and the same of the caption. Tars are made of blocks of 512 bytes, so 32 bits reach 2 TB."""
+of its data, and the same of the text. Without an image its size is 0. Tars are made of blocks of 512 bytes,
+so 32 bits reach 2 TB."""
 _PAIR_BYTES = 4 * _CELL.itemsize
 _LARGEST = np.iinfo(_CELL).max
 _TAIL_BYTES = 64
@@ -48,21 +57,29 @@ Read = Callable[[int, int], bytes]
 
 
 class TarSource(FilesSource["Shard"]):
-    """A folder of WebDataset shards with one image and one `.txt` caption a key.
+    """WebDataset shards with one image and one caption or row a key.
 
-    The fingerprint covers the names and the order of the members, all captions, and sizes and last bytes of
-    the images: another image of the same size is noticed unless it also ends like the one before.
+    The fingerprint covers the names and the order of the members, all texts that are read, and sizes and last
+    bytes of the images: another image of the same size is noticed unless it also ends like the one before.
     """
 
-    def __init__(self, name: str, folder: Location, *, in_slices: bool = False):
+    def __init__(
+        self,
+        name: str,
+        path: Location,
+        image_root: Location | None = None,
+        *,
+        in_slices: bool = False,
+        columns: Mapping[str, str] | None = None,
+    ):
         self.name = name
         self.in_slices = in_slices
-        stored = list_files(folder, ".tar")
-        if not stored:
-            raise DataError(f"{name}: no *.tar in {folder}")
+        self.image_root = image_root
+        self.names = names_of(columns, name)
+        stored = find_files(name, path, (".tar",))
         unknown = sum(is_url(file.path) and not index_path(file).exists() for file in stored)
         if unknown:
-            print(f"{name}: indexing {unknown:,} shards of {folder}, once", file=sys.stderr, flush=True)
+            print(f"{name}: indexing {unknown:,} shards of {path}, once", file=sys.stderr, flush=True)
         self._open_files(stored, open_shard)
         doubled = [shard for shard in self.files if shard.num_doubled]
         self.lost = [*self.lost, *(LostFile(shard.name, f"{name}: {shard.doubled}") for shard in doubled)]
@@ -71,7 +88,8 @@ class TarSource(FilesSource["Shard"]):
         if not len(self):
             reasons = "".join(f"; {file.reason}" for file in self.lost)
             raise DataError(
-                f"{name}: no key with an image and a .txt caption in {len(stored)} shards{reasons}"
+                f"{name}: no key with an image and a .txt caption in {len(stored)} shards, and no row in "
+                f".json{reasons}"
             )
 
     def __getitem__(self, index: int) -> Sample:
@@ -80,11 +98,33 @@ class TarSource(FilesSource["Shard"]):
         begin_image, image_size, begin_text, text_size = shard.extents(row)[0].tolist()
         read = self._reader(number, row)
         name, data = _read_at(shard, read, begin_text, text_size)
-        key = printable(os.path.splitext(name)[0])
+        stem, suffix = os.path.splitext(name)
+        key = printable(stem)
         place = f"{shard.stem}/{key}"
-        caption = decoded(data, f"{self.name}: the caption of {place}")
         image = StoredImage(f"{shard.name}:{key}", lambda: _read_at(shard, read, begin_image, image_size)[1])
-        return captioned(self.name, place, caption, image)
+        if suffix.lower() == ".txt":
+            caption = decoded(data, f"{self.name}: the caption of {place}")
+            return captioned(self.name, place, caption, image)
+        return self._row(place, data, [image] if image_size else [])
+
+    def _row(self, place: str, data: bytes, images: list[StoredImage]) -> Sample:
+        """Read a row of JSON. An image next to it is the row's, whatever path the row gives."""
+        where = f"{self.name}: {place}.json"
+        try:
+            row = parse_object(decoded(data, where), where)
+        except JsonlError as error:
+            raise DataError(str(error), NO_OBJECT) from error
+        own = dict(self.names).get("image") or next((name for name in ROLES["image"] if name in row), "image")
+        more = {own: images} if images else {}
+
+        def stored(media: Any) -> StoredImage:
+            if isinstance(media, StoredImage):
+                return media
+            return stored_media(media, self.image_root or os.path.dirname(self.files[0].stored.path), where)
+
+        row = {name: value for name, value in row.items() if name not in ROLES["image"] or not images}
+        row = {name: value for name, value in row.items() if name not in ROLES["key"]}
+        return row_sample(self.name, row, where, place, self.names, stored, **more)
 
     def _reader(self, number: int, row: int) -> Read:
         """Return what reads a pair: its slice in one request if neighbours come soon, else each member."""
@@ -95,7 +135,8 @@ class TarSource(FilesSource["Shard"]):
         # The rows of the slice that are in this shard: a slice may begin in one shard and end in the next.
         begin_row = max(0, (first + row) // SLICE * SLICE - first)
         end_row = min(shard.num_rows, ((first + row) // SLICE + 1) * SLICE - first)
-        extents = shard.extents(begin_row, end_row - begin_row).reshape(-1, 2)  # of images and captions
+        extents = shard.extents(begin_row, end_row - begin_row).reshape(-1, 2)  # of images and texts
+        extents = extents[extents[:, 1] > 0]
         begin, end = int(extents[:, 0].min()), int(extents.sum(axis=1).max())
         is_scattered = end - begin > MAX_SPARSE * int(extents[:, 1].sum())
         return direct if is_scattered else partial(read_slice, shard.stored, begin, end)
@@ -257,40 +298,95 @@ def _scan(stored: StoredFile) -> _Scan:
         DataError: not a tar, one that ends early or is damaged in the middle.
         OSError: the file cannot be read.
     """
-    images: dict[tuple[int, str], Extent] = {}
-    texts: dict[tuple[int, str], Extent] = {}
-    doubled: dict[tuple[int, str], str] = {}
-    linked: set[tuple[int, str]] = set()
+    found: dict[str, dict[Key, tuple[str, Extent]]] = {"image": {}, "text": {}, "row": {}}
+    doubled: dict[Key, str] = {}
+    linked: set[Key] = set()
     digest = hashlib.sha256()
     with open_file(stored) as file:
         for archive, info in members(file, stored.path, stored.size):
             stem, suffix = os.path.splitext(info.name)
-            kind = suffix.lower()
-            if kind not in (*IMAGE_SUFFIXES, ".txt"):
+            kind = _KINDS.get(suffix.lower())
+            if kind is None:
                 continue
             key = (archive, stem)  # archives in one file may count their keys from 0 each
             if not info.isfile():  # tar stores the second name of a file as a link, without its content
-                linked.add(key)
+                if kind != "row":
+                    linked.add(key)
                 continue
-            found = texts if kind == ".txt" else images
-            if key in found:
+            if key in found[kind] and kind != "row":
                 doubled.setdefault(key, info.name)
-            found[key] = (info.offset, info.offset_data + info.size - info.offset)
-            digest.update(f"{info.name}\0{info.size}\0".encode("utf-8", "surrogateescape"))
-            skipped = 0 if kind == ".txt" else max(0, info.size - _TAIL_BYTES)
-            file.seek(info.offset_data + skipped)
-            digest.update(file.read(info.size - skipped))
-    whole = (images.keys() & texts.keys()) - doubled.keys()
-    pairs = [(extent, texts[key]) for key, extent in images.items() if key in whole]
+            found[kind][key] = (info.name, (info.offset, info.offset_data + info.size - info.offset))
+            if kind != "row":
+                skipped = 0 if kind == "text" else max(0, info.size - _TAIL_BYTES)
+                _add(digest, file, info.name, info.offset_data, info.size, skipped)
+        written = found["text"].keys() | found["row"].keys()
+        if found["image"] and written and not found["image"].keys() & written:
+            found = _by_first_dot(found)
+        images, texts = found["image"], {**_rows(found, file, digest), **found["text"]}
+    whole = (texts.keys() & images.keys()) - doubled.keys()
+    alone = [key for key in texts if key not in images and key not in found["text"]]
+    pairs = [(extent, texts[key][1]) for key, (_, extent) in images.items() if key in whole]
+    pairs += [((0, 0), texts[key][1]) for key in alone]
     shown = ", ".join(f"{stem} twice ({name})" for (_, stem), name in [*doubled.items()][:3])
     shown += ", ..." if len(doubled) > 3 else ""
     return _Scan(
         pairs,
-        num_incomplete=len(((images.keys() | texts.keys() | linked) - doubled.keys()) - whole),
+        num_incomplete=len((images.keys() | texts.keys() | linked) - doubled.keys() - whole - {*alone}),
         num_doubled=len(doubled),
         doubled=f"shard {stored.path} has {printable(shown)}" if doubled else "",
         content=digest.hexdigest(),
     )
+
+
+Key = tuple[int, str]
+"""Number of the archive in the file, and a name in it."""
+_KINDS = {**dict.fromkeys(IMAGE_SUFFIXES, "image"), ".txt": "text", ".json": "row"}
+
+
+def _add(digest: Any, file: BinaryIO, name: str, begin: int, size: int, skipped: int) -> bytes:
+    """Add a member to the hash, its content from `skipped` bytes on, which is returned."""
+    digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+    file.seek(begin + skipped)
+    data = file.read(size - skipped)
+    digest.update(data)
+    return data
+
+
+def _by_first_dot(found: Mapping[str, dict[Key, Any]]) -> dict[str, dict[Key, Any]]:
+    """Return the members by WebDataset's keys, without those of which a key has two of a kind."""
+    keyed: dict[str, dict[Key, Any]] = {}
+    for kind, by_stem in found.items():
+        names: dict[Key, list[Any]] = {}
+        for (archive, stem), member in by_stem.items():
+            folder, _, name = stem.rpartition("/")
+            names.setdefault((archive, f"{folder}/{name.partition('.')[0]}"), []).append(member)
+        keyed[kind] = {key: of_key[0] for key, of_key in names.items() if len(of_key) == 1}
+    return keyed
+
+
+def _rows(found: Mapping[str, dict[Key, Any]], file: BinaryIO, digest: Any) -> dict[Key, Any]:
+    """Return the members that are rows, and add them to the hash: those of an image without a caption, and
+    those without an image that hold a conversation or a question."""
+    rows = {}
+    for key, (name, (begin, size)) in found["row"].items():
+        if key in found["text"]:
+            continue
+        file.seek(begin)
+        data = read_member(file.read(size))[1]
+        if key in found["image"] or _is_row(data):
+            rows[key] = found["row"][key]
+            digest.update(f"{name}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
+    return rows
+
+
+def _is_row(data: bytes) -> bool:
+    """Whether JSON without an image is a row, and no account of an image that is missing."""
+    try:
+        row = parse_object(data, "")
+    except JsonlError:
+        return False
+    has = {role for role, names in ROLES.items() if row.keys() & {*names}}
+    return "conversation" in has or {"question", "answer"} <= has
 
 
 def _read_at(shard: Shard, read: Read, offset: int, size: int) -> tuple[str, bytes]:

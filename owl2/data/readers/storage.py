@@ -6,10 +6,12 @@ was down would change what the model learns from. Only "there is no such file" i
 once, as `FileNotFoundError`, and counts as a fault of the sample.
 """
 
+import errno
 import io
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -123,6 +125,28 @@ def read_bytes(location: Location, offset: int = 0, size: int | None = None) -> 
             f"server must honour Range requests"
         )
     return data
+
+
+def read_media(root: Location, path: str) -> bytes:
+    """Return a whole file below `root`, also if its path has backslashes (Windows) or another Unicode form
+    (macOS) than the disk.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: the storage does not answer.
+    """
+    location = join(root, path)
+    try:
+        return read_bytes(location)
+    except FileNotFoundError:
+        if is_url(location):
+            raise
+        for form in ("NFC", "NFD"):
+            other = Path(join(root, unicodedata.normalize(form, path.replace("\\", "/"))))
+            if other.is_file():
+                return other.read_bytes()
+        reason = "No such file or directory; paths in rows begin at image_root"
+        raise FileNotFoundError(errno.ENOENT, reason, str(location)) from None
 
 
 def open_file(stored: StoredFile) -> BinaryIO:

@@ -5,32 +5,32 @@
 opened.
 """
 
-import re
+import os
 import sys
-from collections.abc import Callable
-from fnmatch import fnmatch
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from owl2.data.readers.arrow import SUFFIXES, Table, open_table, unprepared
 from owl2.data.readers.base import FilesSource
-from owl2.data.readers.rows import LOOKS, UNKNOWN, UNREAD, Column, Form, checked_path, form_of, sample_of
-from owl2.data.readers.storage import (
-    Location,
-    StoredFile,
-    is_url,
-    join,
-    list_files,
-    look_at,
-    read_bytes,
+from owl2.data.readers.paths import find_files
+from owl2.data.readers.rows import (
+    FORMS,
+    LOOKS,
+    TURN_KEYS,
+    UNKNOWN,
+    UNREAD,
+    Column,
+    Form,
+    Names,
+    form_of,
+    names_of,
+    sample_of,
+    stored_media,
 )
+from owl2.data.readers.storage import Location
 from owl2.data.sample import DataError, Sample, StoredImage
-
-HELD_OUT = ("cache", "dev", "eval", "test", "val", "valid", "validation")
-"""How names of files begin that are not to be trained on: held-out splits, and `cache`, which `datasets`
-leaves of a `map`."""
 
 
 class TableSource(FilesSource[Table]):
@@ -41,19 +41,27 @@ class TableSource(FilesSource[Table]):
     """
 
     def __init__(
-        self, name: str, path: Location, image_root: Location | None = None, *, in_slices: bool = False
+        self,
+        name: str,
+        path: Location,
+        image_root: Location | None = None,
+        *,
+        in_slices: bool = False,
+        columns: Mapping[str, str] | None = None,
     ):
         if find_spec("pyarrow") is None:
             raise DataError(f"{name}: {path} needs pyarrow: pip install 'owl2[data]'")
         self.name = name
         self.in_slices = in_slices
-        folder, stored = _files(name, path)
-        self.image_root = image_root or folder
+        stored = find_files(name, path, SUFFIXES)
+        self.image_root = image_root or os.path.dirname(stored[0].path)
         if todo := unprepared(stored):
             size = sum(file.size for file in todo) / 1e6
             what = f"{len(todo):,} of {len(stored):,} files ({size:,.1f} MB) of {path}"
             print(f"{name}: preparing {what}, once", file=sys.stderr, flush=True)
-        self._open_files(stored, partial(open_table, form_of=partial(_form_of_schema, name)))
+        self._open_files(
+            stored, partial(open_table, form_of=partial(_form_of_schema, name, names=names_of(columns, name)))
+        )
         if not len(self):
             raise DataError(f"{name}: {path} has no rows")
 
@@ -77,8 +85,8 @@ class TableSource(FilesSource[Table]):
             if "caption" in cells:
                 cells["caption"] = cells["caption"] or ""
             cells = {role: cell for role, cell in cells.items() if cell is not None}
-            if not cells.keys() & {"conversation", "caption"}:
-                raise DataError(f"{self.name}: row {place} has no conversation", UNKNOWN)
+            if missing := [role for role in FORMS[form.kind] if role != "image" and role not in cells]:
+                raise DataError(f"{self.name}: row {place} has no {' and no '.join(missing)}", UNKNOWN)
             return sample_of(self.name, str(cells.get("key", place)), cells, partial(self._stored, place))
         except UnicodeDecodeError as error:
             message = f"{self.name}: a text of row {place} is not UTF-8: {error}"
@@ -89,33 +97,7 @@ class TableSource(FilesSource[Table]):
         read, path = _data_and_path(media)
         if read is not None:
             return StoredImage(f"{place} ({path})" if path else place, read)
-        path = checked_path(path, f"{self.name}: an image of row {place}")
-        return StoredImage(path, partial(read_bytes, join(self.image_root, path)))
-
-
-def _files(name: str, path: Location) -> tuple[str, list[StoredFile]]:
-    """Return the folder and the files of a source.
-
-    Raises:
-        DataError: there are none, or some that would be trained on by mistake.
-        FileNotFoundError: `path` does not exist.
-    """
-    is_folder = not str(path).endswith(SUFFIXES) or (not is_url(path) and Path(path).is_dir())
-    folder, _, pattern = (str(path), "", "*") if is_folder else str(path).rpartition("/")
-    folder = folder or "."
-    if "*" not in pattern:
-        return folder, [look_at(path)]
-    found = {file.path.rpartition("/")[2]: file for file in list_files(folder, *SUFFIXES)}
-    names = [name for name in found if fnmatch(name, pattern)]
-    if not names:
-        raise DataError(f"{name}: none of {len(found)} *.parquet and *.arrow in {folder} matches {pattern}")
-    splits = {re.split("[^a-z]", name.lower())[0]: name for name in names}
-    if len(splits) > 1 and splits.keys() & set(HELD_OUT):
-        raise DataError(
-            f"{name}: {path} has {' and '.join(splits.values())}, and some may not be meant; say which "
-            f"are, for instance path: {folder}/train*.parquet"
-        )
-    return folder, [found[name] for name in names]
+        return stored_media(path, self.image_root, f"{self.name}: row {place}")
 
 
 def _media(cell: Any) -> list[Any]:
@@ -134,7 +116,7 @@ def _is_filled(cell: Any) -> bool:
     return bool(_media(cell)) if cell.is_valid and not is_list(cell.type) else bool(cell.as_py())
 
 
-def _data_and_path(media: Any) -> tuple[Callable[[], bytes] | None, str]:
+def _data_and_path(media: Any) -> tuple[Callable[[], bytes] | None, Any]:
     """Return what reads an image's bytes, or None, and its path or nothing; `media` is a cell or Python's
     value.
 
@@ -143,9 +125,7 @@ def _data_and_path(media: Any) -> tuple[Callable[[], bytes] | None, str]:
     import pyarrow
 
     if not isinstance(media, pyarrow.Scalar):
-        own = media if isinstance(media, dict) else {"bytes" if isinstance(media, bytes) else "path": media}
-        data, path = own.get("bytes"), own.get("path") or own.get("url") or ""
-        return (partial(bytes, data) if isinstance(data, bytes) else None), path
+        return None, media
     parts = [media]
     if pyarrow.types.is_struct(media.type):
         parts = [media[field.name] for field in media.type if field.name in ("bytes", "path")]
@@ -158,9 +138,9 @@ def _data_and_path(media: Any) -> tuple[Callable[[], bytes] | None, str]:
     return read, path
 
 
-def _form_of_schema(source: str, path: str, schema: Any) -> Form:
+def _form_of_schema(source: str, path: str, schema: Any, names: Names = ()) -> Form:
     """Return how a table is read, from its `pyarrow.Schema`; raises as `form_of`."""
-    return form_of([_column(field) for field in schema], f"{source}: {path}")
+    return form_of([_column(field) for field in schema], f"{source}: {path}", names)
 
 
 def _column(field: Any) -> Column:
@@ -209,7 +189,16 @@ def _is_media(kind: Any) -> bool:
 
 def _is_conversation(kind: Any) -> bool:
     turn = _fields(kind.value_type).keys() if is_list(kind) else set()
-    return turn >= {"from", "value"} or turn >= {"role", "content"}
+    return any(turn >= keys for keys in TURN_KEYS)
+
+
+def _is_text_or_turns(kind: Any) -> bool:
+    return _is_text(kind) or _is_conversation(kind)
+
+
+def _is_caption(kind: Any) -> bool:
+    """Text, or a list of texts, one of which is taken."""
+    return _is_text(kind.value_type if is_list(kind) else kind)
 
 
 def _is_key(kind: Any) -> bool:
@@ -229,8 +218,12 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "conversation": _is_conversation,
     "system": _is_text,
     "image": _is_media,
-    "caption": _is_text,
+    "caption": _is_caption,
     "video": _is_media,
+    "question": _is_text_or_turns,
+    "input": _is_text,
+    "history": is_list,
+    "answer": _is_text_or_turns,
     "key": _is_key,
 }
 """Whether a column of this type can have a role."""

@@ -4,8 +4,9 @@
 
 A job writes its file whole, with its result next to it, so a conversion that was stopped goes on where it
 was. Files are joined in order: the output is the same for any number of processes. What cannot be used is
-counted by reason and listed in `NAME.bad.jsonl`; `pretrain.yaml` and `instruct.yaml` have a stage's converted
-corpora with their shares of the draws, ready for training.
+counted by reason and listed in `NAME.bad.jsonl`. Several machines convert a share of the jobs each, and
+`join` makes of them what one machine would have made. `pretrain.yaml` and `instruct.yaml` have a stage's
+converted corpora with their shares of the draws, ready for training.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import multiprocessing
 import shutil
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
@@ -26,6 +27,7 @@ import yaml
 from owl2.data.readers.rows import IMAGE_MARKS
 from owl2.data.recipes.img2dataset import ShardDamaged, ShardRecipe, check_image, convert_shard
 from owl2.data.recipes.recipe import ConversationRecipe, Recipe, Rejected, Row, all_recipes
+from owl2.data.recipes.wording import IMAGE
 from owl2.data.sample import DataError
 from owl2.files import write_file
 
@@ -61,6 +63,17 @@ class Report:
     bad: dict[str, int]
     """By reason."""
     num_not_fetched: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every `count`-th job from the `number`-th on, counted from 1: what one machine of several converts."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
 
 
 class Job(Protocol):
@@ -102,7 +115,9 @@ class RowsJob:
 
     def run(self) -> JobResult:
         lines, rejected = [], []
-        for row in self.rows:
+        for given in self.rows:
+            row, lost = (given, []) if isinstance(given, Rejected) else without_blank_answers(given)
+            rejected += lost
             problem = row if isinstance(row, Rejected) else check_row(row, self.image_root)
             if problem is None:
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
@@ -137,31 +152,129 @@ class ShardJob:
         return JobResult(fingerprint, num_samples, rejected, num_not_fetched)
 
 
+OnPart = Callable[[JobResult, int | None], None]
+"""Called after each job with its result and the number of all jobs, if that is known."""
+
+
 def convert(
     recipe: Recipe,
     source: Path,
     out: Path,
     *,
     workers: int = 1,
-    on_part: Callable[[JobResult, int | None], None] = lambda result, num_jobs: None,
+    on_part: OnPart = lambda result, num_jobs: None,
 ) -> Report:
     """Convert a corpus to `out/NAME.jsonl` or a folder `out/NAME` of shards.
-
-    Args:
-        on_part: called after each job with its result and the number of all jobs, if that is known.
 
     Raises:
         FilesMissing: official files are missing.
         DataError: a file cannot be read as its official format, or no sample could be used.
     """
     recipe = recipe.at(source)
-    folder = out / f".{recipe.name}.parts"
+    results = list(_run(recipe, source, out, Share(1, 1), None, workers, on_part))
+    return _finish(recipe, source, out, results)
+
+
+def convert_share(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    share: Share,
+    *,
+    workers: int = 1,
+    on_part: OnPart = lambda result, num_jobs: None,
+) -> None:
+    """Convert a share of a corpus into parts, which `join` puts together; run again, it goes on.
+
+    Raises:
+        FilesMissing, DataError: as `convert`.
+    """
+    recipe, plan = recipe.at(source), dict[str, str]()
+    for _ in _run(recipe, source, out, share, plan, workers, on_part):
+        pass
+    record = {"share": str(share), "parts": plan}
+    write_file(
+        _folder(recipe, out) / f"share-{share.number}-of-{share.count}.json", json.dumps(record).encode()
+    )
+
+
+def join(recipe: Recipe, source: Path, out: Path) -> Report:
+    """Put the parts of all shares together: the files are those of `convert`, byte for byte.
+
+    Raises:
+        DataError: a part is missing, or was made from other files than the rest; names its share.
+    """
+    recipe = recipe.at(source)
+    folder = _folder(recipe, out)
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("share-*.json"))]
+    if not records:
+        raise DataError(
+            f"{recipe.name}: no share has been converted into {out}; run it with --shard 1/N to N/N"
+        )
+    first = records[0]
+    for record in records[1:]:
+        if record["parts"] != first["parts"]:
+            raise DataError(
+                f"{recipe.name}: the shares {first['share']} and {record['share']} were made from different "
+                f"files in {source}; run all shares again on the same ones"
+            )
+    count = int(first["share"].partition("/")[2])
+    results, missing = [], []
+    for number, (name, fingerprint) in enumerate(first["parts"].items()):
+        part = name.partition(".")[0]
+        made = (
+            out / recipe.name / f"{part}.tar" if isinstance(recipe, ShardRecipe) else folder / f"{part}.jsonl"
+        )
+        result = _read_result(folder / name, made)
+        if result is None or not result.fingerprint.startswith(fingerprint):
+            missing.append((part, f"{number % count + 1}/{count}"))
+        else:
+            results.append(result)
+    if missing:
+        shares = sorted({share for _, share in missing}, key=lambda share: int(share.partition("/")[0]))
+        raise DataError(
+            f"{recipe.name}: {len(missing):,} of {len(first['parts']):,} parts are missing, the first "
+            f"{missing[0][0]}; run --shard {', '.join(shares)} again"
+        )
+    return _finish(recipe, source, out, results)
+
+
+def _folder(recipe: Recipe, out: Path) -> Path:
+    """Where the parts of a corpus are until they are joined."""
+    return out / f".{recipe.name}.parts"
+
+
+def _run(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    share: Share,
+    plan: dict[str, str] | None,
+    workers: int,
+    on_part: OnPart,
+) -> Iterator[JobResult]:
+    """Run a share of the jobs; `plan` gets the name of every job's result and the job's fingerprint."""
+    folder = _folder(recipe, out)
     folder.mkdir(parents=True, exist_ok=True)
-    results, is_shards = [], isinstance(recipe, ShardRecipe)
-    num_jobs = len(recipe.shards(source)) if isinstance(recipe, ShardRecipe) else None
-    for result in run_jobs(make_jobs(recipe, source, out, folder), workers):
-        results.append(result)
+
+    def jobs() -> Iterator[Job]:
+        for number, job in enumerate(make_jobs(recipe, source, out, folder)):
+            if plan is not None:
+                plan[job.result.name] = job.fingerprint[:16]
+            if number % share.count == share.number - 1:
+                yield job
+
+    num_jobs = None
+    if isinstance(recipe, ShardRecipe):
+        num_jobs = len(recipe.shards(source)[share.number - 1 :: share.count])
+    for result in run_jobs(jobs(), workers):
         on_part(result, num_jobs)
+        yield result
+
+
+def _finish(recipe: Recipe, source: Path, out: Path, results: Sequence[JobResult]) -> Report:
+    """Write the files of a corpus from the results of all its jobs."""
+    folder, is_shards = _folder(recipe, out), isinstance(recipe, ShardRecipe)
     num_samples = sum(result.num_samples for result in results)
     rejected = [problem for result in results for problem in result.rejected]
     bad = [json.dumps({"source": recipe.name, **asdict(problem)}) + "\n" for problem in rejected]
@@ -173,7 +286,6 @@ def convert(
         )
     if not is_shards:
         join_files([folder / f"{n:06d}.jsonl" for n in range(len(results))], out / f"{recipe.name}.jsonl")
-        shutil.rmtree(folder)
     report = Report(
         name=recipe.name,
         title=recipe.title,
@@ -189,6 +301,8 @@ def convert(
     )
     write_file(out / f"{recipe.name}.report.json", (json.dumps(asdict(report), indent=1) + "\n").encode())
     write_mixture(out, recipe.stage)
+    if not is_shards:
+        shutil.rmtree(folder)
     return report
 
 
@@ -239,15 +353,32 @@ def run_jobs(jobs: Iterable[Job], workers: int) -> Iterator[JobResult]:
 
 def run_job(job: Job) -> JobResult:
     """Run a job, or return the result of an earlier run; a damaged shard is tried again."""
-    if job.result.exists():
-        raw = json.loads(job.result.read_text(encoding="utf-8"))
-        done = JobResult(**{**raw, "rejected": [Rejected(**problem) for problem in raw["rejected"]]})
-        is_whole = job.out.exists() or not done.num_samples
-        if done.fingerprint == job.fingerprint and is_whole and not _is_damaged(done):
-            return done
+    done = _read_result(job.result, job.out)
+    if done is not None and done.fingerprint == job.fingerprint and not _is_damaged(done):
+        return done
     result = job.run()
     write_file(job.result, json.dumps(asdict(result)).encode())
     return result
+
+
+def without_blank_answers(row: Row) -> tuple[Row, list[Rejected]]:
+    """Return the row without the questions whose answers are blank, and these; as it is if all are.
+
+    The mark of an image that is lost with one of them goes to the first question that is left.
+    """
+    turns = row["conversations"]
+    pairs = [turns[n : n + 2] for n in range(0, len(turns), 2)]
+    kept = [pair for pair in pairs if len(pair) < 2 or str(pair[1]["value"]).strip()]
+    if not kept or len(kept) == len(pairs):
+        return row, []
+    (question, *answer), *others = kept
+    is_marked = any(mark in str(pair[0]["value"]) for pair in kept for mark in IMAGE_MARKS)
+    if "image" in row and not is_marked:
+        question = {**question, "value": f"{IMAGE}\n{question['value']}"}
+    details = [f"question {n} of {len(pairs)}" for n, pair in enumerate(pairs, start=1) if pair not in kept]
+    lost = [Rejected(row["id"], "an answer is blank", detail) for detail in details]
+    turns = [question, *answer, *(turn for pair in others for turn in pair)]
+    return {**row, "conversations": turns}, lost
 
 
 def check_row(row: Row, image_root: Path) -> Rejected | None:
@@ -300,6 +431,15 @@ def join_files(paths: Iterable[Path], out: Path) -> None:
             with path.open("rb") as data:
                 shutil.copyfileobj(data, file)
     temporary.replace(out)
+
+
+def _read_result(path: Path, made: Path) -> JobResult | None:
+    """Return the result of a job that ran, and whose file is there."""
+    if not path.exists():
+        return None
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    result = JobResult(**{**raw, "rejected": [Rejected(**problem) for problem in raw["rejected"]]})
+    return result if made.exists() or not result.num_samples else None
 
 
 def _is_damaged(result: JobResult) -> bool:

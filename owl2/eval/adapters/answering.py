@@ -20,9 +20,6 @@ SAMPLING_NAMES = ("temperature", "top_k", "top_p")
 OTHER_NAMES = ("until", "do_sample", "num_beams", "image_aspect_ratio")
 """`image_aspect_ratio` tells LLaVA how to pad images; ours are resized as the checkpoint says."""
 
-Settings = tuple[GenerationConfig, tuple[str, ...]]
-"""Generation settings, and the strings before the first of which an answer ends."""
-
 
 def read_batch_size(batch_size: int | str) -> int:
     """Raises ValueError for anything but a number from 1, such as the harness's `auto`."""
@@ -38,7 +35,7 @@ def load_once(pretrained: str | Path | Owl2, device: str, dtype: str) -> Owl2:
     return pretrained if isinstance(pretrained, Owl2) else load(pretrained, device, dtype, progress=False)
 
 
-def read_settings(asked: Mapping[str, Any], defaults: GenerationConfig, task: str) -> Settings:
+def read_settings(asked: Mapping[str, Any], defaults: GenerationConfig, task: str) -> GenerationConfig:
     """Translate a harness's generation arguments.
 
     A temperature above 0 samples unless `do_sample` forbids it; greedy answers ignore `top_k` and `top_p`.
@@ -59,12 +56,14 @@ def read_settings(asked: Mapping[str, Any], defaults: GenerationConfig, task: st
     until = asked.get("until") or ()
     stops = (until,) if isinstance(until, str) else tuple(until)
     try:
-        return defaults.replace(**settings), tuple(stop for stop in stops if stop)
+        return defaults.replace(**settings, stop=tuple(stop for stop in stops if stop))
     except GenerationError as error:
         raise GenerationError(f"task {task}: {error}") from error
 
 
-def answer_all(engine: OwlEngine, rows: Sequence[tuple[Encoding, Settings]], batch_size: int) -> list[str]:
+def answer_all(
+    engine: OwlEngine, rows: Sequence[tuple[Encoding, GenerationConfig]], batch_size: int
+) -> list[str]:
     """Answer prompts, those alike in length and settings together; the answers are in the order of `rows`.
 
     A prompt that leaves less room in the context than its task allows is answered within it.
@@ -73,10 +72,10 @@ def answer_all(engine: OwlEngine, rows: Sequence[tuple[Encoding, Settings]], bat
         GenerationError: a prompt leaves no room at all; says how long it is.
     """
     requests = []
-    for encoding, (config, until) in rows:
+    for encoding, config in rows:
         check_room(engine.owl.model, len(encoding.ids), 1)
-        requests.append(Request(encoding.ids, config, encoding.images, until))
-    numbers = {settings: number for number, (_, settings) in enumerate(rows)}
+        requests.append(Request(encoding.ids, config, encoding.images))
+    numbers = {config: number for number, (_, config) in enumerate(rows)}
     order = sorted(range(len(rows)), key=lambda i: (numbers[rows[i][1]], -len(requests[i].ids)))
     answers = [""] * len(rows)
     for begin in range(0, len(order), batch_size):

@@ -13,7 +13,6 @@ from typing import Any
 
 from owl2.api import Owl2
 from owl2.eval.adapters.answering import (
-    Settings,
     answer_all,
     load_once,
     read_batch_size,
@@ -22,7 +21,7 @@ from owl2.eval.adapters.answering import (
 )
 from owl2.eval.engines.local import OwlEngine
 from owl2.generate import GenerationConfig, GenerationError
-from owl2.processor import Encoding, TemplateError
+from owl2.processor import Encoding
 from owl2.processor.template import END_MARK, render
 
 try:
@@ -108,10 +107,8 @@ class OwlLM(TemplateLM):
         to the choice, as training has it.
 
         Raises:
-            TemplateError: a system turn, which the template does not have, or turns that do not alternate.
+            TemplateError: turns that do not alternate.
         """
-        if any(turn["role"] == "system" for turn in chat_history):
-            raise TemplateError("mPLUG-Owl2 has no system turn: leave out --system_instruction")
         begun = "" if add_generation_prompt else chat_history[-1]["content"]
         asked = chat_history if add_generation_prompt else chat_history[:-1]
         chunks = render(asked, self.owl.processor.template, generation_prompt=True, answer_prefix=f" {begun}")
@@ -154,17 +151,17 @@ class OwlLM(TemplateLM):
         Raises:
             GenerationError: generation arguments that cannot be met; names the task.
         """
-        rows: list[tuple[Encoding, Settings]] = []
+        rows: list[tuple[Encoding, GenerationConfig]] = []
         cut_off = 0
         for request in requests:
             prompt, asked = request.args
             settings = read_settings(asked, self._defaults, request.task_name)
             # An answer writes its own space; that of the chat template is for choices.
             ids = self.tok_encode(prompt[:-1] if prompt.endswith(f"{ANSWER_MARK} ") else prompt)
-            room = self.max_length - settings[0].max_new_tokens
+            room = self.max_length - settings.max_new_tokens
             if room < 1:
                 raise GenerationError(
-                    f"task {request.task_name} asks for {settings[0].max_new_tokens:,} new tokens, but the "
+                    f"task {request.task_name} asks for {settings.max_new_tokens:,} new tokens, but the "
                     f"context has {self.max_length:,}: set a smaller max_gen_toks with --gen_kwargs"
                 )
             cut_off += len(ids) > room

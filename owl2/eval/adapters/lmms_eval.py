@@ -84,13 +84,11 @@ def read_turns(turns: Sequence[Mapping[str, Any]], where: str) -> list[Message]:
     """Translate the harness's turns; a video becomes its frames.
 
     Raises:
-        TemplateError: a system turn or a sound; names `where`.
+        TemplateError: a sound; names `where`.
         VideoError: a video that cannot be decoded.
     """
     messages: list[Message] = []
     for turn in turns:
-        if turn["role"] == "system":
-            raise TemplateError(f"{where}: mPLUG-Owl2 has no system turn")
         content = turn["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         messages.append(

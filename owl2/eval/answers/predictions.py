@@ -34,6 +34,8 @@ class Prediction(Reply):
     prompt_hash: str
     seconds: float = 0.0
     """The batch's time divided by its rows."""
+    prompt: str = ""
+    """All that was asked (`text_of`); empty in folders of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,16 @@ class RunConfig:
     """Checkpoint or address, as it was given."""
     sample: Mapping[str, Any] = field(default_factory=dict)
     """How `--limit` chose questions; empty for all of them."""
-    origin: Mapping[str, str] = field(default_factory=dict)
-    """Where the task's class comes from, if not from owl2 (`Registry.origin`)."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Where the task's class comes from, if not from owl2 (`Registry.origin`), or its file of questions."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What all answers of a folder must share; places may differ, as folders move."""
         shared = (self.task, self.template, self.mode, dict(self.decoding), dict(self.engine))
         names = ("task", "template", "mode", "decoding", "engine")
-        return dict(zip(names, shared, strict=True))
+        own = {"questions": self.origin["fingerprint"]} if "fingerprint" in self.origin else {}
+        return {**dict(zip(names, shared, strict=True)), **own}
 
     @property
     def hash(self) -> str:
@@ -200,8 +203,8 @@ def _config_of(path: Path, number: int, row: Mapping[str, Any]) -> RunConfig:
 
 def _prediction_of(path: Path, number: int, row: Mapping[str, Any]) -> Prediction:
     known = {key: value for key, value in row.items() if key in Prediction.__dataclass_fields__}
-    for key in ("id", "output", "prompt_hash", "error"):
-        if not isinstance(row.get(key, "" if key == "error" else None), str):
+    for key in ("id", "output", "prompt_hash", "error", "prompt"):
+        if not isinstance(row.get(key, "" if key in ("error", "prompt") else None), str):
             raise PredictionError(f"{path}:{number}: {key!r} is {row.get(key)!r:.60}, expected text")
     for key in ("prompt_tokens", "new_tokens", "seconds"):
         if not isinstance(row.get(key, 0), int | float):
@@ -210,7 +213,7 @@ def _prediction_of(path: Path, number: int, row: Mapping[str, Any]) -> Predictio
 
 
 def _compact(prediction: Prediction) -> dict[str, Any]:
-    optional = ("log_likelihoods", "error")
+    optional = ("log_likelihoods", "error", "prompt")
     return {key: value for key, value in asdict(prediction).items() if value or key not in optional}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from owl2.data.sample import StoredImage
 from owl2.errors import Owl2Error
 from owl2.eval.task import Decoding
-from owl2.processor.template import Message
+from owl2.processor.template import IMAGE_MARK, Message, render
 from owl2.processor.template import images_of as images_in
 
 
@@ -86,6 +86,27 @@ class Engine(Protocol):
             EngineError: no further batch can be answered, for example because a server is down.
         """
         ...
+
+
+def text_of(prompt: Prompt, conversation: str | None = "mplug_owl2") -> str:
+    """All that is asked, with `<|image|>` for each image.
+
+    Args:
+        conversation: the processor's template that is laid around it; None for a line a turn.
+    """
+    if conversation is None:
+        turns = [f"{message['role']}: {_text(message)}" for message in prompt.messages]
+        return "\n".join([*turns, *([prompt.answer_prefix] if prompt.answer_prefix else [])])
+    prefix = prompt.answer_prefix
+    chunks = render(prompt.messages, conversation, generation_prompt=True, answer_prefix=prefix)
+    marks = {"image": IMAGE_MARK, "eos": "</s>"}
+    return "".join(marks.get(chunk.kind, " " * chunk.space + chunk.text) for chunk in chunks)
+
+
+def _text(message: Message) -> str:
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return "".join(part["text"] if part["type"] == "text" else IMAGE_MARK for part in parts)
 
 
 def images_of(prompt: Prompt) -> tuple[StoredImage, ...]:

@@ -25,11 +25,10 @@ from owl2.data.sample import StoredImage
 from owl2.eval.engines.engine import EngineError, Prompt, Reply, describe, images_of
 from owl2.eval.hashing import short_hash
 from owl2.eval.task import Decoding
-from owl2.generate.config import GenerationConfig
-from owl2.generate.generate import check_room, decode, end_tokens, generate, prefill
+from owl2.generate.config import GenerationConfig, end_tokens
 from owl2.generate.likelihoods import log_likelihoods
-from owl2.model import KVCache, Owl2Model, padded_layout
-from owl2.processor import ContextError, Encoding, StreamDecoder, Tokenizer, with_blank_images
+from owl2.generate.text import generate_texts
+from owl2.processor import ContextError, Encoding, with_blank_images
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,6 @@ class Request:
     config: GenerationConfig
     images: Sequence[StoredImage | Image.Image] = ()
     """In the order of their tokens."""
-    until: tuple[str, ...] = ()
-    """The answer ends before the first of these."""
     choices: Mapping[str, list[int]] = field(default_factory=dict)
     """Token ids of texts whose likelihoods are compared; empty to generate."""
     error: str = ""
@@ -113,17 +110,15 @@ class OwlEngine:
         for number, request in enumerate(prepared.requests):
             if not request.error:
                 config = _within(request.config, self.context - len(request.ids))
-                groups.setdefault((config, request.until, bool(request.choices)), []).append(number)
+                groups.setdefault((config, bool(request.choices)), []).append(number)
         try:
-            images = prepared.pixel_values.to(model.device)
-            visual_tokens = model.encode_images(images) if len(images) else None
-            for (config, until, is_ranked), members in groups.items():
+            images = prepared.pixel_values
+            visual_tokens = self.owl.image_cache.encode(model, images) if len(images) else None
+            for (config, is_ranked), members in groups.items():
                 requests = [prepared.requests[number] for number in members]
                 shown = [place for number in members for place in prepared.places[number]]
                 batch = self._collate(requests, visual_tokens, shown)
-                answered = (
-                    self._rank(requests, batch) if is_ranked else self._write(requests, batch, config, until)
-                )
+                answered = self._rank(requests, batch) if is_ranked else self._write(requests, batch, config)
                 for number, reply in zip(members, answered, strict=True):
                     replies[number] = reply
         except torch.OutOfMemoryError as error:
@@ -168,20 +163,12 @@ class OwlEngine:
         return Request(ids, config, images_of(prompt), choices=choices)
 
     def _write(
-        self,
-        requests: Sequence[Request],
-        batch: Mapping[str, Tensor],
-        config: GenerationConfig,
-        until: tuple[str, ...],
+        self, requests: Sequence[Request], batch: Mapping[str, Tensor], config: GenerationConfig
     ) -> list[Reply]:
         """Generate one answer a request."""
-        if until and config.num_beams == 1:
-            written = write_until(self.owl.model, self.owl.processor.tokenizer, batch, config, until)
-        else:
-            ids = generate(self.owl.model, **batch, config=config)
-            written = [(self.owl.processor.decode(row), len(row)) for row in ids]
+        written = generate_texts(self.owl.model, self.owl.processor.tokenizer, batch, config)
         return [
-            Reply(cut(text, until), len(request.ids), count)
+            Reply(text, len(request.ids), count)
             for request, (text, count) in zip(requests, written, strict=True)
         ]
 
@@ -236,44 +223,6 @@ def config_of(decoding: Decoding, checkpoint: GenerationConfig) -> GenerationCon
     if decoding.num_beams > 1:
         settings |= {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty}
     return GenerationConfig(eos_token_id=checkpoint.eos_token_id).replace(**settings)
-
-
-@torch.inference_mode()
-def write_until(
-    model: Owl2Model,
-    tokenizer: Tokenizer,
-    batch: Mapping[str, Tensor],
-    config: GenerationConfig,
-    until: Sequence[str],
-) -> list[tuple[str, int]]:
-    """Generate until each text has one of the stop strings -> texts, which may go on after it, and tokens.
-
-    Stop strings are looked for in the text while it comes, so a batch ends when its last answer does.
-    """
-    layout = padded_layout(batch["input_ids"], batch["attention_mask"], model.config.image_token_id)
-    check_room(model, max(layout.lengths), config.max_new_tokens)
-    capacity = max(layout.lengths) + config.max_new_tokens - 1
-    cache = KVCache(model.config.decoder, len(layout.lengths), capacity, model.device, model.dtype)
-    images = {name: batch[name] for name in ("pixel_values", "visual_tokens") if name in batch}
-    logits = prefill(model, batch["input_ids"], layout, cache, **images)
-    texts, counts = [""] * len(layout.lengths), [0] * len(layout.lengths)
-    decoders = [StreamDecoder(tokenizer) for _ in texts]
-    running = set(range(len(texts)))
-    for new_tokens in decode(model, cache, logits, config):
-        running &= new_tokens.keys()
-        for row in running:
-            texts[row] += decoders[row].push(new_tokens[row])
-            counts[row] += 1
-        running = {row for row in running if not any(stop in texts[row] for stop in until)}
-        if not running:
-            break
-    whole = [text + decoder.finish() for text, decoder in zip(texts, decoders, strict=True)]
-    return list(zip(whole, counts, strict=True))
-
-
-def cut(text: str, until: Sequence[str]) -> str:
-    """The text before the first of the stop strings."""
-    return text[: min((text.index(stop) for stop in until if stop in text), default=len(text))]
 
 
 def _within(config: GenerationConfig, room: int) -> GenerationConfig:

@@ -82,6 +82,11 @@ def compare(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[Comparison
 
 
 def _compare_task(a: TaskResult, b: TaskResult) -> list[Comparison]:
+    asked = [run.config.origin.get("fingerprint") for run in (a, b)]
+    if asked[0] != asked[1]:
+        raise CompareError(
+            f"{a.task.title}: the two runs were asked different questions; run both on one file"
+        )
     ids = {answer.item.id for answer in a.answers} & {answer.item.id for answer in b.answers}
     if not ids:
         raise CompareError(f"{a.task.name}: no question is answered in both runs")

@@ -104,7 +104,7 @@ def print_not_run(not_run: Sequence[NotRun], data: Path) -> None:
     table.title_justify = "left"
     table.columns[1].overflow = "fold"
     for one in not_run:
-        files = {file.path: file for file in find_task(one.task).files}
+        files = {file.path: file for file in find_task(one.task).files} if one.missing else {}
         for path in one.missing:
             file = files.get(path)
             shown = (file.source, file.licence) if file else ("", "")

@@ -3,14 +3,15 @@
 An image that cannot be opened any more is named in its place and does not stop the report.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from owl2.data.sample import StoredImage
 from owl2.eval.formats.frames import frames_of
 from owl2.eval.report.radar import FEWEST_AXES, colour_of, radar
 from owl2.eval.report.rows import COLUMNS, MARKS, NUMBERS, Row, Run, notes
 from owl2.eval.scoring.score import TaskResult
-from owl2.eval.task import Answer, Item
+from owl2.eval.task import Answer
 from owl2.pages.drawing import DrawingError
 from owl2.pages.page import jpeg, render
 
@@ -56,7 +57,11 @@ def report_page(runs: Sequence[Run], rows: Sequence[Row], num_failures: int) -> 
         main=cells([row for row in rows if row.is_main]),
         details=details,
         notes=notes(runs, rows),
-        failures=[_failures(*pair, num_failures) for pair in results if pair[1].failures],
+        failures=[
+            _failures(*pair, num_failures)
+            for pair in results
+            if pair[1].failures or (pair[1].task.shows_all and pair[1].answers)
+        ],
     )
 
 
@@ -98,15 +103,22 @@ def _short(titles: Sequence[str]) -> list[str]:
     return [name if short.count(name) == 1 else title for name, title in zip(short, titles, strict=True)]
 
 
-def _failures(run: Run, result: TaskResult, num_failures: int) -> tuple[str, str, list[dict[str, Any]]]:
-    """(title, note, cards) of a task's wrong answers."""
-    shown = result.failures[:num_failures]
-    title = f"{result.task.title}: {len(result.failures):,} of {len(result.answers):,} not right"
+def _failures(run: Run, result: TaskResult, num_failures: int) -> dict[str, Any]:
+    """A task's wrong answers; of a task that shows all, right ones follow."""
+    task, wrong = result.task, {answer.item.id for answer in result.failures}
+    others = [a for a in result.answers if a.item.id not in wrong] if task.shows_all else []
+    shown = [*result.failures, *others][:num_failures]
+    title = f"{task.title}: {len(wrong):,} of {len(result.answers):,} not right"
     cards = [
         _card(answer, f"{answer.item.id} · {number} of {len(shown)}", result.errors.get(answer.item.id, ""))
         for number, answer in enumerate(shown, start=1)
     ]
-    return title, f"{run.name}, the worst {len(shown)}", cards
+    return {
+        "title": title if wrong or result.scores else f"{task.title}: {len(result.answers):,} answers",
+        "note": f"{run.name}, {'these first' if task.shows_all else 'the worst'} {len(shown)}",
+        "is_open": task.shows_all,
+        "cards": cards,
+    }
 
 
 def _card(answer: Answer, place: str, error: str) -> dict[str, Any]:
@@ -121,31 +133,34 @@ def _card(answer: Answer, place: str, error: str) -> dict[str, Any]:
         facts["read as"] = answer.parsed
     if answer.grade is not None:
         facts["grade"] = ", ".join(f"{name} {value:g}" for name, value in answer.grade.items())
-    facts["reference"] = "\n".join(dict.fromkeys(item.references))
-    images, image_error = _images(item)
-    return {
-        "place": place,
-        "images": images,
-        "error": image_error,
-        "facts": {name: _shortened(text) for name, text in facts.items()},
-    }
+    if item.references:
+        facts["reference"] = "\n".join(dict.fromkeys(item.references))
+    if answer.prompt:
+        facts["prompt"] = answer.prompt
+    images = item.images if item.video is None else frames_of(item.video, item.segment)
+    shown, image_error = thumbnails(images)
+    return {"place": place, "images": shown, "error": image_error, "facts": shortened(facts)}
 
 
-def _images(item: Item) -> tuple[list[tuple[str, str]], str]:
-    """(name, address) of the images shown, or why one cannot be shown."""
+def thumbnails(images: Sequence[StoredImage]) -> tuple[list[tuple[str, str]], str]:
+    """(name with size, address) of the images shown, or why one cannot be shown."""
     shown = []
     try:
-        images = item.images if item.video is None else frames_of(item.video, item.segment)
         for image in images[:: max(1, -(-len(images) // MAX_IMAGES))]:
             small = image.open()
+            name = f"{image.name} ({small.width} x {small.height})"
             small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-            shown.append((image.name, jpeg(small, quality=80)))
+            shown.append((name, jpeg(small, quality=80)))
     except Exception as error:  # libraries for images and videos raise what they like
         return [], str(error) or type(error).__name__
     return shown, ""
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= MAX_CHARACTERS:
-        return text
-    return f"{text[: MAX_CHARACTERS // 2]} […] {text[-MAX_CHARACTERS // 2 :]}"
+def shortened(facts: Mapping[str, str]) -> dict[str, str]:
+    """Facts whose long texts lack their middle."""
+    return {
+        name: text
+        if len(text) <= MAX_CHARACTERS
+        else f"{text[: MAX_CHARACTERS // 2]} […] {text[-MAX_CHARACTERS // 2 :]}"
+        for name, text in facts.items()
+    }

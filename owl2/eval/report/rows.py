@@ -183,7 +183,8 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
     results = [result for run in runs for result in run.results]
     several = len(runs) > 1
     shown = {row.score.paper_id for row in rows}
-    absent = dict.fromkeys(row.benchmark for row in missing_rows(shown).values())
+    is_of_paper = any(shown) or not rows
+    absent = dict.fromkeys(row.benchmark for row in missing_rows(shown).values() if is_of_paper)
     found = {
         "Not run": [line for run in runs for line in _not_run(run, several)],
         "Not scored": [f"{r.task.title}: {r.problem}" for r in results if r.problem],
@@ -228,6 +229,7 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
             if (note := ending_of(r.task, r.config.template, r.config.engine))
         ],
         "How it was made": [line for run in runs for line in made(run.folder)],
+        "How it is scored": [f"{r.task.title}: {remark}" for r in results for remark in r.task.remarks],
         "In the paper, not in this run": [f"{len(absent)} benchmarks: {', '.join(absent)}"] if absent else [],
     }
     return {title: lines for title, lines in found.items() if lines}
@@ -274,4 +276,6 @@ def _sampled(result: TaskResult) -> str:
 def _why_no_figure(result: TaskResult) -> str:
     if result.task.judge and (result.judge is None or not result.judge.by_id):
         return "a judge must grade it: `owl2 eval judge`"
+    if result.task.shows_all:
+        return "no question has a reference"
     return "the data keeps the right answers secret: `owl2 eval export` writes what the organisers take"

@@ -17,6 +17,7 @@ from typing import Any
 from owl2.errors import Owl2Error
 from owl2.eval.answers.grades import Grades, read_grades
 from owl2.eval.answers.predictions import Predictions, RunConfig, read_task, tasks_of
+from owl2.eval.questions import questions_again
 from owl2.eval.scoring.intervals import interval_of, rescored_intervals
 from owl2.eval.task import Answer, DataMissing, Interval, Item, Items, Score, Skipped, Task, find_task
 from owl2.files import write_file
@@ -89,7 +90,12 @@ def score_run(
     for name in tasks or present:
         predictions = read_task(folder, name)
         if predictions is not None and predictions.by_id:
-            task = find_task(name, predictions.config.origin, str(folder))
+            origin = predictions.config.origin
+            task = (
+                questions_again(folder, origin)
+                if "questions" in origin
+                else find_task(name, origin, str(folder))
+            )
             try:
                 results.append(score_task(folder, task, predictions, data, (loaded or {}).get(name)))
             except Owl2Error as error:
@@ -159,6 +165,7 @@ def join_answers(
             row.output,
             None if row.error else task.parse_answer(predictions.config.template, item, row.output),
             graded.get(item.id),
+            row.prompt,
         )
         for item, row in answered
     ]
@@ -182,6 +189,9 @@ def failures_of(answers: Sequence[Answer], scores: Sequence[Score]) -> list[Answ
     """Answers that are not fully right, the worst first by the task's first score; none without a score."""
     if not scores:
         return []
+    if len(scores[0].values) != len(answers):  # questions without references have no share
+        known = [answer for answer in answers if answer.item.references]
+        answers = known if len(known) == len(scores[0].values) else answers
     shares: list[float] = [0.0] * len(answers)
     if len(scores[0].values) == len(answers):
         shares = list(scores[0].values)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from owl2.checkpoint.folder import read_config
+from owl2.data.sample import DataError
 from owl2.model import Owl2Config, Work, build, preset
 from owl2.model.config import PRESETS
 from owl2.train.adapters.qlora import coded_layers
@@ -28,6 +29,7 @@ from owl2.train.plan.tracer import (
     trace_micro_batch,
     without_storage,
 )
+from owl2.train.prepare import open_mixture, steps_from_epochs
 
 MIB = 2**20
 USABLE = 0.92
@@ -105,6 +107,23 @@ class Plan:
     def days(self, mfu: float) -> float:
         """Duration of the stage."""
         return self.config.steps * self.step_seconds(mfu) / 86400
+
+
+def with_steps(config: TrainConfig) -> TrainConfig:
+    """Return the stage with the steps that its epochs are; the corpora are opened for it.
+
+    Raises:
+        TrainConfigError: they cannot be opened.
+    """
+    if config.epochs is None:
+        return config
+    try:
+        _, mixture = open_mixture(config.data.sources, config.data.seed, config.data.validation_share)
+    except DataError as error:
+        raise TrainConfigError(
+            f"{error}; epochs need the data, or plan with --epochs null --steps N"
+        ) from None
+    return replace(steps_from_epochs(config, mixture), epochs=None)
 
 
 def find_model(config: TrainConfig) -> tuple[Owl2Config, str]:

@@ -7,7 +7,7 @@ from PIL import Image
 from owl2.api import Owl2
 from owl2.eval.adapters.answering import answer_all, read_settings, score_continuations
 from owl2.eval.adapters.lmms_eval import read_turns
-from owl2.eval.engines.local import OwlEngine, cut, log_likelihoods
+from owl2.eval.engines.local import OwlEngine, log_likelihoods
 from owl2.generate import GenerationConfig, GenerationError
 from owl2.processor import Encoding, TemplateError
 
@@ -25,25 +25,25 @@ def encodings(owl: Owl2) -> list[Encoding]:
 
 
 def test_answers_are_those_of_generate_in_any_batch(owl: Owl2, engine: OwlEngine) -> None:
-    rows = [(e, (GenerationConfig(max_new_tokens=9 + i), ())) for i, e in enumerate(encodings(owl))]
+    rows = [(e, GenerationConfig(max_new_tokens=9 + i)) for i, e in enumerate(encodings(owl))]
     expected = []
-    for encoding, (config, _) in rows:
+    for encoding, config in rows:
         (ids,) = owl.generate(**owl.processor.collate([encoding]), max_new_tokens=config.max_new_tokens)
         expected.append(owl.processor.decode(ids))
     assert answer_all(engine, rows, batch_size=1) == expected
-    same = [(encoding, (GenerationConfig(max_new_tokens=9), ())) for encoding, _ in rows]
+    same = [(encoding, GenerationConfig(max_new_tokens=9)) for encoding, _ in rows]
     assert answer_all(engine, same, batch_size=3) == answer_all(engine, same, batch_size=1)
 
 
 def test_an_answer_ends_before_its_first_stop_string(owl: Owl2, engine: OwlEngine) -> None:
     encoding = encodings(owl)[0]
     config = GenerationConfig(max_new_tokens=12)
-    (whole,) = answer_all(engine, [(encoding, (config, ()))], 1)
-    stop = whole[3:5]
-    assert answer_all(engine, [(encoding, (config, (stop, "never")))], 1) == [whole[: whole.index(stop)]]
-    assert answer_all(engine, [(encoding, (config, ("never",)))], 1) == [whole]
-    assert cut("a\n\nb c", ("c", "\n\n")) == "a"
-    assert cut("abc", ()) == "abc"
+    (whole,) = answer_all(engine, [(encoding, config)], 1)
+    for beams in ({}, {"num_beams": 2}):
+        (text,) = answer_all(engine, [(encoding, config.replace(**beams))], 1)
+        stopped = config.replace(stop=(text[3:5], "never"), **beams)
+        assert answer_all(engine, [(encoding, stopped)], 1) == [text[: text.index(text[3:5])]]
+    assert answer_all(engine, [(encoding, config.replace(stop="never"))], 1) == [whole]
 
 
 def test_likelihoods_are_those_of_the_engine_and_greedy_text_is_known_as_greedy(
@@ -63,22 +63,22 @@ def test_likelihoods_are_those_of_the_engine_and_greedy_text_is_known_as_greedy(
 def test_generation_arguments_become_settings() -> None:
     defaults = GenerationConfig(max_new_tokens=256)
     greedy = read_settings({"until": "\n", "do_sample": False, "temperature": 0, "top_p": 1.0}, defaults, "t")
-    assert greedy == (defaults, ("\n",))
+    assert greedy == defaults.replace(stop="\n")
     sampled = read_settings(
         {"max_gen_toks": 5, "temperature": 0.7, "top_p": None, "until": None}, defaults, "t"
     )
-    assert sampled == (GenerationConfig(max_new_tokens=5, do_sample=True, temperature=0.7), ())
-    assert read_settings({"do_sample": True, "temperature": 0.0}, defaults, "t")[0].is_greedy
+    assert sampled == GenerationConfig(max_new_tokens=5, do_sample=True, temperature=0.7)
+    assert read_settings({"do_sample": True, "temperature": 0.0}, defaults, "t").is_greedy
 
 
 def test_beams_answer_as_generate_and_end_before_a_stop_string(owl: Owl2, engine: OwlEngine) -> None:
     encoding = encodings(owl)[1]
-    config, until = read_settings({"num_beams": 3, "max_new_tokens": 9}, GenerationConfig(), "t")
+    config = read_settings({"num_beams": 3, "max_new_tokens": 9}, GenerationConfig(), "t")
     (ids,) = owl.generate(**owl.processor.collate([encoding]), max_new_tokens=9, num_beams=3)
     whole = owl.processor.decode(ids)
-    assert answer_all(engine, [(encoding, (config, until))], 1) == [whole]
+    assert answer_all(engine, [(encoding, config)], 1) == [whole]
     stop = whole[2:4]
-    assert answer_all(engine, [(encoding, (config, (stop,)))], 1) == [whole[: whole.index(stop)]]
+    assert answer_all(engine, [(encoding, config.replace(stop=stop))], 1) == [whole[: whole.index(stop)]]
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,7 @@ def test_turns_of_the_harness_become_messages_with_images_in_their_places() -> N
     ]
     (message,) = read_turns([{"role": "user", "content": content}], "task t, document 3")
     assert [part.get("text", part.get("image")) for part in message["content"]] == ["a", image, "b"]
-    for turn in (
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "audio", "url": "a.wav"}]},
-    ):
-        with pytest.raises(TemplateError, match="task t, document 3"):
-            read_turns([turn], "task t, document 3")
+    system = read_turns([{"role": "system", "content": "Be brief."}], "task t, document 3")
+    assert system == [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
+    with pytest.raises(TemplateError, match="task t, document 3"):
+        read_turns([{"role": "user", "content": [{"type": "audio", "url": "a.wav"}]}], "task t, document 3")

@@ -6,10 +6,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from owl2.eval.task import Answer, Item, Score, Task, find_task
+from owl2.eval.task import Answer, Item, Score, Task, all_tasks, find_task
 from owl2.processor.template import render
 
 DATA = Path(__file__).parents[2] / "data" / "benchmarks"
+"""The miniatures of the paper's benchmarks, some of which share folders."""
+NAMES = sorted(all_tasks())
+OF_PAPER = [name for name in NAMES if any(key.startswith("owl2-") for key in find_task(name).templates)]
+"""Those with the authors' prompts: all of the paper but `seed_bench_ppl`, which has SEED-Bench's own."""
+
+
+def data_of(name: str) -> Path:
+    """Where the miniature of a benchmark is: a folder of its name next to its test, else with the paper's."""
+    own = Path(__file__).parent / name
+    return own if own.is_dir() else DATA
 
 
 def copy(tmp_path: Path, *folders: str) -> Path:

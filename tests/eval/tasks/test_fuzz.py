@@ -10,7 +10,7 @@ import pytest
 
 from owl2.errors import Owl2Error
 from owl2.eval.task import Answer, Task, all_tasks, find_task
-from tests.eval.tasks.miniature import DATA
+from tests.eval.tasks.miniature import data_of
 
 ROUNDS = 12
 TEXTS = (".json", ".jsonl", ".csv", ".tsv", ".txt")
@@ -54,20 +54,22 @@ def damage(text: str, rng: random.Random) -> bytes:
 
 
 def texts_of(task: Task) -> list[Path]:
-    places = [DATA / file.path for file in task.files if (DATA / file.path).exists()]
+    data = data_of(task.name)
+    places = [data / file.path for file in task.files if (data / file.path).exists()]
     files = [path for place in places for path in (sorted(place.rglob("*")) if place.is_dir() else [place])]
-    return [path.relative_to(DATA) for path in files if path.suffix in TEXTS]
+    return [path.relative_to(data) for path in files if path.suffix in TEXTS]
 
 
 @pytest.mark.parametrize("name", sorted(all_tasks()))
 def test_a_damaged_record_is_read_or_skipped_or_an_error_for_the_user(name: str, tmp_path: Path) -> None:
     task = find_task(name)
-    for top in {file.path.split("/")[0] for file in task.files if (DATA / file.path).exists()}:
-        shutil.copytree(DATA / top, tmp_path / top)
+    data = data_of(name)
+    for top in {file.path.split("/")[0] for file in task.files if (data / file.path).exists()}:
+        shutil.copytree(data / top, tmp_path / top)
     rng = random.Random(name)
     for _ in range(ROUNDS):
         file = rng.choice(texts_of(task))
-        (tmp_path / file).write_bytes(damage((DATA / file).read_text(), rng))
+        (tmp_path / file).write_bytes(damage((data / file).read_text(), rng))
         try:
             items = task.load(tmp_path).items
         except Owl2Error:
@@ -77,4 +79,4 @@ def test_a_damaged_record_is_read_or_skipped_or_an_error_for_the_user(name: str,
             item.id.encode()
         if items:
             task.score([Answer(item, "A", task.parse(item, "A")) for item in items])
-        (tmp_path / file).write_bytes((DATA / file).read_bytes())
+        (tmp_path / file).write_bytes((data / file).read_bytes())
