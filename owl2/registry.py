@@ -29,6 +29,8 @@ C = TypeVar("C", bound=type[Any])
 
 _packages: dict[type, str] = {}
 """Class from an installed package -> the package's name and version."""
+included: list[Path] = []
+"""Files that were given with `--include`."""
 _loading: list[str] = []
 """The installed package whose entry point is being imported."""
 
@@ -160,6 +162,7 @@ def include(path: Path) -> None:
         what = str(error) if isinstance(error, Owl2Error) else f"{type(error).__name__}: {error}"
         del sys.modules[name]
         raise RegistryError(f"--include {path}{f', line {line}' if line else ''}: {what}") from error
+    included.append(file)
 
 
 def _taken(name: str, file: Path) -> str:

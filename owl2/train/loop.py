@@ -46,6 +46,7 @@ from owl2.train.prepare import (
     seen_of,
     steps_from_epochs,
 )
+from owl2.train.profiling import profiled
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import Assignment, apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
@@ -65,10 +66,11 @@ class NotFiniteError(Owl2Error, RuntimeError):
     """The loss or the gradient is NaN or infinite; nothing was updated."""
 
 
-def train(config: TrainConfig, console: Console | None = None) -> Path:
+def train(config: TrainConfig, console: Console | None = None, profile: int = 0) -> Path:
     """Run a stage from its newest state to its end and return `run/checkpoint`.
 
-    Under `torchrun` every process calls this; the first one prints and writes for all.
+    Under `torchrun` every process calls this; the first one prints and writes for all. `profile` steps of it
+    are traced (profiling.py).
 
     Raises:
         NotFiniteError: see `bad_steps.jsonl` in the run's folder.
@@ -98,7 +100,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
         ranks.on_first(lambda: records.append(stack.enter_context(recorded(config.run, facts))))
         if records and changed:
             records[0].attempt["changed"] = dict(changed)
-        return _train(config, ranks, console, records[0] if records else None)
+        return _train(config, ranks, console, records[0] if records else None, profile * ranks.is_first)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Run:
     average: MovingAverage | None
 
 
-def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record | None) -> Path:
+def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record | None, profile: int) -> Path:
     run, assignments = prepare(config, ranks, console)
     config, model, start = run.config, run.objective.model, run.record
     marks = {"model": model_fingerprint(model, start.frozen, ranks), "data": start.order["content"]}
@@ -135,7 +137,7 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record |
     console.print(summary.line(config), highlight=False, soft_wrap=True)
     if config.lora is not None:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
-    _take_steps(run, loader, resumed)
+    _take_steps(run, loader, resumed, profile)
     if run.average is not None and config.ema is not None and config.ema.checkpoint == "average":
         run.average.copy_to_model()
     if config.lora is not None:
@@ -171,7 +173,7 @@ def prepare(config: TrainConfig, ranks: Ranks, console: Console) -> tuple[Run, l
     return run, assignments
 
 
-def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
+def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord, profile: int) -> None:
     """Train from the step of the resumed state to the last."""
     config, ranks, start, skipped = run.config, run.ranks, resumed.step, resumed.skipped
     micro_batches = loader.micro_batches()
@@ -181,6 +183,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
         stop_requests(second_kills=ranks.store is None) as stop_requested,
         Metrics(config, start, run.console, ranks) as metrics,
         Saver(config, ranks, run.console) as saver,
+        profiled(config.run, profile, local_device(config.device), run.console) as step_is_over,
     ):
         if validation is not None and validation.questions and not start:
             metrics.update_validation(validation.measure(run.objective, 0), validation.answers)
@@ -189,6 +192,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
             row = take_step(run, micro_batches, step, skips_left=config.skip_nonfinite - skipped)
             skipped += int(row.get("skipped", 0))
             row |= unusable.update()
+            step_is_over()
             metrics.update({"step": step + 1, **row})
             if validation is not None and validation.is_due(step + 1):
                 metrics.update_validation(validation.measure(run.objective, step + 1), validation.answers)

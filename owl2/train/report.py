@@ -180,7 +180,7 @@ def _facts(files: RunFiles) -> list[tuple[str, str]]:
     shown = [(f"{files.done:,} of {files.steps:,}", "steps")]
     if files.rows:
         shown += [
-            (f"{_last_mean(files.rows, 'loss'):.3f}", "loss, last tenth"),
+            (f"{last_mean(files.rows, 'loss'):.3f}", "loss, last tenth"),
             (duration(files.total("seconds")), "training time"),
             (short(files.total("tokens")), "tokens"),
             (short(files.total("images")), "images"),
@@ -219,7 +219,7 @@ def _sources(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
         curves, lines = [], []
         if trained := [row for row in files.rows if key in row]:
             curves.append(_curve(trained, key))
-            lines.append(f"{_last_mean(trained, key):.3f} in the last tenth")
+            lines.append(f"{last_mean(trained, key):.3f} in the last tenth")
         if held_out := [row for row in files.validation if key in row]:
             curves.append(_curve(held_out, key, colour=SECOND, is_noisy=False, has_marks=True))
             lines.append(f"held out: {held_out[-1][key]:.3f}")
@@ -306,7 +306,7 @@ def _curve(rows: Sequence[Row], key: str, **how: Any) -> Curve:
     return Curve([row["step"] for row in rows], [row[key] for row in rows], **how)
 
 
-def _last_mean(rows: Sequence[Row], key: str) -> float:
+def last_mean(rows: Sequence[Row], key: str) -> float:
     """The mean of the finite values in the last tenth of the rows (at least one row)."""
     last = [row[key] for row in rows[-max(1, len(rows) // 10) :] if math.isfinite(row[key])]
     return sum(last) / len(last) if last else math.nan
