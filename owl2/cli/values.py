@@ -19,6 +19,28 @@ import yaml
 
 from owl2.errors import Faults, Owl2Error
 
+ELSEWHERE = {
+    "batch_size": "global_batch_size",
+    "bf16": "dtype",
+    "cutoff_len": "data.max_tokens",
+    "dataset": "data.sources",
+    "gradient_accumulation_steps": "accumulation",
+    "gradient_checkpointing": "parallel.activation_checkpointing",
+    "logging_steps": "log_every",
+    "lora_alpha": "lora.alpha",
+    "lora_rank": "lora.rank",
+    "max_length": "data.max_tokens",
+    "max_steps": "steps",
+    "model_name_or_path": "model",
+    "num_train_epochs": "epochs",
+    "output_dir": "run",
+    "per_device_train_batch_size": "micro_batch_size",
+    "report_to": "trackers",
+    "save_steps": "save_every",
+    "save_total_limit": "keep_last",
+    "warmup_ratio": "optim.warmup_steps",
+}
+"""Names that other frameworks have for keys of a stage, to be understood in `nearest`."""
 NULL = ("null", "~")
 """How a field that is no text is left empty on the command line."""
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
@@ -57,7 +79,8 @@ Seed = Annotated[int, Range(0)]
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that is most like `word`.
 
-    Of dotted keys, one of the same name or of its initials at any level, then those of its own level.
+    Of dotted keys, one of the same name or of its initials at any level, or what other frameworks call so; then
+    those of its own level.
     """
     level, _, name = word.lstrip("-").rpartition(".")
     initials = "".join(part[:1] for part in re.split("[-_]", name))
@@ -65,6 +88,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     def likeness(other: str) -> tuple[bool, bool, float]:
         other_level, _, other_name = other.lstrip("-").rpartition(".")
         is_meant = other_name in (name, initials) and len(other_name) > 1
+        is_meant |= other.lstrip("-") == ELSEWHERE.get(name)
         return is_meant, other_level == level, difflib.SequenceMatcher(None, other, word).ratio()
 
     return max(known, key=likeness)
