@@ -79,8 +79,8 @@ Seed = Annotated[int, Range(0)]
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that is most like `word`.
 
-    Of dotted keys, one of the same name or of its initials at any level, or what other frameworks call so; then
-    those of its own level.
+    Of dotted keys, one of the same name or of its initials at any level, or what other frameworks call so;
+    then those of its own level.
     """
     level, _, name = word.lstrip("-").rpartition(".")
     initials = "".join(part[:1] for part in re.split("[-_]", name))
