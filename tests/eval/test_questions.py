@@ -80,6 +80,14 @@ def test_a_row_has_images_a_question_and_what_is_right_in_any_of_the_usual_forms
     assert absolute.category == {"group": "colour"}
     vqa = item(tmp_path, image="red.png", answers=[{"answer": "red"}] * 10)
     assert vqa.references == ("red",) * 10
+    assert item(tmp_path, answer=[1234.5678, 0, -1_000_000_000_001]).references == (
+        "1234.5678",
+        "0",
+        "-1000000000001",
+    )
+    shutil.copy(tmp_path / "red.png", tmp_path / "row 1.png")
+    assert item(tmp_path, image="row 1.png").images[0].open().size == (30, 20)
+    assert item(tmp_path, image={"path": ".\\red.png"}).images[0].open().size == (30, 20)
     assert item(tmp_path, question="你好？", answer="是").references == ("是",)
 
 
@@ -169,6 +177,8 @@ def test_a_conversation_that_ends_with_a_question_has_no_reference(tmp_path: Pat
         ({"question": " "}, "the question is blank"),
         ({"question": "a\ud800"}, "half a surrogate pair"),
         ({"question": "?", "image": "none.png"}, "none.png is not in "),
+        ({"question": "?", "image": "a" * 5000}, "is not in "),
+        ({"question": "?", "image": "data:image/png;base64,abc"}, "is not base64"),
         ({"question": "?", "image": 3}, "an image or clip of row 2 is missing"),
         ({"question": "?", "image": "a\0b"}, "which no file can have"),
         ({"question": "?", "image": "red.png", "images": ["red.png"]}, "both image and images"),
