@@ -23,7 +23,7 @@ from owl2.registry import include
 
 COMMANDS = {
     "Try it": ("demo",),
-    "Use a model": ("chat", "convert"),
+    "Use a model": ("chat", "generate", "convert"),
     "Prepare data": ("data",),
     "Train": ("init", "config", "plan", "train", "report"),
     "Evaluate": ("eval",),
@@ -36,7 +36,7 @@ In every option, --batch-size and --batch_size are the same. --version prints th
 --include FILE.py adds tasks, recipes, sources and metrics of your own to data, eval, plan and train.
 Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same with zsh."""
 
-CONTINUED = ("demo", "train", "data convert", "eval run")
+CONTINUED = ("demo", "train", "data convert", "eval run", "generate")
 """Commands that, started again, go on where they were stopped."""
 STOPPED = "stopped; the same command continues it"
 

@@ -13,6 +13,8 @@ from owl2.cli.values import Amount, Count, Seed, UsageError, read
 
 if TYPE_CHECKING:
     from owl2.eval.engines.engine import Engine
+    from owl2.eval.engines.local import OwlEngine
+    from owl2.eval.runner import Shard
     from owl2.eval.scoring.score import TaskResult
     from owl2.eval.task import Items
 
@@ -64,7 +66,6 @@ def run(
     from owl2.eval.report.display import Bar, print_not_run, print_outcomes, print_skipped
     from owl2.eval.runner import (
         Batching,
-        Shard,
         check_names,
         check_outcomes,
         check_plans,
@@ -79,7 +80,7 @@ def run(
         raise UsageError("nothing to ask: give --tasks NAME,NAME or --questions FILE.jsonl")
     own = [own_questions(file, metric or "", root=image_root) for file in questions or ()]
     check_names(own)
-    shard = Shard(_from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1))
+    shard = own_shard()
     plans, not_run = plan_tasks(
         [*(choose_tasks(tasks) if tasks is not None else ()), *own],
         data,
@@ -332,8 +333,12 @@ COMMANDS = {
 }
 
 
-def _from_environment(name: str, default: int) -> int:
-    return read(os.environ.get(name, str(default)), Seed, name)
+def own_shard() -> "Shard":
+    """The part of this process, as torchrun says; else all."""
+    from owl2.eval.runner import Shard
+
+    names = (("RANK", "0"), ("WORLD_SIZE", "1"))
+    return Shard(*(read(os.environ.get(name, default), Seed, name) for name, default in names))
 
 
 def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: str, dtype: str) -> "Engine":
@@ -342,12 +347,17 @@ def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: st
         from owl2.eval.engines.endpoint import EndpointEngine
 
         return EndpointEngine(ChatClient(endpoint, model))
+    return load_engine(str(checkpoint), device, dtype)
+
+
+def load_engine(checkpoint: str, device: str, dtype: str) -> "OwlEngine":
+    """A checkpoint as an engine; under torchrun, `cuda` is the rank's own GPU."""
     from owl2.api import load
     from owl2.eval.engines.local import OwlEngine
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return OwlEngine(load(str(checkpoint), device, dtype, progress=sys.stderr.isatty()), str(checkpoint))
+    return OwlEngine(load(checkpoint, device, dtype, progress=sys.stderr.isatty()), checkpoint)
 
 
 def _score(folder: Path, data: Path | None, tasks: str | None) -> "list[TaskResult]":

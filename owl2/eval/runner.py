@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -382,7 +382,7 @@ def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
         task=plan.task.name,
         template=plan.template,
         mode=plan.task.mode,
-        decoding=asdict(_decoding_of(plan, engine)),
+        decoding=_decoding_of(plan, engine).to_dict(),
         engine={**engine.identity, "frames": NUM_FRAMES},
         data=str(data.absolute()),
         source=engine.source,
@@ -413,7 +413,7 @@ def prompt_hash(prompt: Prompt) -> str:
         for message in prompt.messages
     ]
     names = [Path(image.name).name for image in images_of(prompt)]
-    asked: list[Any] = [texts, names, prompt.answer_prefix, asdict(prompt.decoding), dict(prompt.choices)]
+    asked: list[Any] = [texts, names, prompt.answer_prefix, prompt.decoding.to_dict(), dict(prompt.choices)]
     return short_hash(json.dumps(asked))
 
 

@@ -1,7 +1,6 @@
 """What a benchmark asks: some of its questions as a model gets them, in the terminal and as a page."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ class Shown:
         )
 
     def _decoding(self) -> dict[str, float]:
-        return asdict(self.task.decoding_of(self.template))
+        return self.task.decoding_of(self.template).to_dict()
 
     def _card(self, item: Item) -> dict[str, Any]:
         prompt = prompt_of(self.task, self.template, self.task.decoding_of(self.template), item)
