@@ -76,7 +76,8 @@ class Questions(Task):
     metric: ClassVar[str]
     """"" for the one that suits each row."""
     rows: ClassVar[Sequence[Item | Skipped]]
-    root: ClassVar[Path | None]
+    root: ClassVar[Path | None] = None
+    """Where paths of images begin; None for the folder of the file."""
 
     def read(self, data: Path) -> Sequence[Item | Skipped]:
         return self.rows
