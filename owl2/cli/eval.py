@@ -6,6 +6,7 @@ Under torchrun each rank answers its share (RANK, WORLD_SIZE, LOCAL_RANK).
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,8 @@ from owl2.cli.values import Amount, Count, Seed, UsageError, read
 
 if TYPE_CHECKING:
     from owl2.eval.engines.engine import Engine
+    from owl2.eval.engines.local import OwlEngine
+    from owl2.eval.runner import Shard
     from owl2.eval.scoring.score import TaskResult
     from owl2.eval.task import Items
 
@@ -24,6 +27,7 @@ def run(
     out: Path,
     questions: list[Path] | None = None,
     metric: str | None = None,
+    image_root: Path | None = None,
     data: Path = Path("data"),
     template: str | None = None,
     limit: Count | None = None,
@@ -46,6 +50,7 @@ def run(
         questions: file of your own questions, JSON lines or a JSON array; may be repeated.
         metric: of your own questions: exact, contains, choice, yes_no, number, relaxed (within 5 %), f1, vqa
             or cider; default: the one that suits each row.
+        image_root: where the image paths of your own questions begin; default: the folder of their file.
         data: folder of the benchmarks; `owl2 eval data` lists the files that belong there.
         template: prompt template, for the tasks that have it; default: each task's first, the paper's.
         limit: most questions of each task, a seeded sample of its groups; default: all.
@@ -58,11 +63,11 @@ def run(
         device: cpu, cuda, cuda:1, ...; under torchrun, cuda is each rank's own.
         dtype: type of the weights and the computation.
     """
+    given = dict(locals())
     from owl2.eval.questions import own_questions
     from owl2.eval.report.display import Bar, print_not_run, print_outcomes, print_skipped
     from owl2.eval.runner import (
         Batching,
-        Shard,
         check_names,
         check_outcomes,
         check_plans,
@@ -70,14 +75,15 @@ def run(
         plan_tasks,
         run_plans,
     )
+    from owl2.provenance import recorded
 
     if (checkpoint is None) == (endpoint is None):
         raise UsageError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
     if tasks is None and not questions:
         raise UsageError("nothing to ask: give --tasks NAME,NAME or --questions FILE.jsonl")
-    own = [own_questions(file, metric or "") for file in questions or ()]
+    own = [own_questions(file, metric or "", root=image_root) for file in questions or ()]
     check_names(own)
-    shard = Shard(_from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1))
+    shard = own_shard()
     plans, not_run = plan_tasks(
         [*(choose_tasks(tasks) if tasks is not None else ()), *own],
         data,
@@ -92,24 +98,30 @@ def run(
         print_skipped(plans, out)
     check_plans(plans, not_run, data)
     out.mkdir(parents=True, exist_ok=True)  # before the weights, which take longer
-    engine = _engine(checkpoint, endpoint, model, device, dtype)
-    with Bar(plans, shard) as bar:
-        outcomes = run_plans(
-            engine,
-            plans,
-            data,
-            out,
-            not_run=not_run,
-            batching=Batching(batch_size, batch_tokens),
-            shard=shard,
-            watch=bar,
-        )
-    print_outcomes(outcomes)
-    if shard.world_size == 1:
-        _report([out], out, None, 24, {plan.task.name: plan.loaded for plan in plans})
-    elif shard.rank == 0:
-        print(f"When all ranks are done: owl2 eval report {out}")
-    check_outcomes(outcomes, not_run)
+    with recorded(out, {"config": given}) if shard.rank == 0 else nullcontext() as record:
+        engine = _engine(checkpoint, endpoint, model, device, dtype)
+        if record is not None:
+            marks = {plan.task.name: _mark(plan.loaded) for plan in plans}
+            record.update(
+                {"fingerprints": {"model": engine.identity, "data": marks}}, processes=shard.world_size
+            )
+        with Bar(plans, shard) as bar:
+            outcomes = run_plans(
+                engine,
+                plans,
+                data,
+                out,
+                not_run=not_run,
+                batching=Batching(batch_size, batch_tokens),
+                shard=shard,
+                watch=bar,
+            )
+        print_outcomes(outcomes)
+        if shard.world_size == 1:
+            _report([out], out, None, 24, {plan.task.name: plan.loaded for plan in plans})
+        elif shard.rank == 0:
+            print(f"When all ranks are done: owl2 eval report {out}")
+        check_outcomes(outcomes, not_run)
 
 
 def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
@@ -129,6 +141,7 @@ def show(
     task: str | None = None,
     *,
     questions: Path | None = None,
+    image_root: Path | None = None,
     template: str | None = None,
     n: Count = 3,
     data: Path = Path("data"),
@@ -139,6 +152,7 @@ def show(
     Args:
         task: name of a benchmark.
         questions: file of your own questions instead.
+        image_root: where their image paths begin; default: the folder of their file.
         template: prompt template; default: the task's first, the paper's.
         n: number of questions, a seeded sample.
         data: folder of the benchmarks.
@@ -151,7 +165,7 @@ def show(
 
     if (task is None) == (questions is None):
         raise UsageError("give the name of a benchmark or --questions FILE.jsonl, and not both")
-    chosen = own_questions(questions) if questions is not None else find_task(str(task))
+    chosen = own_questions(questions, root=image_root) if questions is not None else find_task(str(task))
     shown = Shown(chosen, data, template, n)
     print(shown.text())
     if out is not None:
@@ -328,8 +342,19 @@ COMMANDS = {
 }
 
 
-def _from_environment(name: str, default: int) -> int:
-    return read(os.environ.get(name, str(default)), Seed, name)
+def own_shard() -> "Shard":
+    """The part of this process, as torchrun says; else all."""
+    from owl2.eval.runner import Shard
+
+    names = (("RANK", "0"), ("WORLD_SIZE", "1"))
+    return Shard(*(read(os.environ.get(name, default), Seed, name) for name, default in names))
+
+
+def _mark(loaded: "Items") -> str:
+    """A fingerprint of the questions of a benchmark and their references."""
+    from owl2.eval.hashing import short_hash
+
+    return short_hash("\n".join(f"{i.id} {i.question} {i.choices} {i.references}" for i in loaded.items))
 
 
 def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: str, dtype: str) -> "Engine":
@@ -338,12 +363,17 @@ def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: st
         from owl2.eval.engines.endpoint import EndpointEngine
 
         return EndpointEngine(ChatClient(endpoint, model))
+    return load_engine(str(checkpoint), device, dtype)
+
+
+def load_engine(checkpoint: str, device: str, dtype: str) -> "OwlEngine":
+    """A checkpoint as an engine; under torchrun, `cuda` is the rank's own GPU."""
     from owl2.api import load
     from owl2.eval.engines.local import OwlEngine
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return OwlEngine(load(str(checkpoint), device, dtype, progress=sys.stderr.isatty()), str(checkpoint))
+    return OwlEngine(load(checkpoint, device, dtype, progress=sys.stderr.isatty()), checkpoint)
 
 
 def _score(folder: Path, data: Path | None, tasks: str | None) -> "list[TaskResult]":

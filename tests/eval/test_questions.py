@@ -1,6 +1,8 @@
 """Questions of one's own: how rows are read, which metric scores them, and the way through every command."""
 
+import base64
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from owl2.__main__ import main
-from owl2.errors import Owl2Warning
+from owl2.errors import Owl2Error, Owl2Warning
 from owl2.eval.answers.predictions import PredictionError
 from owl2.eval.engines.engine import Reply
 from owl2.eval.metrics.named import METRICS, UnknownMetric, find_metric, metric_for
@@ -22,7 +24,9 @@ from owl2.eval.runner import Plan, plan_tasks, run_plans
 from owl2.eval.scoring.score import score_run
 from owl2.eval.task import Answer, EvalDataError, Item, Skipped
 from owl2.jsonl import to_line
+from owl2.processor.template import render
 from tests.eval.small import Scripted
+from tests.eval.tasks.test_fuzz import damage
 
 COLOURS = ("red", "green", "blue")
 
@@ -79,6 +83,14 @@ def test_a_row_has_images_a_question_and_what_is_right_in_any_of_the_usual_forms
     assert absolute.category == {"group": "colour"}
     vqa = item(tmp_path, image="red.png", answers=[{"answer": "red"}] * 10)
     assert vqa.references == ("red",) * 10
+    assert item(tmp_path, answer=[1234.5678, 0, -1_000_000_000_001]).references == (
+        "1234.5678",
+        "0",
+        "-1000000000001",
+    )
+    shutil.copy(tmp_path / "red.png", tmp_path / "row 1.png")
+    assert item(tmp_path, image="row 1.png").images[0].open().size == (30, 20)
+    assert item(tmp_path, image={"path": ".\\red.png"}).images[0].open().size == (30, 20)
     assert item(tmp_path, question="你好？", answer="是").references == ("是",)
 
 
@@ -130,6 +142,29 @@ def test_a_row_of_training_is_asked_up_to_its_last_answer(tmp_path: Path, form: 
     assert "And this?" in str(messages[-1]["content"])
 
 
+def test_marks_system_prompt_input_history_and_data_uris_are_read_as_in_training(tmp_path: Path) -> None:
+    data = base64.b64encode((tmp_path / "blue.png").read_bytes()).decode()
+    row = {
+        "instruction": "Which of <image> and <image>?",
+        "input": "Only one.",
+        "history": [["Hello?", "Hello!"]],
+        "system": "You are an owl.",
+        "images": ["red.png", f"data:image/png;base64,{data}"],
+        "output": "red",
+    }
+    task = own_questions(write(tmp_path / "own.jsonl", row))
+    (found,) = task.items(tmp_path)
+    messages = task.template("as-written").messages(found)
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert [part["type"] for part in messages[-1]["content"]] == ["text", "image", "text", "image", "text"]
+    assert [image.open().getpixel((0, 0)) for image in found.images] == [(255, 0, 0), (0, 0, 255)]
+    assert (
+        task.template("short")
+        .messages(found)[-1]["content"][-1]["text"]
+        .startswith("?\nOnly one.\nAnswer the")
+    )
+
+
 def test_a_conversation_that_ends_with_a_question_has_no_reference(tmp_path: Path) -> None:
     file = write(tmp_path / "open.jsonl", {"messages": [{"role": "user", "content": "Hello?"}]})
     (found,) = own_questions(file).items(tmp_path)
@@ -145,10 +180,12 @@ def test_a_conversation_that_ends_with_a_question_has_no_reference(tmp_path: Pat
         ({"question": " "}, "the question is blank"),
         ({"question": "a\ud800"}, "half a surrogate pair"),
         ({"question": "?", "image": "none.png"}, "none.png is not in "),
-        ({"question": "?", "image": 3}, "3 is no path of an image or clip"),
-        ({"question": "?", "image": "a\0b"}, "is no path of an image or clip"),
+        ({"question": "?", "image": "a" * 5000}, "is not in "),
+        ({"question": "?", "image": "data:image/png;base64,abc"}, "is not base64"),
+        ({"question": "?", "image": 3}, "an image or clip of row 2 is missing"),
+        ({"question": "?", "image": "a\0b"}, "which no file can have"),
         ({"question": "?", "image": "red.png", "images": ["red.png"]}, "both image and images"),
-        ({"question": "?", "image": "red.png", "video": "red.png"}, "1 images and 1 videos"),
+        ({"question": "?", "prompt": "?"}, "both question and prompt"),
         ({"question": "?", "answer": {"a": 1}}, "a reference is None, expected text"),
         ({"question": "?", "answer": "x", "reference": "y"}, "both reference and answer"),
         ({"question": "?", "choices": ["one"], "answer": 0}, "expected a list of 2 to 26 texts"),
@@ -308,6 +345,7 @@ def test_the_page_shows_every_answer_with_its_image_and_says_how_it_is_scored(tm
     assert page.count("<img") == 3
     assert "own.jsonl: 1 of 3 not right" in page
     assert page.index("It is purple") < page.index(">blue<")
+    assert (page.count("<dt>answer</dt>"), page.count("<dt>right answer</dt>")) == (1, 2)
     text = files["md"].read_text()
     assert "own.jsonl: metric: exact (3); by the form of each row" in text
     assert "own.jsonl: 1: " in text
@@ -384,6 +422,19 @@ def test_before_and_after_are_compared_on_the_same_questions(
     assert re.search(r"own.jsonl \| exact match \|.*\| 24 \| 3 \|$", row), row
 
 
+def test_image_paths_may_begin_elsewhere(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows").mkdir()
+    file = write(tmp_path / "rows" / "own.jsonl", {"image": "red.png", "question": "What?", "answer": "red"})
+    rooted = ["--questions", str(file), "--image_root", str(tmp_path)]
+    main(["eval", "show", *rooted])
+    main(["eval", "run", str(checkpoint), *rooted, "--out", str(tmp_path / "out")])
+    main(["eval", "report", str(tmp_path / "out")])
+    assert "red.png (30 x 20)" in capsys.readouterr().out
+    assert "<img" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_two_files_of_one_name_and_nothing_to_ask_are_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -397,14 +448,15 @@ def test_two_files_of_one_name_and_nothing_to_ask_are_refused(
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--questions", str(file), "--questions", str(other)])
     assert stopped.value.code == 1
-    assert "own.jsonl and own.json are both kept as own_own: rename one" in capsys.readouterr().err
+    assert "own.jsonl and own.json are both kept as own: rename one" in capsys.readouterr().err
 
 
 def test_a_video_is_shown_as_its_frames(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (16, 16), (20 * n, 0, 0)) for n in range(8)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
-    plain = item(tmp_path, video="clip.gif", segment=[0, 0.5], answer="red")
-    assert (plain.video, plain.segment, plain.images) == (tmp_path / "clip.gif", (0.0, 0.5), ())
+    plain = item(tmp_path, video="clip.gif", segment=[0, 0.4], answer="red")
+    assert len(plain.images) == 8
+    assert len({image.open().getpixel((8, 8)) for image in plain.images}) <= 5, "half of the clip"
     turns = [{"from": "human", "value": "<video>What?"}, {"from": "gpt", "value": "Red."}]
     task = own_questions(write(tmp_path / "v.jsonl", {"conversations": turns, "video": "clip.gif"}))
     (found,) = task.items(tmp_path)
@@ -415,3 +467,30 @@ def test_a_video_is_shown_as_its_frames(tmp_path: Path) -> None:
 def test_a_row_that_is_skipped_is_no_item(tmp_path: Path) -> None:
     task = own_questions(write(tmp_path / "own.jsonl", {"question": "What?"}, {"id": 1}))
     assert [type(row) for row in task.read(tmp_path)] == [Item, Skipped]
+
+
+def test_a_damaged_file_is_read_or_skipped_or_an_error_for_the_user(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "An owl."}]
+    rows = [
+        {"id": 1, "image": "red.png", "question": "How many?", "answer": 3, "tolerance": 1, "group": "a"},
+        {"images": ["red.png", {"path": "blue.png"}], "question": "?", "choices": ["x", "y"], "answer": "B"},
+        {"conversations": turns, "image": "green.png", "system": "Be an owl."},
+        {"instruction": "Is it?", "input": "An owl", "output": "yes", "history": [["a", "b"]]},
+        {"video": "red.png", "segment": [0, 1], "question": "What?", "references": ["a", "b"]},
+    ]
+    text = write(tmp_path / "own.jsonl", *rows).read_text()
+    rng = random.Random(0)
+    for _ in range(300):
+        (tmp_path / "own.jsonl").write_bytes(damage(text, rng))
+        try:
+            task = own_questions(tmp_path / "own.jsonl")
+        except Owl2Error:
+            continue
+        items = task.items(tmp_path)
+        for asked in items:
+            for template in task.templates.values():
+                render(template.messages(asked), generation_prompt=True)
+        for said in ("A", "3", ""):
+            task.score([Answer(asked, said, task.parse(asked, said)) for asked in items])
+        assert json.dumps(task.origin)
+        assert task.remarks

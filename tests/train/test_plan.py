@@ -147,14 +147,14 @@ def tiny_stage(name: str, **changes: Any) -> tuple[TrainConfig, Owl2Config]:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_stage_is_planned_for_64_ranks_or_as_many_as_its_batch_has_samples(path: Path) -> None:
     config, model = tiny_stage(path.stem)
-    gpus = min(64, config.global_batch_size)
-    plan = plan_stage(config, model, gpus, GPUS["h100"])
+    num_gpus = min(64, config.global_batch_size)
+    plan = plan_stage(config, model, num_gpus, GPUS["h100"])
     assert plan.fits
     planned = plan.config
     assert planned.optim == config.optim
-    ranks = planned.parallel.data_ranks(gpus)
+    ranks = planned.parallel.data_ranks(num_gpus)
     assert planned.micro_batch_size * planned.accumulation * ranks == config.global_batch_size
-    planned.check(gpus)
+    planned.check(num_gpus)
 
 
 DEEP = preset("tiny").replace(
@@ -384,3 +384,11 @@ def test_what_cannot_be_planned_is_one_sentence(
     error = capsys.readouterr().err
     assert error.startswith("owl2 plan: ")
     assert message in error
+
+
+def test_a_plan_is_json_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "tiny", "--gpus", "2", "--model", "tiny", "--accumulation", "4", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["stage"] == "tiny"
+    assert found["memory"]["parameters"] == pytest.approx(4 * found["parameters"] / 2, rel=0.01)
+    assert found["days"] == pytest.approx(found["steps"] * found["seconds_per_step"] / 86400)

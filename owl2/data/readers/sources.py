@@ -22,7 +22,8 @@ from owl2.registry import Registry
 SOURCES: Registry[Source] = Registry("source", "owl2.data.readers", "owl2.sources", key="suffix")
 source = SOURCES.add
 """Register a reader of other files: a `Source` whose class attribute `suffix`, as in ".lmdb", is the end of
-their names. It is called as `JsonlSource` is, with name, path, image root and `in_slices`."""
+their names. It is called as `JsonlSource` is, with name, path, image root and `in_slices`,
+and with `columns` if the configuration has any."""
 
 COMPRESSED = re.compile(r"\.(tar|parquet|arrow)\.(gz|bz2|xz|zst|lz4|zip)$|\.tgz$")
 """Ends of the names of shards and tables that would be passed over."""
@@ -33,7 +34,7 @@ READERS: dict[tuple[str, ...], type[JsonlSource | TableSource | TarSource]] = {
 }
 """Who reads files with these suffixes."""
 NUM_TRIED = 8
-"""Rows of which one must be in a form that is read, for a source to open."""
+"""Rows, evenly spread, of which one must be in a form that is read, for a source to open."""
 MAX_NAMED = 10
 
 
@@ -62,13 +63,14 @@ def open_source(
     try:
         for suffix, other in SOURCES.all().items():
             if str(path).endswith(suffix):
-                return cast(Any, other)(name, path, image_root, in_slices=shuffle == "slices")
+                more = {"columns": columns} if columns else {}
+                return cast(Any, other)(name, path, image_root, in_slices=shuffle == "slices", **more)
         path, reader = _resolved(name, path)
         shuffle = shuffle or ("slices" if is_url(path) and reader is TarSource else "samples")
-        source = reader(name, path, image_root, in_slices=shuffle == "slices", columns=columns)
+        opened = reader(name, path, image_root, in_slices=shuffle == "slices", columns=columns)
         if reader is JsonlSource or not is_url(path):
-            _check_form(source)
-        return source
+            _check_form(opened)
+        return opened
     except FileNotFoundError as error:
         raise DataError(f"{name}: {error.filename or path} does not exist") from error
     except Owl2Error:
@@ -78,9 +80,9 @@ def open_source(
 
 
 def _check_form(source: Source) -> None:
-    """Raise DataError if none of the first rows is in a form that is read."""
+    """Raise DataError if none of a few rows is in a form that is read."""
     faults = []
-    for index in range(min(NUM_TRIED, len(source))):
+    for index in range(0, len(source), -(-len(source) // NUM_TRIED)):
         try:
             source[index]
         except DataError as error:
@@ -94,9 +96,8 @@ def _check_form(source: Source) -> None:
     first = str(faults[0]).removeprefix(f"{source.name}: ")
     if faults[0].kind == NO_OBJECT:
         first += "; expected is an object a line, or an array of objects"
-    raise DataError(
-        f"{source.name}: none of its first {len(faults)} rows can be read; {first}", faults[0].kind
-    )
+    rows = f"none of {len(faults)} rows that were tried can" if len(faults) > 1 else "its only row cannot"
+    raise DataError(f"{source.name}: {rows} be read; {first}", faults[0].kind)
 
 
 def _resolved(name: str, path: Location) -> tuple[Location, type[JsonlSource | TableSource | TarSource]]:
