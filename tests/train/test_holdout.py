@@ -103,6 +103,7 @@ def test_a_run_shows_how_many_are_held_out_measures_them_and_resumes_bit_for_bit
     summary = Summary.read(config.run)
     assert summary is not None
     assert [(corpus.samples, corpus.held_out) for corpus in summary.corpora] == [(16, 4), (16, 4)]
+    assert [row[1] for row in summary.corpus_rows()] == ["16 (4 held out)"] * 2
     (row,) = read_metrics(config.run, "validation.jsonl")
     assert row.keys() == {"step", "loss/captions", "loss/chat"}
     cut = dataclasses.replace(config, run=tmp_path / "cut")
