@@ -27,7 +27,7 @@ from owl2.train.signals import EXIT_STOPPED, STOPPED, Interrupted, stop_at_start
 
 COMMANDS = {
     "Try it": ("demo",),
-    "Use a model": ("chat", "convert"),
+    "Use a model": ("chat", "generate", "convert"),
     "Prepare data": ("data",),
     "Train": ("init", "config", "plan", "train", "report"),
     "Evaluate": ("eval",),
@@ -37,9 +37,10 @@ COMMANDS = {
 OPTIONS = ("--help", "--version", "--print-completion")
 NOTES = """
 In every option, --batch-size and --batch_size are the same. --version prints the version.
+--include FILE.py adds tasks, recipes, sources and metrics of your own to data, eval, plan and train.
 Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same with zsh."""
 
-CONTINUED = ("demo", "train", "data convert", "eval run")
+CONTINUED = ("demo", "train", "data convert", "eval run", "generate")
 """Commands that, started again, go on where they were stopped."""
 
 

@@ -180,9 +180,13 @@ class Owl2:
             answer = self.chat(conversation, **settings)
         return explain(self.session(), conversation, answer, **settings)
 
-    def session(self) -> ChatSession:
-        """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`."""
-        return ChatSession(self.model, self.processor, self.generation_config, self.image_cache)
+    def session(self, system: str = "") -> ChatSession:
+        """Begin a dialogue that reads each turn once: `for piece in session.say("What is this?"): ...`.
+
+        Args:
+            system: its system prompt.
+        """
+        return ChatSession(self.model, self.processor, self.generation_config, self.image_cache, system)
 
     def _prompt(self, messages: Sequence[Message]) -> dict[str, Tensor]:
         """A conversation as a batch of one, its images encoded."""

@@ -155,14 +155,18 @@ def include(path: Path) -> None:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
-        ]
-        line = lines[-1] if lines else getattr(error, "lineno", None)
-        what = str(error) if isinstance(error, Owl2Error) else f"{type(error).__name__}: {error}"
         del sys.modules[name]
-        raise RegistryError(f"--include {path}{f', line {line}' if line else ''}: {what}") from error
+        raise RegistryError(f"--include {path}{fault_of(error, str(file))}") from error
     included.append(file)
+
+
+def fault_of(error: BaseException, file: str) -> str:
+    """What went wrong in a file of a user, as `, line 7: KeyError: 'id'`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    line = lines[-1] if lines else getattr(error, "lineno", None)
+    what = str(error) if isinstance(error, Owl2Error) else f"{type(error).__name__}: {error}"
+    return f"{f', line {line}' if line else ''}: {what}"
 
 
 def _taken(name: str, file: Path) -> str:
@@ -177,6 +181,7 @@ def _taken(name: str, file: Path) -> str:
     return "" if spec is None else str(spec.origin)
 
 
+@cache
 def import_modules(package_name: str) -> None:
     """Import every module of a package, in the order of their names, so that their classes register."""
     package = importlib.import_module(package_name)

@@ -10,7 +10,7 @@ from owl2.train.adapters.lora import add_adapters
 from owl2.train.config import TrainConfigError
 from owl2.train.rules import assign_rules
 
-GPUS = {"pretrain": 64, "instruct": 64, "lora": 1, "qlora": 1, "tiny": 1}
+GPUS = {"pretrain": 64, "instruct": 64, "lora": 1, "qlora": 1, "finetune": 1, "tiny": 1}
 """What each stage is for as it stands."""
 CONFIGS = sorted((Path(__file__).parents[1] / "owl2/configs").glob("*.yaml"))
 

@@ -12,6 +12,7 @@ def chat(
     *,
     image: list[str | Path] | None = None,
     message: str | None = None,
+    system: str = "",
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
@@ -31,6 +32,7 @@ def chat(
         checkpoint: checkpoint folder, a run's adapter folder, or a Hugging Face hub id such as owner/name.
         image: path or URL of an image shown with the first message; repeat the option for several.
         message: the question, asked once; without it a dialogue begins.
+        system: system prompt, such as "Answer in one word."
         temperature: sampling temperature, 0 for the most probable token; default: the checkpoint's.
         top_p: sample from the most probable tokens that together have this probability.
         top_k: sample from this many most probable tokens; 0 for all.
@@ -52,7 +54,7 @@ def chat(
         settings["do_sample"] = True  # temperature 0 is greedy all the same
     GenerationConfig().replace(**settings)  # what is quick to fail comes before the weights
     images = [load_image(path) for path in image or []]
-    session = load(checkpoint, device, dtype, progress=sys.stderr.isatty()).session()
+    session = load(checkpoint, device, dtype, progress=sys.stderr.isatty()).session(system)
     if message is None:
         converse(session, images, settings, why=why)
     else:

@@ -67,14 +67,12 @@ def convert(
 
 
 def _read_share(text: str, join: bool) -> "Share":
-    """Read `3/8`; raises UsageError."""
-    from owl2.cli.values import UsageError
+    from owl2.cli.values import UsageError, read_share
     from owl2.data.recipes.convert import Share
 
-    number, _, count = text.partition("/")
-    if join or not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f"--shard {text} must be 1/N to N/N, such as 3/8, and without --join")
-    return Share(int(number), int(count))
+    if join:
+        raise UsageError(f"--shard {text} makes a part and --join puts parts together; give one of them")
+    return Share(*read_share(text))
 
 
 def mixture(path: Path, *, draws: Count = 100_000) -> None:

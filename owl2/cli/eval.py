@@ -14,6 +14,8 @@ from owl2.cli.values import Amount, Count, Seed, UsageError, read
 
 if TYPE_CHECKING:
     from owl2.eval.engines.engine import Engine
+    from owl2.eval.engines.local import OwlEngine
+    from owl2.eval.runner import Shard
     from owl2.eval.scoring.score import TaskResult
     from owl2.eval.task import Items
 
@@ -25,6 +27,7 @@ def run(
     out: Path,
     questions: list[Path] | None = None,
     metric: str | None = None,
+    image_root: Path | None = None,
     data: Path = Path("data"),
     template: str | None = None,
     limit: Count | None = None,
@@ -47,6 +50,7 @@ def run(
         questions: file of your own questions, JSON lines or a JSON array; may be repeated.
         metric: of your own questions: exact, contains, choice, yes_no, number, relaxed (within 5 %), f1, vqa
             or cider; default: the one that suits each row.
+        image_root: where the image paths of your own questions begin; default: the folder of their file.
         data: folder of the benchmarks; `owl2 eval data` lists the files that belong there.
         template: prompt template, for the tasks that have it; default: each task's first, the paper's.
         limit: most questions of each task, a seeded sample of its groups; default: all.
@@ -64,7 +68,6 @@ def run(
     from owl2.eval.report.display import Bar, print_not_run, print_outcomes, print_skipped
     from owl2.eval.runner import (
         Batching,
-        Shard,
         check_names,
         check_outcomes,
         check_plans,
@@ -78,9 +81,9 @@ def run(
         raise UsageError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
     if tasks is None and not questions:
         raise UsageError("nothing to ask: give --tasks NAME,NAME or --questions FILE.jsonl")
-    own = [own_questions(file, metric or "") for file in questions or ()]
+    own = [own_questions(file, metric or "", root=image_root) for file in questions or ()]
     check_names(own)
-    shard = Shard(_from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1))
+    shard = own_shard()
     plans, not_run = plan_tasks(
         [*(choose_tasks(tasks) if tasks is not None else ()), *own],
         data,
@@ -138,6 +141,7 @@ def show(
     task: str | None = None,
     *,
     questions: Path | None = None,
+    image_root: Path | None = None,
     template: str | None = None,
     n: Count = 3,
     data: Path = Path("data"),
@@ -148,6 +152,7 @@ def show(
     Args:
         task: name of a benchmark.
         questions: file of your own questions instead.
+        image_root: where their image paths begin; default: the folder of their file.
         template: prompt template; default: the task's first, the paper's.
         n: number of questions, a seeded sample.
         data: folder of the benchmarks.
@@ -160,7 +165,7 @@ def show(
 
     if (task is None) == (questions is None):
         raise UsageError("give the name of a benchmark or --questions FILE.jsonl, and not both")
-    chosen = own_questions(questions) if questions is not None else find_task(str(task))
+    chosen = own_questions(questions, root=image_root) if questions is not None else find_task(str(task))
     shown = Shown(chosen, data, template, n)
     print(shown.text())
     if out is not None:
@@ -344,8 +349,12 @@ def _mark(loaded: "Items") -> str:
     return short_hash("\n".join(f"{i.id} {i.question} {i.choices} {i.references}" for i in loaded.items))
 
 
-def _from_environment(name: str, default: int) -> int:
-    return read(os.environ.get(name, str(default)), Seed, name)
+def own_shard() -> "Shard":
+    """The part of this process, as torchrun says; else all."""
+    from owl2.eval.runner import Shard
+
+    names = (("RANK", "0"), ("WORLD_SIZE", "1"))
+    return Shard(*(read(os.environ.get(name, default), Seed, name) for name, default in names))
 
 
 def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: str, dtype: str) -> "Engine":
@@ -354,12 +363,17 @@ def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: st
         from owl2.eval.engines.endpoint import EndpointEngine
 
         return EndpointEngine(ChatClient(endpoint, model))
+    return load_engine(str(checkpoint), device, dtype)
+
+
+def load_engine(checkpoint: str, device: str, dtype: str) -> "OwlEngine":
+    """A checkpoint as an engine; under torchrun, `cuda` is the rank's own GPU."""
     from owl2.api import load
     from owl2.eval.engines.local import OwlEngine
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return OwlEngine(load(str(checkpoint), device, dtype, progress=sys.stderr.isatty()), str(checkpoint))
+    return OwlEngine(load(checkpoint, device, dtype, progress=sys.stderr.isatty()), checkpoint)
 
 
 def _score(folder: Path, data: Path | None, tasks: str | None) -> "list[TaskResult]":

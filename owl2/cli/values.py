@@ -143,6 +143,14 @@ def read(value: Any, kind: Any, where: str, faults: Faults | None = None) -> Any
     return _read_number(text, kind, where)
 
 
+def read_share(text: str, option: str = "--shard") -> tuple[int, int]:
+    """Read i/n, the i-th of n parts from 1, as in 3/8."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"{option} {text} must be 1/N to N/N, as in 3/8")
+    return int(number), int(count)
+
+
 def at_home(value: Any) -> Any:
     """A path, or each of a list, with `~` as the home folder; any other value as it is."""
     if isinstance(value, list):

@@ -9,14 +9,16 @@ other questions are never taken for these, and a copy of the file stays in the r
 import dataclasses
 import json
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from owl2.data.readers.rows import conversation
-from owl2.data.recipes.wording import LETTER
+from owl2.data.readers.rows import ROLES, conversation, stored_media
+from owl2.data.readers.storage import is_url
+from owl2.data.recipes.wording import LETTER, SHORT
 from owl2.data.sample import Clip, DataError, StoredImage
 from owl2.errors import Owl2Error, Owl2Warning
 from owl2.eval.formats.frames import NUM_FRAMES, Frame
@@ -24,35 +26,39 @@ from owl2.eval.formats.records import Record, read_records, usable
 from owl2.eval.hashing import short_hash
 from owl2.eval.metrics.averages import mean, mean_by_group
 from owl2.eval.metrics.named import METRICS, find_metric, metric_for
-from owl2.eval.task import Answer, Decoding, EvalDataError, Item, Score, Skipped, Task, Template
-from owl2.eval.tasks.prompts import options, short_answer, turn
+from owl2.eval.task import Answer, Decoding, EvalDataError, Item, Score, Skipped, Task, Template, all_tasks
+from owl2.eval.tasks.prompts import options
 from owl2.files import write_file
 from owl2.processor.template import Message
 
 FOLDER = "questions"
 """In the run's folder: copies of the files."""
-QUESTION = ("question", "query", "prompt", "instruction")
-ANSWER = ("references", "reference", "answers", "answer", "response", "output")
-TURNS = ("conversations", "conversation", "messages")
-IMAGE, VIDEO = ("image", "images"), ("video", "videos")
-ID, GROUP = ("id", "question_id"), ("group", "category")
+ANSWER = ("references", "reference", "answers", *ROLES["answer"])
+GROUP = ("group", "category")
 TEXTS = ("exact", "f1", "cider")
 """Metrics that follow from how long references are; a file with several of them has F1 in their place."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def as_written(item: Item) -> list[Message]:
-    """The row's conversation, or its images and question; below, choices and the sentence for a letter."""
-    if "messages" in item.extra:
-        return list(item.extra["messages"])
-    return turn(
-        item, f"{item.question}\n{options(item.choices)}\n{LETTER}" if item.choices else item.question
-    )
+    """The row's conversation; below its question, choices and the sentence that asks for a letter."""
+    return _ending(item, f"\n{options(item.choices)}\n{LETTER}" if item.choices else "")
 
 
 def in_short(item: Item) -> list[Message]:
-    """The same, with the sentence that asks for a single word or phrase."""
-    return as_written(item) if item.choices or "messages" in item.extra else short_answer(item)
+    """The same; without choices with the sentence that asks for a single word or phrase."""
+    return as_written(item) if item.choices else _ending(item, f"\n{SHORT}")
+
+
+def _ending(item: Item, text: str) -> list[Message]:
+    """The conversation with this text behind its question."""
+    if not text:
+        return list(item.extra["messages"])
+    *before, last = item.extra["messages"]
+    *parts, end = _parts(last)
+    if end["type"] != "text":
+        parts, end = [*parts, end], {"type": "text", "text": ""}
+    return [*before, {**last, "content": [*parts, {**end, "text": end["text"] + text}]}]
 
 
 class Questions(Task):
@@ -69,6 +75,7 @@ class Questions(Task):
     metric: ClassVar[str]
     """"" for the one that suits each row."""
     rows: ClassVar[Sequence[Item | Skipped]]
+    root: ClassVar[Path | None]
 
     def read(self, data: Path) -> Sequence[Item | Skipped]:
         return self.rows
@@ -108,8 +115,9 @@ class Questions(Task):
         ]
         fingerprint = short_hash(json.dumps(asked))
         known = METRICS.origin(self.metric) if self.metric else {}
+        root = str(self.root.absolute()) if self.root else ""
         found = {"questions": str(self.file.absolute()), "fingerprint": fingerprint, "metric": self.metric}
-        return {**found, "metric_origin": known} if known else found
+        return found | ({"metric_origin": known} if known else {}) | ({"image_root": root} if root else {})
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -149,14 +157,15 @@ def own_questions(
             _with_metric(row, "f1") if isinstance(row, Item) and row.extra["metric"] in TEXTS else row
             for row in rows
         ]
-    name = re.sub(r"\W+", "_", (like or file).name.split(".")[0]).strip("_").lower()
+    name = re.sub(r"\W+", "_", (like or file).name.split(".")[0]).strip("_") or FOLDER
     members = {
-        "name": f"own_{name}",
+        "name": f"{name}_{FOLDER}" if name in all_tasks() else name,
         "title": (like or file).name,
         "expected": (len(rows),),
         "file": like or file,
         "metric": metric,
         "rows": rows,
+        "root": root,
     }
     made: Task = type("OwnQuestions", (Questions,), members)()
     made.load(file.parent)
@@ -179,8 +188,9 @@ def questions_again(folder: Path, origin: Mapping[str, Any]) -> Task:
     """
     METRICS.find_again(origin["metric"], origin.get("metric_origin", {}), str(folder))
     file, copy = Path(origin["questions"]), _copy(folder, origin)
+    root = Path(origin["image_root"]) if "image_root" in origin else None
     try:
-        task = own_questions(file, origin["metric"])
+        task = own_questions(file, origin["metric"], root=root)
         if task.origin["fingerprint"] == origin["fingerprint"]:
             return task
         why = "asks something else by now"
@@ -191,7 +201,7 @@ def questions_again(folder: Path, origin: Mapping[str, Any]) -> Task:
             f"{folder} has answers to the questions of {file}, which {why}; {copy} is missing too"
         )
     warnings.warn(f"{file} {why}: its copy in {folder} is scored", Owl2Warning, stacklevel=2)
-    return own_questions(copy, origin["metric"], root=file.parent, like=file)
+    return own_questions(copy, origin["metric"], root=root or file.parent, like=file)
 
 
 def read_questions(
@@ -214,43 +224,26 @@ def read_questions(
         raise EvalDataError(
             f"{file} {'is a folder' if file.is_dir() else 'does not exist'}; give a file of rows"
         )
-    make = partial(_item, root=root or file.parent, metric=metric, must_exist=must_exist)
+    make = partial(_item, root=(root or file.parent).absolute(), metric=metric, must_exist=must_exist)
     yield from usable(read_records(file), make)
 
 
 def _item(record: Record, root: Path, metric: str, must_exist: bool) -> Item:
-    media: dict[str, list[Any]] = {}
+    media: dict[str, int] = {}
+    """Name -> size in bytes, of those that are local files."""
 
-    def stored(name: Any) -> StoredImage:
-        """The file that a path is, or an object with one."""
-        path = name.get("path") if isinstance(name, dict) else name
-        if not isinstance(path, str) or not path or "\0" in path or not path.isprintable():
-            record.fail(f"{name!r:.60} is no path of an image or clip")
-        file = root / Path(path).expanduser()
-        is_there = file.is_file()
-        if must_exist and not is_there:
-            record.fail(f"{path} is not in {root}", lacks_file=True)
-        media[path] = [path, file.stat().st_size if is_there else 0]
-        return StoredImage(path, file.read_bytes)
+    def stored(given: Any) -> StoredImage:
+        found = stored_media(given, root, f"row {record.number + 1}")
+        if isinstance(given, str | dict) and not is_url(found.name) and not found.name.startswith("row "):
+            sizes = [path.stat().st_size for path in _spellings(root, found.name) if path.is_file()]
+            if must_exist and not sizes:
+                record.fail(f"{found.name} is not in {root}", lacks_file=True)
+            media[found.name] = sizes[0] if sizes else 0
+        return found
 
-    images, videos = ([*_several(_field(record, names))] for names in (IMAGE, VIDEO))
-    turns = _field(record, TURNS)
-    extra: dict[str, Any] = {"media": media}
-    said: str | None = None
-    if turns is not None:
-        messages, said = _conversation(record, turns, images, videos, stored, root)
-        question = _texts(messages)[-1][1]
-        shown = tuple(p["image"] for m in messages for p in _parts(m) if p["type"] == "image")
-        extra["messages"] = messages
-        video = None
-    else:
-        name = next((name for name in QUESTION if name in record.fields), "question")
-        question = record.text(name).strip()
-        if videos and (images or len(videos) > 1):
-            record.fail(f"{len(images)} images and {len(videos)} videos; a question has images or one video")
-        shown = tuple(map(stored, images))
-        video = root / Path(stored(videos[0]).name).expanduser() if videos else None
-    if not question.strip():
+    messages, said = _conversation(record, stored)
+    question = _texts(messages)[-1][1]
+    if not question:
         record.fail("the question is blank")
     choices = _choices(record)
     right = _field(record, ANSWER)
@@ -258,20 +251,16 @@ def _item(record: Record, root: Path, metric: str, must_exist: bool) -> Item:
     tolerance = record.get("tolerance", 0)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or tolerance < 0:
         record.fail(f"tolerance is {tolerance!r:.60}, expected a number of at least 0")
-    group = _field(record, GROUP)
+    group, key = _field(record, GROUP), next((name for name in ROLES["key"] if name in record.fields), "")
     item = Item(
-        id=record.id(next((name for name in ID if name in record.fields), "id"))
-        if any(name in record.fields for name in ID)
-        else str(record.number + 1),
+        id=record.id(key) if key else str(record.number + 1),
         question=question,
-        images=shown,
-        video=video,
-        segment=_segment(record),
+        images=tuple(part["image"] for m in messages for part in _parts(m) if part["type"] == "image"),
         choices=choices,
         references=references,
         category={} if group is None else {"group": str(group)},
         cluster=" ".join(media),
-        extra={**extra, "tolerance": tolerance},
+        extra={"messages": messages, "media": media, "tolerance": tolerance},
     )
     chosen = metric or metric_for(item)
     if references and (lacking := find_metric(chosen).needs(item)):
@@ -283,33 +272,41 @@ def _with_metric(item: Item, metric: str) -> Item:
     return dataclasses.replace(item, extra={**item.extra, "metric": metric})
 
 
-def _conversation(
-    record: Record, turns: Any, images: list[Any], videos: list[Any], stored: Any, root: Path
-) -> tuple[list[Message], str | None]:
+def _conversation(record: Record, stored: Callable[[Any], StoredImage]) -> tuple[list[Message], str | None]:
     """The turns up to the last question, clips as their frames, and the answer that follows, if any."""
+    turns = _field(record, ROLES["conversation"])
+    if turns is None:
+        name = next((name for name in ROLES["question"] if record.get(name)), "question")
+        question, more = record.text(name), _field(record, ROLES["input"])
+        _field(record, ROLES["question"])  # only one of them
+        question += "" if more is None else f"\n{_text(record, 'input', more)}"
+        history = [said for pair in _several(record.get("history")) for said in _several(pair)]
+        said = enumerate([*history, question.strip()])
+        turns = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in said]
     if not isinstance(turns, list) or not turns:
         record.fail(f"the conversation is {turns!r:.60}, expected a list of turns")
+    images, videos, system = (_field(record, ROLES[role]) for role in ("image", "video", "system"))
+    media = {"images": _several(images), "videos": _several(videos)}
     try:
-        system = record.get("system")
-        sample = conversation("", "", turns, stored, images=images, videos=videos, system=system)
+        messages: list[Any] = conversation("", "", turns, stored, system=system, **media).messages
     except DataError as error:
         record.fail(str(error).replace(" of sample ", "").replace(": sample ", "").lstrip(": "))
-    messages: list[Message] = []
-    for message in sample.messages:
-        parts = [frame for part in _parts(message) for frame in _frames(part, root)]
-        messages.append({**message, "content": parts})
+    segment = _segment(record)
+    for message in messages:
+        if message["role"] == "user":
+            message["content"] = [shown for part in _parts(message) for shown in _frames(part, segment)]
     if messages[-1]["role"] != "assistant":
         return messages, None
     return messages[:-1], _texts(messages)[-1][1]
 
 
-def _frames(part: Mapping[str, Any], root: Path) -> list[Mapping[str, Any]]:
+def _frames(part: dict[str, Any], segment: tuple[float, float] | None) -> list[dict[str, Any]]:
+    """A part; for a clip its frames as images."""
     if part["type"] != "video":
         return [part]
-    name = part["video"].name
-    clip = Clip(name, root / Path(name).expanduser())
-    frames = [Frame(f"{name}#{n}", part["video"].source, clip, n) for n in range(NUM_FRAMES)]
-    return [{"type": "image", "image": frame} for frame in frames]
+    name, read = part["video"].name, cache(part["video"].source)
+    clip = Clip(name, read, segment)
+    return [{"type": "image", "image": Frame(f"{name}#{n}", read, clip, n)} for n in range(NUM_FRAMES)]
 
 
 def _choices(record: Record) -> dict[str, str]:
@@ -385,6 +382,12 @@ def _text(record: Record, what: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         record.fail(f"{what} is {value!r:.60}, expected text")
     return Record(record.where, {what: value}).text(what).strip()
+
+
+def _spellings(root: Path, name: str) -> list[Path]:
+    """Where a path may lead, as `read_media` reads it: Windows and macOS write some in another way."""
+    forms = [unicodedata.normalize(form, name.replace("\\", "/")) for form in ("NFC", "NFD")]
+    return [root / Path(form).expanduser() for form in (name, *forms)]
 
 
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from owl2.eval.task import (
 from owl2.files import write_file
 from owl2.jsonl import read_jsonl, to_line
 from owl2.processor.template import TEMPLATES
+from owl2.registry import fault_of
 
 WINDOW = 2048
 """Items that are sorted by length together; only these are in memory as prompts."""
@@ -214,6 +215,12 @@ def plan_tasks(
             reason = str(error).removeprefix(f"{task.name}: ")
             not_run.append(NotRun(task.name, reason, is_fault=True))
             continue
+        except Exception as error:
+            if "file" not in task.origin:
+                raise
+            file = task.origin["file"]  # a task from outside costs itself
+            not_run.append(NotRun(task.name, f"{file}{fault_of(error, file)}", is_fault=True))
+            continue
         items = loaded.items if limit is None else sample_items(task.name, loaded.items, limit)
         chosen = choose_template(task, template)
         decoding = task.decoding_of(chosen)
@@ -375,7 +382,7 @@ def config_of(plan: Plan, engine: Engine, data: Path) -> RunConfig:
         task=plan.task.name,
         template=plan.template,
         mode=plan.task.mode,
-        decoding=asdict(_decoding_of(plan, engine)),
+        decoding=_decoding_of(plan, engine).to_dict(),
         engine={**engine.identity, "frames": NUM_FRAMES},
         data=str(data.absolute()),
         source=engine.source,
@@ -406,7 +413,7 @@ def prompt_hash(prompt: Prompt) -> str:
         for message in prompt.messages
     ]
     names = [Path(image.name).name for image in images_of(prompt)]
-    asked: list[Any] = [texts, names, prompt.answer_prefix, asdict(prompt.decoding), dict(prompt.choices)]
+    asked: list[Any] = [texts, names, prompt.answer_prefix, prompt.decoding.to_dict(), dict(prompt.choices)]
     return short_hash(json.dumps(asked))
 
 

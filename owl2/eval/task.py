@@ -8,6 +8,7 @@ functions, so scoring again takes seconds and any engine can answer. Names, spli
 A benchmark implements `Task.read`; the rest of the program calls `Task.load`, the only place that checks ids.
 """
 
+import dataclasses
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,13 +135,20 @@ class Items:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is generated, without sampling; fields of `owl2.generate.GenerationConfig`."""
+    """How an answer is generated: fields of `owl2.generate.GenerationConfig`."""
 
     max_new_tokens: int = 10
     min_new_tokens: int = 0
     num_beams: int = 1
     length_penalty: float = 1.0
     """Matters with several beams only."""
+    more: tuple[tuple[str, Any], ...] = ()
+    """Name and value of other fields, such as those of sampling. No benchmark has any."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is recorded with answers; `more` if there is any."""
+        found = dataclasses.asdict(self)
+        return found if found.pop("more") == () else found | dict(self.more)
 
 
 @dataclass(frozen=True)
@@ -386,5 +394,8 @@ def find_task(name: str, origin: Mapping[str, str] | None = None, user: str = ""
     tasks = all_tasks()
     if name not in tasks:
         near = difflib.get_close_matches(name, tasks, n=1, cutoff=0)
-        raise UnknownTask(f"no benchmark {name!r}; nearest is {near[0]!r} of {', '.join(tasks)}")
+        raise UnknownTask(
+            f"no benchmark {name!r}; nearest is {near[0]!r} of {', '.join(tasks)}; one of your own needs "
+            f"--include FILE.py"
+        )
     return tasks[name]()

@@ -134,6 +134,7 @@ def decode(
     config: GenerationConfig,
     prompts: Sequence[Sequence[int]] = (),
     watch: Callable[[list[int], Tensor, Tensor], None] | None = None,
+    seeds: Sequence[int | None] = (),
 ) -> Iterator[dict[int, int]]:
     """Yield in each step the new token of each row that has not ended, by row number; no end tokens.
 
@@ -148,10 +149,11 @@ def decode(
         prompts: ids of each prompt, for the repetition penalty.
         watch: called in each step with the numbers of the rows that are left, the model's logits (b, V) for
             them, and the tokens (b,) chosen.
+        seeds: of each row's sampling; default: `config.seed` plus the row's number.
     """
     ends = end_tokens(model, config)
     end_columns = torch.tensor(sorted(ends), device=logits.device)
-    choose = Chooser(config, len(logits))
+    choose = Chooser(config, len(logits), seeds)
     repetition = Repetition(config.repetition_penalty, prompts, logits.shape[1], logits.device)
     rows = list(range(len(logits)))
     running = set(rows)

@@ -7,6 +7,8 @@ on when they end, nor on the device.
 Shapes: B rows, V vocabulary, C candidates.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,9 +19,10 @@ from owl2.generate.config import GenerationConfig
 class Chooser:
     """Chooses the next token of each row of a batch."""
 
-    def __init__(self, config: GenerationConfig, num_rows: int):
+    def __init__(self, config: GenerationConfig, num_rows: int, seeds: Sequence[int | None] = ()):
+        """Begin with the seed of each row; default: the configuration's plus the row's number."""
         self.config = config
-        seeds = [None if config.seed is None else config.seed + row for row in range(num_rows)]
+        seeds = seeds or [None if config.seed is None else config.seed + row for row in range(num_rows)]
         self.generators = [] if config.is_greedy else [np.random.default_rng(seed) for seed in seeds]
 
     def __call__(self, logits: Tensor, rows: list[int]) -> Tensor:

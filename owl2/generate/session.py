@@ -34,19 +34,22 @@ class ChatSession:
         processor: Processor,
         config: GenerationConfig | None = None,
         image_cache: ImageCache | None = None,
+        system: str = "",
     ):
-        """Begin an empty conversation.
+        """Begin a conversation.
 
         Args:
             config: the defaults of its answers.
             image_cache: what is known of images that other sessions have shown; default: its own.
+            system: the system prompt; empty for none.
         """
         self.model = model
         self.processor = processor
         self.config = config or GenerationConfig()
         self.image_cache = ImageCache() if image_cache is None else image_cache
-        self.messages: list[Message] = []
-        """The turns so far, as added by `say`."""
+        self._opening: list[Message] = [{"role": "system", "content": system}] if system else []
+        self.messages: list[Message] = [*self._opening]
+        """The system prompt, if any, and the turns so far, as added by `say`."""
         self.is_cut = False
         """Whether the last answer stopped at `max_new_tokens` instead of an end token."""
         self._cache: KVCache | None = None
@@ -97,8 +100,8 @@ class ChatSession:
         self.is_cut = self.is_cut and not stream.has_stopped
 
     def reset(self) -> None:
-        """Forget the conversation and free the cache."""
-        self.messages, self._ids, self._images, self._cache = [], [], [], None
+        """Forget the conversation but its system prompt, and free the cache."""
+        self.messages, self._ids, self._images, self._cache = [*self._opening], [], [], None
 
     def _record(self, question: Message, pieces: list[str]) -> None:
         self.messages += [question, {"role": "assistant", "content": "".join(pieces)}]

@@ -57,7 +57,11 @@ def text_of(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) 
 
 @torch.inference_mode()
 def generate_texts(
-    model: Owl2Model, tokenizer: Tokenizer, batch: Mapping[str, Tensor], config: GenerationConfig
+    model: Owl2Model,
+    tokenizer: Tokenizer,
+    batch: Mapping[str, Tensor],
+    config: GenerationConfig,
+    seeds: Sequence[int | None] = (),
 ) -> list[tuple[str, int]]:
     """Return the text of each row's answer, with the white space around it, and its number of new tokens.
 
@@ -66,12 +70,13 @@ def generate_texts(
 
     Args:
         batch: `input_ids` (B, T), `attention_mask`, and `pixel_values` or `visual_tokens` of its images.
+        seeds: of each row's sampling; default: `config.seed` plus the row's number.
 
     Raises:
         GenerationError, ValueError: see `generate`.
     """
     stop, config = tuple(config.stop), config.replace(stop=())
-    if not stop or config.num_beams > 1:
+    if config.num_beams > 1:
         rows = generate(model, **batch, config=config)
         return [(text_of(ids, tokenizer, stop), len(ids)) for ids in rows]
     layout = padded_layout(batch["input_ids"], batch["attention_mask"], model.config.image_token_id)
@@ -83,7 +88,8 @@ def generate_texts(
     streams = [TextStream(tokenizer, stop) for _ in layout.lengths]
     texts, counts = [""] * len(streams), [0] * len(streams)
     running = set(range(len(streams)))
-    for new_tokens in decode(model, cache, logits, config, prompts_of(batch["input_ids"], layout)):
+    prompts = prompts_of(batch["input_ids"], layout)
+    for new_tokens in decode(model, cache, logits, config, prompts, seeds=seeds):
         running &= new_tokens.keys()
         for row in running:
             texts[row] += streams[row].push(new_tokens[row])

@@ -13,11 +13,10 @@ from typing import Any
 
 from PIL import Image
 
-from owl2.api import Owl2
 from owl2.data.dataset import SampleDataset
 from owl2.data.split_turns import Messages, parts_of
 from owl2.errors import Owl2Error
-from owl2.generate import GenerationConfig
+from owl2.generate import ChatSession, GenerationConfig
 from owl2.processor import Processor
 from owl2.processor.template import images_of
 from owl2.train.parallel import Objective, inference
@@ -118,7 +117,7 @@ def _answer(objective: Objective, processor: Processor, question: Question) -> A
     note = ""
     if (written := processor.decode(tokens).strip()) != question.expected:
         note = f"the tokenizer can only write {written!r}"
-    session = Owl2(objective.model, processor, length).session()
+    session = ChatSession(objective.model, processor, length)
     try:
         text = "".join(session.answer(question.messages))
     except Owl2Error as error:  # too long for the context

@@ -68,6 +68,24 @@ def test_a_message_prints_the_answer_alone(
     assert capfd.readouterr().out == owl.chat(messages, max_new_tokens=12) + "\n"
 
 
+def test_a_system_prompt_is_the_same_on_the_command_line_in_a_dialogue_and_in_python(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chat(str(folder), system="two owls", message="Hello", max_new_tokens=12)
+    said = capfd.readouterr().out
+    owl = owl2.load(folder, progress=False)
+    messages = [{"role": "system", "content": "two owls"}, {"role": "user", "content": "Hello"}]
+    assert said == owl.chat(messages, max_new_tokens=12) + "\n" != owl.chat("Hello", max_new_tokens=12) + "\n"
+    session = owl.session(system="two owls")
+    first = "".join(session.say("Hello", max_new_tokens=12))
+    session.reset()
+    assert first == "".join(session.say("Hello", max_new_tokens=12)) == said.removesuffix("\n")
+    type_in(monkeypatch, "Hello", "/reset", "Hello")
+    chat(str(folder), system="two owls", max_new_tokens=12)
+    first, again = answers(capfd.readouterr().out)
+    assert first == again == said.split("\n")[0]
+
+
 def test_an_answer_that_is_cut_off_says_so_on_standard_error(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

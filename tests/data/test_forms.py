@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -307,3 +308,31 @@ def test_columns_decides_between_two_forms(folder: Path) -> None:
     talk = write_jsonl(folder / "talk.jsonl", [{**row, "conversations": turns("<image>Who?", "You.")}])
     assert shape(only(talk)) == [["[a.jpg]", "Who?"], ["You."]]
     assert shape(only(talk, columns={"question": "question"})) == [["[a.jpg]", "?"], ["a"]]
+
+
+def test_images_are_found_by_the_names_that_people_give_them(folder: Path) -> None:
+    photos = folder / "My Photos"
+    photos.mkdir()
+    names = ["IMG 0001.JPG", unicodedata.normalize("NFD", "Café Müller.jpg"), "猫 50%#1.jpg"]
+    for name in names:
+        (photos / name).write_bytes(jpeg(1))
+    paths = [
+        "My Photos/IMG 0001.JPG",
+        "My Photos\\IMG 0001.JPG",
+        ".\\My Photos\\IMG 0001.JPG",
+        "./My Photos/Café Müller.jpg",
+        "My Photos/猫 50%#1.jpg",
+        str(photos / names[0]),
+        f"file://{photos / names[0]}",
+    ]
+    rows = [{"image": path, "conversations": turns("<image>?", "x")} for path in paths]
+    (folder / "own.json").write_bytes(json.dumps(rows, indent=1).replace("\n", "\r\n").encode("utf-8-sig"))
+    source = open_source("own", folder / "own.json")
+    for number in range(len(paths)):
+        assert source[number].messages[0]["content"][0]["image"].read() == jpeg(1)
+    missing = [{**rows[0], "image": "My Photos/IMG 0002.JPG"}]
+    source = open_source("own", array(folder / "own.json", [*missing, rows[0]]))
+    with pytest.raises(
+        FileNotFoundError, match=r"paths in rows begin at image_root: .*My Photos/IMG 0002.JPG"
+    ):
+        source[0].messages[0]["content"][0]["image"].open()

@@ -91,7 +91,8 @@ def test_an_included_benchmark_is_run_and_its_folder_reports_by_itself(
     with pytest.raises(SystemExit):
         main(["eval", "report", str(tmp_path / "short")])
     assert re.search(r"made with the task 'dots' of .*mine.py, which does not exist", capsys.readouterr().err)
-    main(["eval", "report", str(tmp_path / "short"), "--include", str(tmp_path / "moved.py")])
+    with pytest.warns(registry.Owl2Warning, match="moved.py differs"):
+        main(["eval", "report", str(tmp_path / "short"), "--include", str(tmp_path / "moved.py")])
 
 
 def test_an_included_benchmark_is_listed_with_its_files(
@@ -145,6 +146,35 @@ def test_the_task_the_recipe_and_the_metric_of_the_documentation_work_as_they_ar
     with pytest.raises(SystemExit):
         main(["eval", "report", str(tmp_path / "own")])
     assert "made with the metric 'half' of" in capsys.readouterr().err
+
+
+def test_a_task_from_outside_that_fails_costs_itself(
+    checkpoint: Path, dots: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TASK.read_text().replace("found = self.find(data)", 'found = {}["nothing"]')
+    bad = written(tmp_path / "mine_bad.py", text.replace('name = "dots"', 'name = "bad"'))
+    line = 1 + text[: text.index('{}["nothing"]')].count("\n")
+    asked = [
+        "--data",
+        str(dots),
+        "--include",
+        str(TASK),
+        "--include",
+        str(bad),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        main(["eval", "run", str(checkpoint), "--tasks", "dots,bad", *asked])
+    assert stopped.value.code == 1
+    said = capsys.readouterr()
+    assert "Dots" in said.out
+    assert f"bad was not run: {bad}, line {line}: KeyError: 'nothing'" in said.err
+    forget()
+    worse = written(tmp_path / "worse.py", TASK.read_text().replace("is_right(answer)", "answer.nothing"))
+    with pytest.warns(registry.Owl2Warning, match="differs"), pytest.raises(SystemExit):
+        main(["eval", "score", str(tmp_path / "out"), "--include", str(worse)])
+    assert re.search(r"worse.py, line \d+: AttributeError: ", capsys.readouterr().err)
 
 
 def test_training_and_planning_include_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

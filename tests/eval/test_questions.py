@@ -1,5 +1,6 @@
 """Questions of one's own: how rows are read, which metric scores them, and the way through every command."""
 
+import base64
 import json
 import re
 import shutil
@@ -130,6 +131,29 @@ def test_a_row_of_training_is_asked_up_to_its_last_answer(tmp_path: Path, form: 
     assert "And this?" in str(messages[-1]["content"])
 
 
+def test_marks_system_prompt_input_history_and_data_uris_are_read_as_in_training(tmp_path: Path) -> None:
+    data = base64.b64encode((tmp_path / "blue.png").read_bytes()).decode()
+    row = {
+        "instruction": "Which of <image> and <image>?",
+        "input": "Only one.",
+        "history": [["Hello?", "Hello!"]],
+        "system": "You are an owl.",
+        "images": ["red.png", f"data:image/png;base64,{data}"],
+        "output": "red",
+    }
+    task = own_questions(write(tmp_path / "own.jsonl", row))
+    (found,) = task.items(tmp_path)
+    messages = task.template("as-written").messages(found)
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert [part["type"] for part in messages[-1]["content"]] == ["text", "image", "text", "image", "text"]
+    assert [image.open().getpixel((0, 0)) for image in found.images] == [(255, 0, 0), (0, 0, 255)]
+    assert (
+        task.template("short")
+        .messages(found)[-1]["content"][-1]["text"]
+        .startswith("?\nOnly one.\nAnswer the")
+    )
+
+
 def test_a_conversation_that_ends_with_a_question_has_no_reference(tmp_path: Path) -> None:
     file = write(tmp_path / "open.jsonl", {"messages": [{"role": "user", "content": "Hello?"}]})
     (found,) = own_questions(file).items(tmp_path)
@@ -145,10 +169,10 @@ def test_a_conversation_that_ends_with_a_question_has_no_reference(tmp_path: Pat
         ({"question": " "}, "the question is blank"),
         ({"question": "a\ud800"}, "half a surrogate pair"),
         ({"question": "?", "image": "none.png"}, "none.png is not in "),
-        ({"question": "?", "image": 3}, "3 is no path of an image or clip"),
-        ({"question": "?", "image": "a\0b"}, "is no path of an image or clip"),
+        ({"question": "?", "image": 3}, "an image or clip of row 2 is missing"),
+        ({"question": "?", "image": "a\0b"}, "which no file can have"),
         ({"question": "?", "image": "red.png", "images": ["red.png"]}, "both image and images"),
-        ({"question": "?", "image": "red.png", "video": "red.png"}, "1 images and 1 videos"),
+        ({"question": "?", "prompt": "?"}, "both question and prompt"),
         ({"question": "?", "answer": {"a": 1}}, "a reference is None, expected text"),
         ({"question": "?", "answer": "x", "reference": "y"}, "both reference and answer"),
         ({"question": "?", "choices": ["one"], "answer": 0}, "expected a list of 2 to 26 texts"),
@@ -308,6 +332,7 @@ def test_the_page_shows_every_answer_with_its_image_and_says_how_it_is_scored(tm
     assert page.count("<img") == 3
     assert "own.jsonl: 1 of 3 not right" in page
     assert page.index("It is purple") < page.index(">blue<")
+    assert (page.count("<dt>answer</dt>"), page.count("<dt>right answer</dt>")) == (1, 2)
     text = files["md"].read_text()
     assert "own.jsonl: metric: exact (3); by the form of each row" in text
     assert "own.jsonl: 1: " in text
@@ -384,6 +409,19 @@ def test_before_and_after_are_compared_on_the_same_questions(
     assert re.search(r"own.jsonl \| exact match \|.*\| 24 \| 3 \|$", row), row
 
 
+def test_image_paths_may_begin_elsewhere(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows").mkdir()
+    file = write(tmp_path / "rows" / "own.jsonl", {"image": "red.png", "question": "What?", "answer": "red"})
+    rooted = ["--questions", str(file), "--image_root", str(tmp_path)]
+    main(["eval", "show", *rooted])
+    main(["eval", "run", str(checkpoint), *rooted, "--out", str(tmp_path / "out")])
+    main(["eval", "report", str(tmp_path / "out")])
+    assert "red.png (30 x 20)" in capsys.readouterr().out
+    assert "<img" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_two_files_of_one_name_and_nothing_to_ask_are_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -397,14 +435,15 @@ def test_two_files_of_one_name_and_nothing_to_ask_are_refused(
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--questions", str(file), "--questions", str(other)])
     assert stopped.value.code == 1
-    assert "own.jsonl and own.json are both kept as own_own: rename one" in capsys.readouterr().err
+    assert "own.jsonl and own.json are both kept as own: rename one" in capsys.readouterr().err
 
 
 def test_a_video_is_shown_as_its_frames(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (16, 16), (20 * n, 0, 0)) for n in range(8)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
-    plain = item(tmp_path, video="clip.gif", segment=[0, 0.5], answer="red")
-    assert (plain.video, plain.segment, plain.images) == (tmp_path / "clip.gif", (0.0, 0.5), ())
+    plain = item(tmp_path, video="clip.gif", segment=[0, 0.4], answer="red")
+    assert len(plain.images) == 8
+    assert len({image.open().getpixel((8, 8)) for image in plain.images}) <= 5, "half of the clip"
     turns = [{"from": "human", "value": "<video>What?"}, {"from": "gpt", "value": "Red."}]
     task = own_questions(write(tmp_path / "v.jsonl", {"conversations": turns, "video": "clip.gif"}))
     (found,) = task.items(tmp_path)

@@ -106,6 +106,8 @@ class Inspection:
     num_visual: int = 0
     num_cut: int = 0
     """Samples at the limit of `max_tokens`."""
+    num_blank: int = 0
+    """Questions that are left out because their answers are blank."""
     shapes: Counter[str] = field(default_factory=Counter)
     """Opened samples by their number of images."""
     bad: list[Bad] = field(default_factory=list)
@@ -195,6 +197,7 @@ def inspect_dataset(
         found.num_targets += sum(item.is_target)
         found.num_visual += visual
         found.num_cut += len(item.ids) >= max_tokens
+        found.num_blank += len(item.blank)
         found.shapes[_shape(len(item.images))] += 1
         if len(found.shown) < num_shown:  # the order is random, so the first ones are a fair choice
             found.shown.append(show(key, item, processor))

@@ -37,6 +37,8 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         (f"{found.num_visual / max(1, total):.1%}", "visual"),
         (f"{found.num_cut:,}", f"cut at {found.max_tokens:,}"),
     ]
+    if found.num_blank:
+        rows.insert(3, (f"{found.num_blank:,}", "questions with a blank answer, left out"))
     if found.num_incomplete:
         rows.insert(3, (f"{found.num_incomplete:,}", "keys without image or caption"))
     if found.lost:

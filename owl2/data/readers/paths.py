@@ -41,7 +41,8 @@ def _choices(content: str) -> list[str]:
     if (bounds := _RANGE.fullmatch(content)) is None:
         return content.split(",")
     first, last = (int(bound) for bound in bounds.groups())
-    return [f"{number:0{len(bounds[1])}d}" for number in range(first, last + 1)]
+    step = 1 if first <= last else -1
+    return [f"{number:0{len(bounds[1])}d}" for number in range(first, last + step, step)]
 
 
 def find_files(name: str, path: Location, suffixes: tuple[str, ...]) -> list[StoredFile]:

@@ -22,7 +22,8 @@ from owl2.registry import Registry
 SOURCES: Registry[Source] = Registry("source", "owl2.data.readers", "owl2.sources", key="suffix")
 source = SOURCES.add
 """Register a reader of other files: a `Source` whose class attribute `suffix`, as in ".lmdb", is the end of
-their names. It is called as `JsonlSource` is, with name, path, image root and `in_slices`."""
+their names. It is called as `JsonlSource` is, with name, path, image root and `in_slices`,
+and with `columns` if the configuration has any."""
 
 COMPRESSED = re.compile(r"\.(tar|parquet|arrow)\.(gz|bz2|xz|zst|lz4|zip)$|\.tgz$")
 """Ends of the names of shards and tables that would be passed over."""
@@ -62,13 +63,14 @@ def open_source(
     try:
         for suffix, other in SOURCES.all().items():
             if str(path).endswith(suffix):
-                return cast(Any, other)(name, path, image_root, in_slices=shuffle == "slices")
+                more = {"columns": columns} if columns else {}
+                return cast(Any, other)(name, path, image_root, in_slices=shuffle == "slices", **more)
         path, reader = _resolved(name, path)
         shuffle = shuffle or ("slices" if is_url(path) and reader is TarSource else "samples")
-        source = reader(name, path, image_root, in_slices=shuffle == "slices", columns=columns)
+        opened = reader(name, path, image_root, in_slices=shuffle == "slices", columns=columns)
         if reader is JsonlSource or not is_url(path):
-            _check_form(source)
-        return source
+            _check_form(opened)
+        return opened
     except FileNotFoundError as error:
         raise DataError(f"{name}: {error.filename or path} does not exist") from error
     except Owl2Error:
@@ -94,9 +96,8 @@ def _check_form(source: Source) -> None:
     first = str(faults[0]).removeprefix(f"{source.name}: ")
     if faults[0].kind == NO_OBJECT:
         first += "; expected is an object a line, or an array of objects"
-    raise DataError(
-        f"{source.name}: none of its first {len(faults)} rows can be read; {first}", faults[0].kind
-    )
+    rows = f"none of its first {len(faults)} rows can" if len(faults) > 1 else "its only row cannot"
+    raise DataError(f"{source.name}: {rows} be read; {first}", faults[0].kind)
 
 
 def _resolved(name: str, path: Location) -> tuple[Location, type[JsonlSource | TableSource | TarSource]]:

@@ -192,6 +192,9 @@ def find_recipes(names: str) -> list[Recipe]:
         if not members:
             known = ["pretrain", "instruct", *recipes]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise DataError(f"no recipe {name!r}; nearest is {near[0]!r} of {', '.join(known)}")
+            raise DataError(
+                f"no recipe {name!r}; nearest is {near[0]!r} of {', '.join(known)}; one of your own needs "
+                f"--include FILE.py"
+            )
         chosen.update({member.name: member() for member in members})
     return list(chosen.values())

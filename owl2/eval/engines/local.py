@@ -41,6 +41,8 @@ class Request:
     """In the order of their tokens."""
     choices: Mapping[str, list[int]] = field(default_factory=dict)
     """Token ids of texts whose likelihoods are compared; empty to generate."""
+    seed: int | None = None
+    """Of its sampling, whatever it is batched with; None: that of `config`."""
     error: str = ""
     """Why it cannot be answered."""
 
@@ -148,7 +150,10 @@ class OwlEngine:
         return self.owl.processor.encode(closed, generation_prompt=True, answer_prefix=prefix)
 
     def _request(self, prompt: Prompt) -> Request:
-        config = config_of(prompt.decoding, self.owl.generation_config)
+        config, seed = config_of(prompt.decoding, self.owl.generation_config), None
+        if config.seed is not None:
+            seed = int(short_hash(f"{config.seed}/{prompt.id}"), 16)
+            config = config.replace(seed=None)  # so that the prompts of a batch have one configuration
         try:
             ids = self._encode(prompt).ids
             encode = self.owl.processor.tokenizer.encode
@@ -160,13 +165,14 @@ class OwlEngine:
                 )
         except Exception as error:  # a tokenizer's own error for half a surrogate pair, for example
             return Request([], config, error=describe(error))
-        return Request(ids, config, images_of(prompt), choices=choices)
+        return Request(ids, config, images_of(prompt), choices=choices, seed=seed)
 
     def _write(
         self, requests: Sequence[Request], batch: Mapping[str, Tensor], config: GenerationConfig
     ) -> list[Reply]:
         """Generate one answer a request."""
-        written = generate_texts(self.owl.model, self.owl.processor.tokenizer, batch, config)
+        seeds = [request.seed for request in requests]
+        written = generate_texts(self.owl.model, self.owl.processor.tokenizer, batch, config, seeds)
         return [
             Reply(text, len(request.ids), count)
             for request, (text, count) in zip(requests, written, strict=True)
@@ -222,6 +228,7 @@ def config_of(decoding: Decoding, checkpoint: GenerationConfig) -> GenerationCon
     }
     if decoding.num_beams > 1:
         settings |= {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty}
+    settings |= dict(decoding.more)
     return GenerationConfig(eos_token_id=checkpoint.eos_token_id).replace(**settings)
 
 

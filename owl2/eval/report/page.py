@@ -40,13 +40,14 @@ def report_page(runs: Sequence[Run], rows: Sequence[Row], num_failures: int) -> 
         if len(chosen) > 1:
             name = f" · {run.name}" if has_several else ""
             details.append((f"{result.task.title} · {len(chosen)} figures{name}", cells(chosen)))
+    num_of_paper = sum(row.is_main and row.paper is not None for row in rows)
     return render(
         "evaluation.html",
         title=f"Evaluation of {', '.join(run.name for run in runs)}",
         sources=", ".join(dict.fromkeys(result.config.source for _, result in results)),
         facts=[
             (f"{len({row.task for row in rows})}", "benchmarks"),
-            (f"{sum(row.is_main and row.paper is not None for row in rows)}", "compared with the paper"),
+            *([(f"{num_of_paper}", "compared with the paper")] if num_of_paper or not rows else []),
             (f"{sum(len(result.answers) for _, result in results):,}", "answers"),
             (f"{sum(len(result.unparsed) for _, result in results):,}", "could not be read"),
         ],
@@ -109,10 +110,11 @@ def _failures(run: Run, result: TaskResult, num_failures: int) -> dict[str, Any]
     others = [a for a in result.answers if a.item.id not in wrong] if task.shows_all else []
     shown = [*result.failures, *others][:num_failures]
     title = f"{task.title}: {len(wrong):,} of {len(result.answers):,} not right"
-    cards = [
-        _card(answer, f"{answer.item.id} · {number} of {len(shown)}", result.errors.get(answer.item.id, ""))
-        for number, answer in enumerate(shown, start=1)
-    ]
+    cards = []
+    for number, answer in enumerate(shown, start=1):
+        name, right = answer.item.id, "right answer" if answer.item.references else "its answer"
+        label = "answer" if name in wrong else right
+        cards.append(_card(answer, label, f"{name} · {number} of {len(shown)}", result.errors.get(name, "")))
     return {
         "title": title if wrong or result.scores else f"{task.title}: {len(result.answers):,} answers",
         "note": f"{run.name}, {'these first' if task.shows_all else 'the worst'} {len(shown)}",
@@ -121,12 +123,12 @@ def _failures(run: Run, result: TaskResult, num_failures: int) -> dict[str, Any]
     }
 
 
-def _card(answer: Answer, place: str, error: str) -> dict[str, Any]:
+def _card(answer: Answer, label: str, place: str, error: str) -> dict[str, Any]:
     item = answer.item
     facts = {"question": item.question}
     if item.choices:
         facts["choices"] = "\n".join(f"{letter}. {text}" for letter, text in item.choices.items())
-    facts["answer"] = error or answer.output or "(empty)"
+    facts[label] = error or answer.output or "(empty)"
     if answer.parsed is None and not error:
         facts["read as"] = "could not be read"
     elif answer.parsed is not None and answer.parsed != answer.output.strip():

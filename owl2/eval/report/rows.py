@@ -190,7 +190,7 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
         "Not scored": [f"{r.task.title}: {r.problem}" for r in results if r.problem],
         "Not as many questions as the official files have": [
             f"{r.task.title}: {len(r.answers):,} answered of {r.num_items:,} in the data{_sampled(r)}; "
-            f"official: {' or '.join(f'{n:,}' for n in r.task.expected)}"
+            f"{'rows' if r.task.shows_all else 'official'}: {' or '.join(f'{n:,}' for n in r.task.expected)}"
             for r in results
             if not r.is_complete and not r.problem
         ],

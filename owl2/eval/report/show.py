@@ -1,7 +1,6 @@
 """What a benchmark asks: some of its questions as a model gets them, in the terminal and as a page."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +59,18 @@ class Shown:
 
     def page(self) -> str:
         """As an HTML document."""
-        facts = {name: text for name, text in self.facts.items() if name != "from"}
+        told = [f"{name}: {text}" for name, text in self.facts.items() if name not in ("from", "questions")]
         cards = [{**card, "facts": shortened(card["facts"])} for card in self.cards]
         return render(
             "questions.html",
             title=f"{self.task.title}: what is asked",
-            source=self.facts["from"],
-            facts=[(text, name) for name, text in facts.items()],
+            source="; ".join([self.facts["from"], *told]),
+            facts=[(self.facts["questions"], "questions"), (f"{len(cards)}", "shown")],
             cards=cards,
         )
 
     def _decoding(self) -> dict[str, float]:
-        return asdict(self.task.decoding_of(self.template))
+        return self.task.decoding_of(self.template).to_dict()
 
     def _card(self, item: Item) -> dict[str, Any]:
         prompt = prompt_of(self.task, self.template, self.task.decoding_of(self.template), item)

@@ -21,6 +21,7 @@ from owl2.eval.questions import questions_again
 from owl2.eval.scoring.intervals import interval_of, rescored_intervals
 from owl2.eval.task import Answer, DataMissing, Interval, Item, Items, Score, Skipped, Task, find_task
 from owl2.files import write_file
+from owl2.registry import fault_of
 
 SCORES_FILE = "scores.json"
 
@@ -98,7 +99,12 @@ def score_run(
             )
             try:
                 results.append(score_task(folder, task, predictions, data, (loaded or {}).get(name)))
-            except Owl2Error as error:
+            except Exception as error:
+                if not isinstance(error, Owl2Error):
+                    if "file" not in task.origin:
+                        raise
+                    file = task.origin["file"]  # a task from outside costs itself
+                    error = ScoreError(f"{file}{fault_of(error, file)}")
                 failures.append(error)
                 results.append(TaskResult(task=task, config=predictions.config, problem=str(error)))
     if failures and len(failures) == len(results):
