@@ -116,32 +116,39 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-ATTEMPT_HEAD = ("started", "ended", "exit", "host", "processes", "owl2", "commit", "command")
+ATTEMPT_HEAD = ("started (UTC)", "ended", "exit", "host", "processes", "owl2", "commit")
 
 
 def attempt_rows(record: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
     """One row for each attempt, under `ATTEMPT_HEAD`."""
-    rows = []
-    for attempt in (record or {}).get("attempts", []):
-        git = attempt.get("git") or {}
-        commit = f"{git['commit'][:10]}{'' if git['clean'] else ', changed'}" if git else "none"
-        shown = {**attempt, "commit": commit, "command": shlex.join(attempt.get("command", []))}
-        rows.append(tuple(str(shown.get(name, "")) for name in ATTEMPT_HEAD))
-    return rows
+    return [
+        (
+            _shown(attempt.get("started")),
+            _shown(attempt.get("ended")),
+            *(str(attempt.get(name, "")) for name in ("exit", "host", "processes", "owl2")),
+            _commit_of(attempt),
+        )
+        for attempt in (record or {}).get("attempts", [])
+    ]
+
+
+def command_of(record: Mapping[str, Any] | None) -> str:
+    """The command of the newest attempt, as it is typed."""
+    attempts = (record or {}).get("attempts", [])
+    return shlex.join(map(str, attempts[-1].get("command", []))) if attempts else ""
 
 
 def lines(folder: Path) -> list[str]:
-    """The attempts of a folder, one line each; none without a record."""
-    return [
-        "; ".join(map(" ".join, zip(ATTEMPT_HEAD, row, strict=True)))
-        for row in attempt_rows(read_record(folder))
-    ]
+    """The attempts of a folder, one line each, and the newest command; none without a record."""
+    record = read_record(folder)
+    rows = attempt_rows(record)
+    told = ["; ".join(f"{name} {cell}" for name, cell in zip(ATTEMPT_HEAD, row, strict=True)) for row in rows]
+    return [*told, *([f"command: {command_of(record)}"] if rows else [])]
 
 
 def card(record: Mapping[str, Any]) -> str:
     """A section of the model card, from the newest attempt; without the host."""
     attempt, marks = record["attempts"][-1], record.get("fingerprints", {})
-    started, _, _, _, processes, version, commit, command = attempt_rows(record)[-1]
     data = ", ".join(f"{name} `{mark}`" for name, mark in marks.get("data", {}).items())
     config = yaml.safe_dump(_without_secrets(record["config"]), sort_keys=False, allow_unicode=True)
     return f"""
@@ -149,17 +156,26 @@ def card(record: Mapping[str, Any]) -> str:
 
 | | |
 |---|---|
-| command | `{command}` |
-| started | {started} |
-| version | owl2 {version}, torch {attempt["packages"].get("torch", "")}, Python {attempt["python"]} |
-| commit of the working directory | {commit} |
-| processes | {processes} |
+| command | `{_without_secrets(command_of(record))}` |
+| started | {_shown(attempt["started"])} UTC |
+| version | owl2 {attempt["owl2"]}, torch {attempt["packages"].get("torch", "")}, Python {attempt["python"]} |
+| commit of the working directory | {_commit_of(attempt)} |
+| processes | {attempt.get("processes", "")} |
 | fingerprint of the starting model | `{marks.get("model", "")}` |
 | fingerprints of the data | {data} |
 
 ```yaml
 {config}```
 """
+
+
+def _shown(time: str | None) -> str:
+    return (time or "").replace("T", " ").removesuffix("+00:00")
+
+
+def _commit_of(attempt: Mapping[str, Any]) -> str:
+    git = attempt.get("git")
+    return f"{git['commit'][:10]}{'' if git['clean'] else ', with changes'}" if git else "none"
 
 
 def _now() -> str:

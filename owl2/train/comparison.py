@@ -30,19 +30,29 @@ def compare_runs(runs: Sequence[Path], out: Path) -> list[dict[str, Any]]:
         raise ReportError("a comparison needs two different runs")
     files = [RunFiles.read(run) for run in dict.fromkeys(runs)]
     names = _names([each.folder for each in files])
-    drawn = list(zip(names, files, strict=True))[:MOST]
-    loss = Panel("loss", [_curve(each, "loss", n) for n, (_, each) in enumerate(drawn)], from_zero=False)
-    speed = [_curve(each, "tokens_per_second", n) for n, (_, each) in enumerate(drawn)]
-    sizes = {"wide": (9.0, 3.8), "narrow": (3.5, 2.8)}
+    begun = [(name, each) for name, each in zip(names, files, strict=True) if each.rows]
+    drawn = [each for _, each in begun[:MOST]]
+    loss = Panel("loss", [_curve(each, "loss", n) for n, each in enumerate(drawn)], 3, from_zero=False)
+    speed = Panel(
+        "tokens/s", [_curve(each, "tokens_per_second", n) for n, each in enumerate(drawn)], form=short
+    )
+    sizes = {"wide": (9.0, 5.0), "narrow": (3.5, 4.0)}
+    curves = [render_panels(size, [loss, speed], *inches) for size, inches in sizes.items()] if drawn else []
+    rows = [_row(name, each) for name, each in zip(names, files, strict=True)]
+    shown = [
+        place for place, name in enumerate(HEAD) if name != "held out" or any(row[place] for row in rows)
+    ]
     html = render(
         "comparison.html",
         title=f"{len(files)} runs: {', '.join(names[:3])}{', …' * (len(names) > 3)}",
-        left_out=names[MOST:],
-        legend=[(COLOURS[_colour(n)], n // len(RUN_COLOURS) > 0, name) for n, (name, _) in enumerate(drawn)],
-        losses=[render_panels(f"loss-{size}", [loss], *inches) for size, inches in sizes.items()],
-        speed=render_panels("speed", [Panel("tokens/s", speed, form=short)], 9.0, 2.4),
-        head=HEAD,
-        rows=[_row(name, each) for name, each in zip(names, files, strict=True)],
+        left_out=[name for name, _ in begun[MOST:]],
+        legend=[
+            (COLOURS[_colour(n)], n >= len(RUN_COLOURS), name) for n, (name, _) in enumerate(begun[:MOST])
+        ],
+        curves=curves,
+        head=[HEAD[place] for place in shown],
+        rows=[[row[place] for place in shown] for row in rows],
+        texts=[place for place, name in enumerate(shown) if HEAD[name] in ("run", "held out")],
         differences=_differences(files),
         names=names,
     )

@@ -21,7 +21,7 @@ from owl2.jsonl import read_jsonl
 from owl2.pages.curves import Curve, Panel, lr_panel, render_panels
 from owl2.pages.drawing import SECOND
 from owl2.pages.page import embedded, render, write_page
-from owl2.provenance import ATTEMPT_HEAD, attempt_rows, read_record
+from owl2.provenance import ATTEMPT_HEAD, attempt_rows, command_of, read_record
 from owl2.train.answers import SAMPLES
 from owl2.train.metrics import duration, rates, read_metrics
 from owl2.train.state.config_diff import read_settings
@@ -171,7 +171,8 @@ def provenance(files: RunFiles) -> dict[str, Any]:
     record = files.record or {}
     marks = record.get("fingerprints", {})
     named = [("starting model", marks.get("model")), *marks.get("data", {}).items()]
-    lines = [f"{name}: {mark}" for name, mark in named if mark]
+    shown = "; ".join(f"{name} {mark}" for name, mark in named if mark)
+    lines = [f"Fingerprints: {shown}.", f"Command: {command_of(record)}"]
     return {"head": ATTEMPT_HEAD, "rows": attempt_rows(record), "lines": lines}
 
 

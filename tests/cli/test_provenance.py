@@ -132,7 +132,8 @@ def test_an_evaluation_has_a_record_too_and_its_report_shows_it(
     assert record["fingerprints"]["model"]["weights"]
     assert record["attempts"][0]["exit"] == "finished"
     main(["eval", "report", "new"])
-    assert record["attempts"][0]["started"] in (desk / "new/report.html").read_text()
+    started = record["attempts"][0]["started"].replace("T", " ").removesuffix("+00:00")
+    assert f"started (UTC) {started}" in (desk / "new/report.html").read_text()
 
 
 def test_a_damaged_record_is_an_error_that_names_it(tmp_path: Path) -> None:
