@@ -5,21 +5,25 @@ where errors become messages: what a user can put right is a sentence on standar
 for a command, option or value that does not exist. Any other exception is a defect and keeps its traceback.
 """
 
-import errno
-import importlib
 import os
 import signal
 import sys
+
+if sys.argv[1:2] in (["demo"], ["train"]):  # what follows takes a twentieth of a second
+    for _number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(_number, lambda *_: os._exit(75))
+
+import importlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import NoReturn
 
 import owl2
-from owl2.cli.parser import Function, Parser, summary
+from owl2.cli.parser import STOPPABLE, Function, Parser, summary
 from owl2.cli.values import UsageError, at_home, nearest
-from owl2.errors import Owl2Error, Owl2Warning
+from owl2.errors import Owl2Warning, sentence
 from owl2.registry import include
+from owl2.train.signals import EXIT_STOPPED, STOPPED, Interrupted, stop_at_start
 
 COMMANDS = {
     "Try it": ("demo",),
@@ -38,17 +42,6 @@ Completion: eval "$(owl2 --print-completion bash)" in ~/.bashrc, or the same wit
 
 CONTINUED = ("demo", "train", "data convert", "eval run", "generate")
 """Commands that, started again, go on where they were stopped."""
-STOPPED = "stopped; the same command continues it"
-
-OS_ERRORS = {
-    errno.EACCES: "permission denied",
-    errno.EEXIST: "exists already, and is not a folder",
-    errno.EISDIR: "is a folder, where a file is needed",
-    errno.ENOENT: "does not exist",
-    errno.ENOSPC: "no space left on the device",
-    errno.ENOTDIR: "a part of this path is a file, where a folder is needed",
-    errno.EROFS: "the file system is read-only",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _short_warnings():
             function = _find(words, command)
             if function is not None:
-                with _stop_requests() if command[1] in ("demo", "train") else nullcontext():
+                with stop_at_start() if command[1] in STOPPABLE else nullcontext():
                     values = Parser(prog=" ".join(command), function=function).parse(words)
                     values = {name: at_home(value) for name, value in values.items()}
                     for file in values.pop("include", []):
@@ -138,57 +131,19 @@ def overview(groups: Mapping[str, Sequence[str]], program: str) -> str:
 def _explain(error: BaseException, *, can_continue: bool) -> tuple[str, int] | None:
     """The message and exit code of an exception; None for a defect, whose traceback is shown."""
     if isinstance(error, SystemExit):
-        from owl2.train.signals import EXIT_STOPPED, Interrupted
-
         speaks = os.environ.get("RANK", "0") == "0"  # of the processes of a run, one
         return (str(error) * speaks, EXIT_STOPPED) if isinstance(error, Interrupted) else None
     if isinstance(error, KeyboardInterrupt):
         return STOPPED if can_continue else "stopped", 130
     if isinstance(error, UsageError):
         return str(error), 2
-    if isinstance(error, Owl2Error):
-        return str(error), 1
     if isinstance(error, BrokenPipeError):
         return "", 141  # as a program that the signal ends
-    if isinstance(error, OSError):
-        return _explain_os_error(error), 1
-    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
-        near = error.object[max(0, error.start - 20) : error.end + 20]
-        return f"text of a file, a name or the input is not {error.encoding.upper()}, near {near!r}", 1
-    if isinstance(error, ImportError) and "pip install" in str(error):
-        return str(error), 1
-    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("owl2"):
-        package = str(error.name).partition(".")[0]
-        return f"the package {package} is not installed; `pip install {package}`, or the extra that has it", 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory. {str(error).partition(chr(10))[0]}".strip(), 1
+    if (said := sentence(error)) is not None:
+        return said, 1
     if isinstance(error, Exception):
         error.add_note(f"\nThis is a defect of owl2 {owl2.__version__}; please report it with these lines.")
     return None
-
-
-def _explain_os_error(error: OSError) -> str:
-    """What a file or device refused; other errors of this family have a message of their own."""
-    if error.errno is None:
-        return " ".join(str(error).split())
-    what = OS_ERRORS.get(error.errno, error.strerror or str(error))
-    return f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, str | bytes) else what
-
-
-@contextmanager
-def _stop_requests() -> Iterator[None]:
-    """End a run that is preempted while it starts as one that can go on; later, the training loop does so."""
-    from owl2.train.signals import Interrupted
-
-    def stop(number: int, _: object) -> NoReturn:
-        raise Interrupted(STOPPED)
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from owl2.errors import Owl2Error
+from owl2.errors import Faults, Owl2Error
 
 MAX_INT = 2**63 - 1
 """Upper bound of every whole number, unless its field has a smaller one."""
@@ -62,25 +62,34 @@ def check_fields(config: Any, error: type[Owl2Error], where: str = "") -> None:
 
     Args:
         config: an instance.
-        error: what is raised.
+        error: what is raised, with all faults.
         where: name of the configuration, in front of the field's; may be empty.
     """
+    faults = Faults()
+    find_faults(config, error, faults, where)
+    faults.raise_all()
+
+
+def find_faults(config: Any, error: type[Owl2Error], faults: Faults, where: str = "") -> None:
+    """As `check_fields`, but add the errors to `faults`; a key that is at fault already is not checked."""
     kind: Any = type(config)
     for name, hint, bounds in _fields(kind):
         value, key = getattr(config, name), f"{where}.{name}".lstrip(".")
+        if key in faults.keys or (value is None and faults.errors):  # stands for a value that was at fault
+            continue
         if not _is_a(value, hint):
-            raise error(f"{key} = {_short(value)} must be {in_words(hint)}")
+            faults.add(error(f"{key} = {_short(value)} must be {in_words(hint)}"), key)
+            continue
         is_list = isinstance(value, list | tuple)
         for number, item in enumerate(value if is_list else [value]):
             if dataclasses.is_dataclass(item):
-                check_fields(item, error, f"{key}{_place(item, number)}" if is_list else key)
+                find_faults(item, error, faults, f"{key}{_place(item, number)}" if is_list else key)
             elif isinstance(item, int | float) and (problem := _out_of_bounds(item, bounds)):
                 advice = f"; {bounds['hint']}" if bounds.get("hint") else ""
-                raise error(f"{key} = {_short(value)} must be {problem}{advice}")
+                faults.add(error(f"{key} = {_short(value)} must be {problem}{advice}"), key)
             elif isinstance(item, str | Path) and not _is_text(str(item), bounds.get("blank", False)):
-                raise error(
-                    f"{key} = {_short(value)} must be text without NUL and broken characters, and not empty"
-                )
+                what = "text without NUL and broken characters, and not empty"
+                faults.add(error(f"{key} = {_short(value)} must be {what}"), key)
 
 
 def _place(item: Any, number: int) -> str:
@@ -94,6 +103,15 @@ def _fields(kind: Any) -> list[tuple[str, Any, Mapping[str, Any]]]:
     """Name, type and bounds of each field of a dataclass."""
     hints = get_type_hints(kind)
     return [(f.name, hints[f.name], f.metadata) for f in dataclasses.fields(kind)]
+
+
+def bounds_in_words(bounds: Mapping[str, Any]) -> str:
+    """The bounds of a number, as "0 or more and below 1"; empty without any."""
+    low = [f"{bounds['ge']:g} or more"] if bounds.get("ge") is not None else []
+    low += [f"above {bounds['gt']:g}"] if bounds.get("gt") is not None else []
+    high = [f"at most {bounds['le']:,}"] if bounds.get("le") is not None else []
+    high += [f"below {bounds['lt']:g}"] if bounds.get("lt") is not None else []
+    return " and ".join([*low, *high])
 
 
 def _out_of_bounds(value: float, bounds: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ C = TypeVar("C", bound=type[Any])
 
 _packages: dict[type, str] = {}
 """Class from an installed package -> the package's name and version."""
+included: list[Path] = []
+"""Files that were given with `--include`."""
 _loading: list[str] = []
 """The installed package whose entry point is being imported."""
 
@@ -155,6 +157,7 @@ def include(path: Path) -> None:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise RegistryError(f"--include {path}{fault_of(error, str(file))}") from error
+    included.append(file)
 
 
 def fault_of(error: BaseException, file: str) -> str:

@@ -42,7 +42,7 @@ from owl2.train.rules import Rule
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-OUTSIDE = {"pip", "python", "sbatch", "sky"}
+OUTSIDE = {"docker", "export", "kubectl", "pip", "python", "sbatch", "sky"}
 """Programs that are not ours; what they are told is checked as far as it is ours."""
 
 

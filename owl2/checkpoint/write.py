@@ -44,6 +44,7 @@ def save_checkpoint(
     files: Mapping[str, bytes] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     dtype: torch.dtype | None = None,
+    notes: str = "",
     whole: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> None:
     """Write a checkpoint folder atomically; an older checkpoint of that name is replaced.
@@ -56,6 +57,7 @@ def save_checkpoint(
         files: further files, by name, written as they are.
         max_shard_bytes: a larger model is split, at tensors, into shards with an index.
         dtype: the type in the files; the model's if not given.
+        notes: Markdown at the end of the model card.
         whole: returns the whole of a tensor of which the model holds a part; called once for each tensor, in
             order.
 
@@ -77,7 +79,8 @@ def save_checkpoint(
             (temporary / name).write_bytes(content)
         if processor is not None:
             processor.save(temporary)
-        (temporary / "README.md").write_text(model_card(model.config, sizes, Path(folder).name), "utf-8")
+        text = model_card(model.config, sizes, Path(folder).name)
+        (temporary / "README.md").write_text(text + notes, "utf-8")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Under torchrun each rank answers its share (RANK, WORLD_SIZE, LOCAL_RANK).
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -62,6 +63,7 @@ def run(
         device: cpu, cuda, cuda:1, ...; under torchrun, cuda is each rank's own.
         dtype: type of the weights and the computation.
     """
+    given = dict(locals())
     from owl2.eval.questions import own_questions
     from owl2.eval.report.display import Bar, print_not_run, print_outcomes, print_skipped
     from owl2.eval.runner import (
@@ -73,6 +75,7 @@ def run(
         plan_tasks,
         run_plans,
     )
+    from owl2.provenance import recorded
 
     if (checkpoint is None) == (endpoint is None):
         raise UsageError("give a checkpoint, or --endpoint URL and --model NAME, and not both")
@@ -95,24 +98,30 @@ def run(
         print_skipped(plans, out)
     check_plans(plans, not_run, data)
     out.mkdir(parents=True, exist_ok=True)  # before the weights, which take longer
-    engine = _engine(checkpoint, endpoint, model, device, dtype)
-    with Bar(plans, shard) as bar:
-        outcomes = run_plans(
-            engine,
-            plans,
-            data,
-            out,
-            not_run=not_run,
-            batching=Batching(batch_size, batch_tokens),
-            shard=shard,
-            watch=bar,
-        )
-    print_outcomes(outcomes)
-    if shard.world_size == 1:
-        _report([out], out, None, 24, {plan.task.name: plan.loaded for plan in plans})
-    elif shard.rank == 0:
-        print(f"When all ranks are done: owl2 eval report {out}")
-    check_outcomes(outcomes, not_run)
+    with recorded(out, {"config": given}) if shard.rank == 0 else nullcontext() as record:
+        engine = _engine(checkpoint, endpoint, model, device, dtype)
+        if record is not None:
+            marks = {plan.task.name: _mark(plan.loaded) for plan in plans}
+            record.update(
+                {"fingerprints": {"model": engine.identity, "data": marks}}, processes=shard.world_size
+            )
+        with Bar(plans, shard) as bar:
+            outcomes = run_plans(
+                engine,
+                plans,
+                data,
+                out,
+                not_run=not_run,
+                batching=Batching(batch_size, batch_tokens),
+                shard=shard,
+                watch=bar,
+            )
+        print_outcomes(outcomes)
+        if shard.world_size == 1:
+            _report([out], out, None, 24, {plan.task.name: plan.loaded for plan in plans})
+        elif shard.rank == 0:
+            print(f"When all ranks are done: owl2 eval report {out}")
+        check_outcomes(outcomes, not_run)
 
 
 def data(*, data: Path = Path("data"), tasks: str = "all") -> None:
@@ -339,6 +348,13 @@ def own_shard() -> "Shard":
 
     names = (("RANK", "0"), ("WORLD_SIZE", "1"))
     return Shard(*(read(os.environ.get(name, default), Seed, name) for name, default in names))
+
+
+def _mark(loaded: "Items") -> str:
+    """A fingerprint of the questions of a benchmark and their references."""
+    from owl2.eval.hashing import short_hash
+
+    return short_hash("\n".join(f"{i.id} {i.question} {i.choices} {i.references}" for i in loaded.items))
 
 
 def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: str, dtype: str) -> "Engine":

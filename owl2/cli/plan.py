@@ -18,6 +18,7 @@ def plan(
     mfu: Annotated[float, Range(0, 1, open=True)] = 0.4,
     tokens: Annotated[float, Range(0, open=True)] | None = None,
     images: Amount | None = None,
+    json: bool = False,
 ) -> None:
     """Estimate memory, communication and days of training stages, before a GPU is there.
 
@@ -32,7 +33,10 @@ def plan(
         mfu: share of the GPUs' peak that is reached.
         tokens: tokens of a sample on average; default: data.max_tokens, in packs 380.
         images: images of a sample on average; default: 1.
+        json: print the figures as JSON: bytes, operations, seconds and days of each stage.
     """
+    from json import dumps
+
     from rich.console import Console
 
     from owl2.cli.plan_tables import print_plan
@@ -44,7 +48,7 @@ def plan(
         settings = Settings([*settings, ("parallel.tensor", str(tp))])
     given = {"tokens": tokens, "images": images}
     known = {name: value for name, value in given.items() if value is not None}
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, quiet=json)
     plans = []
     for file in stages:
         config = stage_config(file, settings)
@@ -60,4 +64,10 @@ def plan(
         print_plan(console, config, plans[-1], mfu, given=known.keys())
     days = sum(plan.days(mfu) for plan in plans)
     steps = " + ".join(f"{plan.config.steps:,}" for plan in plans)
+    if json:
+        print(
+            dumps(
+                [{"stage": str(file), **plan.figures(mfu)} for file, plan in zip(stages, plans, strict=True)]
+            )
+        )
     console.print(f"{steps} steps: {days:,.2f} days, {days * 24 * gpus:,.0f} GPU hours at an MFU of {mfu:g}")

@@ -16,6 +16,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from owl2.cli.values import UsageError, at_home, is_required, nearest, parse_yaml, read
+from owl2.errors import Faults
+from owl2.fields import bounds_in_words
 
 if TYPE_CHECKING:
     from owl2.train.config import TrainConfig
@@ -37,6 +39,8 @@ class Key:
     doc: str
     default: Any
     """`dataclasses.MISSING` if it is required."""
+    bounds: str
+    """Of a number, in words."""
 
     @property
     def item(self) -> Any:
@@ -58,7 +62,8 @@ def keys_of(config: type, prefix: str = "") -> Iterator[Key]:
         default = dataclasses.MISSING if is_required(field) else field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        key = Key(prefix + field.name, kinds[field.name], docs.get(field.name, ""), default)
+        bounds = bounds_in_words(field.metadata)
+        key = Key(prefix + field.name, kinds[field.name], docs.get(field.name, ""), default, bounds)
         yield key
         if key.group is not None:
             yield from keys_of(key.group, f"{key.name}.")
@@ -105,11 +110,16 @@ def stage_file(typed: Path) -> Path:
     return stages[str(typed)]
 
 
-def stage_config(file: Path | None, settings: Settings) -> "TrainConfig":
+def stage_config(file: Path | None, settings: Settings, faults: Faults | None = None) -> "TrainConfig":
     """Read a stage's file, or the shipped stage of this name, and lay the settings over it.
 
+    Args:
+        file: the stage.
+        settings: of the command line.
+        faults: gets all that is wrong in place of an exception, see `read`.
+
     Raises:
-        UsageError: a setting on the command line is wrong.
+        UsageError: settings on the command line are wrong.
         TrainConfigError: a file is wrong, or what all of them make together.
         OSError: a file cannot be read.
     """
@@ -117,18 +127,25 @@ def stage_config(file: Path | None, settings: Settings) -> "TrainConfig":
 
     keys = {key.name: key for key in keys_of(TrainConfig)}
     first = [] if file is None else [("config", str(file))]
-    branches = [_branch(keys[name], text) for name, text in settings if name != "config"]
+    own = Faults() if faults is None else faults
     tree: dict[str, Any] = {}
-    try:
-        for name, text in [*first, *settings]:
-            tree = _merged(tree, read_yaml(stage_file(Path(text))) if name == "config" else branches.pop(0))
-    except UsageError as error:
-        raise TrainConfigError(str(error)) from None
-    try:
-        return read(tree, TrainConfig, "")
-    except UsageError as error:
-        files = [text for name, text in [*first, *settings] if name == "config"]
-        raise TrainConfigError(f"{', '.join(files) or 'no CONFIG.yaml is given'}: {error}") from None
+    for name, text in [*first, *settings]:
+        if name == "config":
+            try:
+                tree = _merged(tree, read_yaml(stage_file(Path(text))))
+            except UsageError as error:
+                raise TrainConfigError(str(error)) from None
+        else:
+            with own.collect(name):
+                tree = _merged(tree, _branch(keys[name], text))
+    files = ", ".join(text for name, text in [*first, *settings] if name == "config")
+    found = Faults()
+    config = read(tree, TrainConfig, "", found)
+    for wrong in found.errors:
+        own.add(TrainConfigError(f"{files or 'no CONFIG.yaml is given'}: {wrong}"), *found.keys)
+    if faults is None:
+        own.raise_all()
+    return config
 
 
 def _branch(key: Key, text: str) -> dict[str, Any]:
@@ -156,7 +173,7 @@ def _merged(tree: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings; see `parse_yaml`.
+    """Read a YAML file of settings, or those in the `run.json` of a run; see `parse_yaml`.
 
     Raises:
         UsageError: it is not UTF-8, not YAML, or no mapping; names file and line.
@@ -172,4 +189,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UsageError(f"{path} has no settings; expected lines such as `steps: 100`")
-    return tree
+    made = tree.get("config")
+    return made if isinstance(made, dict) and "attempts" in tree else tree

@@ -9,15 +9,38 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from owl2.errors import Owl2Error
+from owl2.errors import Faults, Owl2Error
 
+ELSEWHERE = {
+    "batch_size": "global_batch_size",
+    "bf16": "dtype",
+    "cutoff_len": "data.max_tokens",
+    "dataset": "data.sources",
+    "gradient_accumulation_steps": "accumulation",
+    "gradient_checkpointing": "parallel.activation_checkpointing",
+    "logging_steps": "log_every",
+    "lora_alpha": "lora.alpha",
+    "lora_rank": "lora.rank",
+    "max_length": "data.max_tokens",
+    "max_steps": "steps",
+    "model_name_or_path": "model",
+    "num_train_epochs": "epochs",
+    "output_dir": "run",
+    "per_device_train_batch_size": "micro_batch_size",
+    "report_to": "trackers",
+    "save_steps": "save_every",
+    "save_total_limit": "keep_last",
+    "warmup_ratio": "optim.warmup_steps",
+}
+"""Names that other frameworks have for keys of a stage, to be understood in `nearest`."""
 NULL = ("null", "~")
 """How a field that is no text is left empty on the command line."""
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
@@ -36,6 +59,10 @@ class Range:
     open: bool = False
     """Whether `low` itself is out of range."""
 
+    def __str__(self) -> str:
+        above = "" if self.high in (math.inf, 2**63 - 1) else f" and at most {self.high:,}"
+        return f"{f'above {self.low:g}' if self.open else f'{self.low:g} or more'}{above}"
+
     def check(self, value: float, where: str) -> None:
         """Raise UsageError if the value is out of range."""
         if value < self.low or (self.open and value == self.low):
@@ -50,11 +77,24 @@ Seed = Annotated[int, Range(0)]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that is most like `word`."""
-    return difflib.get_close_matches(word, list(known), n=1, cutoff=0)[0]
+    """The known word that is most like `word`.
+
+    Of dotted keys, one of the same name or of its initials at any level, or what other frameworks call so;
+    then those of its own level.
+    """
+    level, _, name = word.lstrip("-").rpartition(".")
+    initials = "".join(part[:1] for part in re.split("[-_]", name))
+
+    def likeness(other: str) -> tuple[bool, bool, float]:
+        other_level, _, other_name = other.lstrip("-").rpartition(".")
+        is_meant = other_name in (name, initials) and len(other_name) > 1
+        is_meant |= other.lstrip("-") == ELSEWHERE.get(name)
+        return is_meant, other_level == level, difflib.SequenceMatcher(None, other, word).ratio()
+
+    return max(known, key=likeness)
 
 
-def read(value: Any, kind: Any, where: str) -> Any:
+def read(value: Any, kind: Any, where: str, faults: Faults | None = None) -> Any:
     """Return `value` as `kind`.
 
     Args:
@@ -62,9 +102,11 @@ def read(value: Any, kind: Any, where: str) -> Any:
         kind: `str`, `Path`, `int`, `float`, `bool`, a `Literal`, a list, tuple, dict or union of them,
             `Annotated` with a `Range`, or a dataclass of such fields.
         where: the option or key, for errors.
+        faults: gets the errors of fields and items in place of an exception; the default, or None, then
+            stands for the value of a field, and an item is left out.
 
     Raises:
-        UsageError: the value does not fit.
+        UsageError: the value does not fit; for settings, with all that is wrong in them.
     """
     origin, members = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -73,11 +115,11 @@ def read(value: Any, kind: Any, where: str) -> Any:
             bounds.check(number, where)
         return number
     if origin in (Union, UnionType):
-        return _read_union(value, members, where)
+        return _read_union(value, members, where, faults)
     if dataclasses.is_dataclass(kind):
-        return _read_fields(value, kind, where)
+        return _read_fields(value, kind, where, faults)
     if origin in (list, tuple):
-        return _read_items(value, kind, where)
+        return _read_items(value, kind, where, faults)
     if origin is dict:
         pairs = parse_yaml(value, where) if isinstance(value, str) else value
         if not isinstance(pairs, dict):
@@ -144,7 +186,7 @@ def _read_number(text: str, kind: type, where: str) -> Any:
     return number
 
 
-def _read_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
+def _read_union(value: Any, members: tuple[Any, ...], where: str, faults: Faults | None) -> Any:
     """The first member that fits; text is never taken for an empty field."""
     rest = [member for member in members if member is not NoneType]
     is_text = any(member in (str, Path) for member in rest)
@@ -156,43 +198,64 @@ def _read_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
         except UsageError:
             continue
     try:
-        return read(value, rest[-1], where)
+        return read(value, rest[-1], where, faults)
     except UsageError:
         if len(rest) == 1:
             raise
         raise _wrong(value, Union[*rest], where) from None
 
 
-def _read_items(value: Any, kind: Any, where: str) -> Any:
+def _read_items(value: Any, kind: Any, where: str, faults: Faults | None) -> Any:
     origin, members = get_origin(kind), get_args(kind)
     if isinstance(value, str):
         value = parse_yaml(value, where)
     if not isinstance(value, list) or (origin is tuple and len(value) != len(members)):
         raise _wrong(value, kind, where)
-    kinds = members if origin is tuple else members * len(value)
-    items = [
-        read(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds, strict=True))
-    ]
+    own, items = Faults() if faults is None else faults, []
+    for number, item in enumerate(value):
+        place = f"{where}[{number}]"
+        with own.collect(place):
+            items.append(read(item, members[number if origin is tuple else 0], place, faults))
+    if faults is None:
+        own.raise_all()
     return tuple(items) if origin is tuple else items
 
 
-def _read_fields(value: Any, kind: Any, where: str) -> Any:
+def _read_fields(value: Any, kind: Any, where: str, faults: Faults | None) -> Any:
     if isinstance(value, str):
         value = parse_yaml(value, where)
     if not isinstance(value, dict):
         raise _wrong(value, kind, where)
+    own, given = Faults() if faults is None else faults, {}
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    prefix = f"{where}." if where else ""
-    for key in value:
-        if key not in fields:
-            near = nearest(str(key), fields)
-            raise UsageError(f"there is no setting {prefix}{key}; the nearest valid key is {near!r}")
     kinds = get_type_hints(kind, include_extras=True)
-    given = {key: read(item, kinds[key], prefix + key) for key, item in value.items()}
-    missing = [prefix + name for name, field in fields.items() if name not in given and is_required(field)]
+    prefix = f"{where}." if where else ""
+    for key, item in value.items():
+        if key not in fields:
+            near = nearest(str(key), names_of(kind))
+            whole = f" ({prefix}{near})" if where and "[" not in where else ""
+            own.add(
+                UsageError(f"there is no setting {prefix}{key}; the nearest valid key is {near!r}{whole}")
+            )
+            continue
+        with own.collect(prefix + key):
+            given[key] = read(item, kinds[key], prefix + key, faults)
+    missing = [prefix + name for name, field in fields.items() if name not in value and is_required(field)]
     if missing:
-        raise UsageError(f"missing: {', '.join(missing)}")
-    return kind(**given)
+        own.add(UsageError(f"missing: {', '.join(missing)}"), *missing)
+    if faults is None:
+        own.raise_all()
+    absent = {name: None for name, field in fields.items() if name not in given and is_required(field)}
+    return kind(**given, **absent)
+
+
+def names_of(kind: Any) -> Iterator[str]:
+    """The dotted names of a dataclass's fields, with those of the groups in it."""
+    for name, inner in get_type_hints(kind).items():
+        yield name
+        groups = () if get_origin(inner) is list else (inner, *get_args(inner))
+        for group in filter(dataclasses.is_dataclass, groups):
+            yield from (f"{name}.{below}" for below in names_of(group))
 
 
 def is_required(field: dataclasses.Field[Any]) -> bool:

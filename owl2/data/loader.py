@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from owl2.data.dataset import BLANK, Bad, SampleDataset
+from owl2.data.readers.base import Source
 from owl2.data.sample import DataError
 from owl2.model.layout import IGNORE, Layout, Targets, packed_layout, targets_of
 from owl2.processor import Encoding, Processor
@@ -148,7 +149,7 @@ class BatchLoader:
             for file, reason in source.lost
         ]
         """Files left out, whole or in part: recorded once a run."""
-        self._check_lost()
+        check_lost(dataset.sources, max_bad_fraction)
 
     def __iter__(self) -> Iterator[Batch | None]:
         for batch, _ in self.micro_batches():
@@ -179,17 +180,6 @@ class BatchLoader:
             with self.bad_samples.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in bad)
 
-    def _check_lost(self) -> None:
-        for source in self.dataset.sources:
-            total = len(source) + source.num_lost
-            if source.num_lost > max(MIN_BAD_SAMPLES, self.max_bad_fraction * total):
-                files = "; ".join(reason for _, reason in source.lost[:3])
-                raise DataError(
-                    f"{source.name}: about {source.num_lost:,} of {total:,} samples are lost, more than "
-                    f"{self.max_bad_fraction:.1%}; {len(source.lost):,} file(s) are left out whole or in "
-                    f"part: {files}. Repair them or raise data.max_bad_fraction"
-                )
-
     def _record(self, bad: Sequence[Bad]) -> None:
         self._write(bad)
         whole = [row for row in bad if is_whole(row)]
@@ -202,6 +192,19 @@ class BatchLoader:
                 f"{total} of {self.num_drawn} samples could not be used ({dict(self.num_bad)}), more than "
                 f"{self.max_bad_fraction:.1%}. The last: {whole[-1]['key']}: {whole[-1]['reason']}. All are "
                 f"in {self.bad_samples}; repair them or raise data.max_bad_fraction"
+            )
+
+
+def check_lost(sources: Sequence[Source], max_bad_fraction: float) -> None:
+    """Raise DataError if files of a source with more than this share of its samples are left out."""
+    for source in sources:
+        total = len(source) + source.num_lost
+        if source.num_lost > max(MIN_BAD_SAMPLES, max_bad_fraction * total):
+            files = "; ".join(reason for _, reason in source.lost[:3])
+            raise DataError(
+                f"{source.name}: about {source.num_lost:,} of {total:,} samples are lost, more than "
+                f"{max_bad_fraction:.1%}; {len(source.lost):,} file(s) are left out whole or in part: "
+                f"{files}. Repair them or raise data.max_bad_fraction"
             )
 
 

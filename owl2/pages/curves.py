@@ -17,6 +17,8 @@ from owl2.pages.drawing import ACCENT, LINE, SECOND, SOFT, render_svg
 
 STRETCHES_PER_INCH = 60
 """Of a raw curve, each shown by two points."""
+STYLES = ("-", "--", ":", "-.")
+"""Of lines, where there are more of them than colours."""
 SHOWN_SHARE = 0.97
 """Share of a curve's values that a scale covers which does not begin at 0."""
 
@@ -32,6 +34,7 @@ class Curve:
     """Every step is a pale line and the mean around it a strong one; otherwise there is one line."""
     has_marks: bool = False
     """For few values: a dot each."""
+    style: str = "-"
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _paint_curve(axes: Any, curve: Curve, stretches: int) -> None:
         every = len(steps) // stretches + 1
         steps, values = steps[::every], values[::every]
     marks = {"marker": "o", "markersize": 3.5} if curve.has_marks else {}
-    axes.plot(steps, values, color=curve.colour, linewidth=1.6, **marks)
+    axes.plot(steps, values, color=curve.colour, linestyle=curve.style, linewidth=1.6, **marks)
 
 
 def _finite(curve: Curve) -> tuple[np.ndarray, np.ndarray]:

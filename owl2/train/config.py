@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from owl2.errors import Owl2Error
-from owl2.fields import check_fields, number
+from owl2.errors import Faults, Owl2Error
+from owl2.fields import check_fields, find_faults, number
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
@@ -27,6 +27,7 @@ class SourceConfig:
     """One corpus of the mixture."""
 
     name: str
+    """Its name in messages, metrics and reports."""
     path: str | Path
     """A `.jsonl` or `.json` file, WebDataset `.tar` shards, or `.parquet` or `.arrow` tables: a file, a
     folder of shards or tables, or a pattern as `train-*.parquet` or `{00000..00012}.tar`; local, or a URL."""
@@ -59,7 +60,9 @@ class DataConfig:
     """The mixture."""
 
     sources: list[SourceConfig]
+    """The corpora."""
     seed: int = number(0, ge=0)
+    """Of the order of samples, of the mixture and of augmentation."""
     template: str = "mplug_owl2"
     """`mplug_owl2` (what inference uses) or `vicuna_v1` (what the released scripts train with)."""
     max_tokens: int = number(2048, ge=2)
@@ -111,6 +114,7 @@ class Rule:
     match: str
     """Glob over parameter names, as in `model.vision_model.*`."""
     frozen: bool = False
+    """Not trained: no gradient, no moments, no bit changes."""
     lr: float = number(1.0, gt=0, hint="frozen: true keeps parameters as they are")
     """Multiplier of the learning rate."""
     layer_decay: float = number(1.0, gt=0, le=1)
@@ -125,13 +129,17 @@ class OptimConfig:
     """AdamW with a cosine schedule. Defaults: Table 15, stage 1."""
 
     lr: float = number(1e-4, gt=0)
+    """Highest learning rate, which rules multiply."""
     min_lr: float = number(1e-6, ge=0)
     """Learning rate of the last step."""
     warmup_steps: int | float = number(1000, ge=0)
     """Steps until the learning rate is reached, or below 1 a share of all steps."""
     betas: tuple[float, float] = number((0.9, 0.98), ge=0, lt=1)
+    """Decay of the averages of the gradient and of its square."""
     eps: float = number(1e-6, gt=0)
+    """Added to the root of the second average."""
     weight_decay: float = number(0.05, ge=0)
+    """Share of a matrix that a step at learning rate 1 takes away; vectors never decay."""
     max_grad_norm: float = number(1.0, gt=0, inf=True, hint=".inf does not clip")
     """Gradients of a larger norm are scaled down to it; `.inf` never does."""
 
@@ -186,6 +194,7 @@ class LoraConfig:
     """Globs over linear layers; `*.k_proj` means both branches of MAM, `*.k_proj.multiway.1` the visual one.
     Only a pattern that begins with `model.vision_model.` reaches the vision encoder."""
     rank: int = number(64, ge=1)
+    """Width of the adapters."""
     alpha: float = number(128, gt=0)
     """Adapters are scaled by alpha / rank."""
     seed: int = number(0, ge=0)
@@ -214,6 +223,7 @@ class TrainConfig:
     model: Path
     """Checkpoint to start from: a folder, or a Hugging Face hub id such as owner/name."""
     data: DataConfig
+    """The mixture that is trained on."""
     rules: list[Rule]
     """Ordered; the first that matches a parameter's name decides."""
     steps: int = number(0, ge=0)
@@ -222,11 +232,14 @@ class TrainConfig:
     """Length of the stage in place of `steps`: as many samples are drawn as all sources together have, this
     many times."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
     global_batch_size: int = number(256, ge=1)
     """Samples per step; must equal micro_batch_size x accumulation x processes / parallel.tensor, unless
     data.pack_tokens makes the micro-batches."""
     micro_batch_size: int = number(1, ge=1)
+    """Samples that a process computes at once."""
     accumulation: int = number(1, ge=1)
+    """Micro-batches of a process in a step."""
     skip_nonfinite: int = number(0, ge=0)
     """Steps of the whole run that may be skipped because their loss or gradient is not finite; one more stops
     the run."""
@@ -238,7 +251,9 @@ class TrainConfig:
     objective: Literal["next_token", "bag_of_words"] = "next_token"
     """The paper's loss, or the abstractor's warm start for low budgets (train/objectives.py)."""
     validation: ValidationConfig | None = None
+    """Held-out samples whose loss is measured during the run."""
     save_every: int = number(500, ge=1)
+    """Steps between two saved states."""
     save_in_background: bool = True
     """Train on while a copy in memory is written; costs as much host memory as a rank's part of a state."""
     keep_last: int = number(2, ge=1)
@@ -246,6 +261,7 @@ class TrainConfig:
     keep_every: int | None = number(None, ge=1)
     """States after a multiple of this many steps are never deleted."""
     log_every: int = number(10, ge=1)
+    """Steps between two lines on a console that is no terminal."""
     trackers: list[TrackerName] = field(default_factory=list)
     """Where metrics go in addition to `metrics.jsonl`; each needs its package (train/trackers.py)."""
     device: str = "cpu"
@@ -254,7 +270,9 @@ class TrainConfig:
     """Of the computation and of the result; parameters, moments and sums of gradients are float32. `auto` is
     bfloat16 on a GPU that has it, else float32; a run that goes on elsewhere keeps its own."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How processes share the work."""
     ema: EmaConfig | None = None
+    """A moving average of the weights."""
     lora: LoraConfig | None = None
     """Train adapters; the result is merged, and the adapters alone are in `RUN/adapter`."""
 
@@ -266,24 +284,47 @@ class TrainConfig:
             object.__setattr__(self, "validation", ValidationConfig())
 
     def check(self, ranks: int = 1) -> None:
-        """Raise TrainConfigError if a value is out of range or `ranks` processes do not match the batch."""
-        check_fields(self, TrainConfigError)
+        """Raise TrainConfigError if values are out of range or `ranks` processes do not match the batch."""
+        faults = Faults()
+        self.find_faults(faults, ranks)
+        faults.raise_all()
+
+    def find_faults(self, faults: Faults, ranks: int = 1) -> None:
+        """Add to `faults` what `check` would raise; values that are at fault already are not checked."""
+        find_faults(self, TrainConfigError, faults)
+        checks = (
+            self._check_saving,
+            self._check_trackers,
+            lambda: self.parallel.check(ranks),
+            lambda: self._check_batch(ranks),
+            self._check_schedule,
+            self._check_lora,
+            self._check_sources,
+            self._check_packing,
+        )
+        for check in checks:
+            with faults.collect_new():
+                check()
+        from owl2.processor.template import find_template
+
+        with faults.collect_new("data.template"):
+            find_template(self.data.template)
+
+    def _check_saving(self) -> None:
         if self.keep_every is not None and self.keep_every % self.save_every:
             raise TrainConfigError(
                 f"keep_every {self.keep_every} must be a multiple of save_every {self.save_every}"
             )
+
+    def _check_trackers(self) -> None:
         if len(set(self.trackers)) != len(self.trackers):
             raise TrainConfigError(
                 f"trackers {self.trackers} must be different ones of {', '.join(TRACKERS)}"
             )
-        self.parallel.check(ranks)
-        if self.data.pack_tokens is None:
-            self._check_batch(ranks)
-        self._check_schedule()
-        self._check_lora()
-        self._check_data()
 
     def _check_batch(self, ranks: int) -> None:
+        if self.data.pack_tokens is not None:
+            return
         data_ranks = self.parallel.data_ranks(ranks)
         product = self.micro_batch_size * self.accumulation * data_ranks
         if product == self.global_batch_size:
@@ -305,8 +346,8 @@ class TrainConfig:
             raise TrainConfigError("steps = 0 must be 1 or more, or `epochs` given in place of it")
         if self.steps and self.epochs is not None:
             raise TrainConfigError(
-                f"steps {self.steps} and epochs {self.epochs} are both given; leave one out, on the command "
-                f"line with --epochs null or --steps 0"
+                f"steps {self.steps} and epochs {self.epochs:g} are both given; leave one out, on the "
+                f"command line with --epochs null or --steps 0"
             )
         every = 1 if self.validation is None else self.validation.every
         if not every:
@@ -350,7 +391,7 @@ class TrainConfig:
                 "cannot be combined with lora; change it in a stage of its own"
             )
 
-    def _check_data(self) -> None:
+    def _check_sources(self) -> None:
         share = self.data.validation_share
         held_out = [] if self.validation is None else [("validation", self.validation.sources)]
         for key, sources in [("data", self.data.sources), *held_out]:
@@ -374,13 +415,11 @@ class TrainConfig:
                 f"validation.samples cannot be answered by a model that is split by parallel.tensor "
                 f"{self.parallel.tensor}; use parallel.tensor 1, or ask a finished checkpoint"
             )
-        from owl2.processor.template import find_template
 
-        find_template(self.data.template)
-        if self.data.pack_tokens is not None:
-            self._check_packing(self.data.pack_tokens)
-
-    def _check_packing(self, pack_tokens: int) -> None:
+    def _check_packing(self) -> None:
+        pack_tokens = self.data.pack_tokens
+        if pack_tokens is None:
+            return
         if pack_tokens < self.data.max_tokens:
             raise TrainConfigError(
                 f"data.pack_tokens {pack_tokens} must be at least data.max_tokens {self.data.max_tokens}"

@@ -4,6 +4,8 @@ States and adapters do not contain the weights that were frozen; the fingerprint
 combined with the right ones.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
@@ -37,3 +39,10 @@ def fingerprints_of(
         copies = ranks.size // num_shards(parameter)  # ranks that hold the same part
         marks[name] = sum(parts) // copies % 2**64
     return marks
+
+
+def model_fingerprint(model: nn.Module, frozen: Mapping[str, int], ranks: Ranks) -> str:
+    """One fingerprint of all parameters, of which `frozen` has some already; called by every rank."""
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    marks = {**frozen, **fingerprints_of(trainable, ranks)}
+    return hashlib.sha256(json.dumps(marks, sort_keys=True).encode()).hexdigest()[:16]

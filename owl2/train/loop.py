@@ -20,11 +20,13 @@ from owl2.data.dataset import SampleDataset
 from owl2.data.loader import Batch, BatchLoader
 from owl2.errors import Owl2Error
 from owl2.processor import Processor
+from owl2.provenance import Record, card, recorded
 from owl2.train.adapters import lora
-from owl2.train.config import TrainConfig, TrainConfigError
+from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
 from owl2.train.ema import MovingAverage
-from owl2.train.fingerprints import frozen_fingerprints
+from owl2.train.fingerprints import frozen_fingerprints, model_fingerprint
 from owl2.train.flops import StepCost, Work, peak_memory
+from owl2.train.lock import open_run_folder
 from owl2.train.metrics import Metrics, Tally, append_row, drop_steps_from
 from owl2.train.optim import lr_at, make_optimizer, set_lr
 from owl2.train.parallel import (
@@ -40,18 +42,18 @@ from owl2.train.prepare import (
     make_loader,
     on_this_machine,
     open_dataset,
-    open_run_folder,
     order_of,
     seen_of,
     steps_from_epochs,
 )
+from owl2.train.profiling import profiled
 from owl2.train.ranks import Ranks, local_device, start_ranks, started
 from owl2.train.rules import Assignment, apply_freeze, assign_rules
 from owl2.train.signals import Interrupted, stop_requests
-from owl2.train.state.config_diff import changes, check_finished, keep_config
+from owl2.train.state.config_diff import changes, flat, is_finished, keep_config
 from owl2.train.state.saver import Saver
 from owl2.train.state.sharded import save_sharded
-from owl2.train.state.state import StateRecord, resume, saved_states, tensors_of
+from owl2.train.state.state import StateRecord, resume, tensors_of
 from owl2.train.summary import Summary
 from owl2.train.unusable import Unusable
 from owl2.train.validate import Validation
@@ -64,10 +66,11 @@ class NotFiniteError(Owl2Error, RuntimeError):
     """The loss or the gradient is NaN or infinite; nothing was updated."""
 
 
-def train(config: TrainConfig, console: Console | None = None) -> Path:
+def train(config: TrainConfig, console: Console | None = None, profile: int = 0) -> Path:
     """Run a stage from its newest state to its end and return `run/checkpoint`.
 
-    Under `torchrun` every process calls this; the first one prints and writes for all.
+    Under `torchrun` every process calls this; the first one prints and writes for all. `profile` steps of it
+    are traced (profiling.py).
 
     Raises:
         NotFiniteError: see `bad_steps.jsonl` in the run's folder.
@@ -85,9 +88,19 @@ def train(config: TrainConfig, console: Console | None = None) -> Path:
         start_ranks(device, config.parallel.tensor, config.parallel.timeout_s, alone=alone) as ranks,
         ExitStack() as stack,
     ):
-        ranks.on_first(lambda: stack.enter_context(open_run_folder(config.run)))
-        silent = Console(file=io.StringIO())
-        return _train(config, ranks, (console or Console()) if ranks.is_first else silent)
+        console = (console or Console()) if ranks.is_first else Console(file=io.StringIO())
+        ranks.on_first(lambda: stack.enter_context(open_run_folder(config.run, console)))
+        changed = changes(config.run, config)  # refuses before anything is loaded
+        if is_finished(config.run, changed):
+            result = config.run / "checkpoint"
+            console.print(f"{config.run}: finished before; the result is {result}", soft_wrap=True)
+            return result
+        records: list[Record] = []
+        facts = {"config": config_to_dict(config)}
+        ranks.on_first(lambda: records.append(stack.enter_context(recorded(config.run, facts))))
+        if records and changed:
+            records[0].attempt["changed"] = dict(changed)
+        return _train(config, ranks, console, records[0] if records else None, profile * ranks.is_first)
 
 
 @dataclass(frozen=True)
@@ -107,21 +120,15 @@ class Run:
     average: MovingAverage | None
 
 
-def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
-    checkpoint = config.run / "checkpoint"
-    changed = changes(config.run, config)  # refuses before anything is loaded
-    if checkpoint.exists():
-        if not check_finished(config.run, changed):
-            console.print(f"{config.run}: finished before; the result is {checkpoint}", soft_wrap=True)
-            return checkpoint
-        if not saved_states(config.run):
-            raise TrainConfigError(
-                f"{config.run} is finished and has no state to continue from; choose another `run`, with "
-                f"`model` {checkpoint}"
-            )
+def _train(config: TrainConfig, ranks: Ranks, console: Console, record: Record | None, profile: int) -> Path:
     run, assignments = prepare(config, ranks, console)
-    config, model = run.config, run.objective.model
+    config, model, start = run.config, run.objective.model, run.record
+    marks = {"model": model_fingerprint(model, start.frozen, ranks), "data": start.order["content"]}
     resumed = _resume(run)
+    if record is not None:
+        seeds = {key: value for key, value in flat(record.content["config"]) if key.endswith("seed")}
+        facts = {"processes": ranks.size, "device": config.device, "first_step": resumed.step}
+        record.update({"seeds": seeds, "fingerprints": marks}, **facts)
     loader = make_loader(config, run.dataset, resumed.step, ranks, resumed.seen)
     summary = Summary.of(model, assignments, run.dataset, config, ranks)
     ranks.on_first(lambda: summary.write(config.run))
@@ -130,12 +137,14 @@ def _train(config: TrainConfig, ranks: Ranks, console: Console) -> Path:
     console.print(summary.line(config), highlight=False, soft_wrap=True)
     if config.lora is not None:
         console.print(lora.summary(model), highlight=False, soft_wrap=True)
-    _take_steps(run, loader, resumed)
+    _take_steps(run, loader, resumed, profile)
     if run.average is not None and config.ema is not None and config.ema.checkpoint == "average":
         run.average.copy_to_model()
     if config.lora is not None:
         lora.finish(model, config, ranks)
-    save_sharded(model, checkpoint, run.processor, config.dtype, ranks)
+    notes = card(record.content) if record is not None else ""
+    checkpoint = config.run / "checkpoint"
+    save_sharded(model, checkpoint, run.processor, config.dtype, ranks, notes)
     return checkpoint
 
 
@@ -164,7 +173,7 @@ def prepare(config: TrainConfig, ranks: Ranks, console: Console) -> tuple[Run, l
     return run, assignments
 
 
-def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
+def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord, profile: int) -> None:
     """Train from the step of the resumed state to the last."""
     config, ranks, start, skipped = run.config, run.ranks, resumed.step, resumed.skipped
     micro_batches = loader.micro_batches()
@@ -174,6 +183,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
         stop_requests(second_kills=ranks.store is None) as stop_requested,
         Metrics(config, start, run.console, ranks) as metrics,
         Saver(config, ranks, run.console) as saver,
+        profiled(config.run, profile, local_device(config.device), run.console) as step_is_over,
     ):
         if validation is not None and validation.questions and not start:
             metrics.update_validation(validation.measure(run.objective, 0), validation.answers)
@@ -182,6 +192,7 @@ def _take_steps(run: Run, loader: BatchLoader, resumed: StateRecord) -> None:
             row = take_step(run, micro_batches, step, skips_left=config.skip_nonfinite - skipped)
             skipped += int(row.get("skipped", 0))
             row |= unusable.update()
+            step_is_over()
             metrics.update({"step": step + 1, **row})
             if validation is not None and validation.is_due(step + 1):
                 metrics.update_validation(validation.measure(run.objective, step + 1), validation.answers)

@@ -141,7 +141,8 @@ class Metrics:
         self.bar.update(self.task, completed=step, line=line, eta=eta)
         is_shown = step % self.config.log_every == 0 or step == self.config.steps
         if not self.console.is_terminal and is_shown:
-            place = f"{self.config.run.name}  step {step:>5}/{self.config.steps}"
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            place = f"{now}  {self.config.run.name}  step {step:>5}/{self.config.steps}"
             self.console.print(f"{place}  {line}  {eta}", highlight=False, soft_wrap=True)
 
     def update_validation(self, row: dict[str, float], answers: Sequence[Answer] = ()) -> None:

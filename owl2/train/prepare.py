@@ -1,13 +1,10 @@
 """Preparation of a stage: its folder, the model on the ranks, the dataset, and the loader of each rank."""
 
 import difflib
-import fcntl
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -21,9 +18,11 @@ from owl2.data.packing import PackSampler
 from owl2.data.readers.base import Source
 from owl2.data.readers.sources import open_source
 from owl2.devices import find_device
+from owl2.errors import Faults
 from owl2.processor import Processor
 from owl2.train.adapters.lora import add_adapters, check_installed
 from owl2.train.config import DataConfig, SourceConfig, TrainConfig, TrainConfigError
+from owl2.train.lock import open_run_folder as open_run_folder
 from owl2.train.objectives import OBJECTIVES
 from owl2.train.parallel import Objective, Sharding, rewrite_layers, shard_root
 from owl2.train.ranks import ALONE, Ranks, local_device
@@ -65,55 +64,31 @@ def steps_from_epochs(config: TrainConfig, mixture: Mixture) -> TrainConfig:
 
 
 def check_machine(config: TrainConfig) -> None:
-    """Raise an error if this machine lacks the device, a tracker's package or the compiler backend.
+    """Raise an error if this machine lacks the device, a package or the compiler backend.
 
     Raises:
         DeviceError, TrainConfigError: before anything is loaded.
     """
-    find_device(local_device(config.device))
-    check_trackers(config.trackers)
+    faults = Faults()
+    with faults.collect():
+        find_device(local_device(config.device))
+    with faults.collect():
+        check_trackers(config.trackers)
+    if config.lora is not None:
+        with faults.collect():
+            check_installed(config.lora)
     if config.parallel.compile is not None:
         from torch._dynamo import list_backends  # takes seconds
 
         if config.parallel.compile not in (names := list_backends(exclude_tags=())):
             near = difflib.get_close_matches(config.parallel.compile, names, n=1, cutoff=0)[0]
-            raise TrainConfigError(
-                f"parallel.compile {config.parallel.compile!r} is no backend of torch.compile; use inductor "
-                f"or aot_eager (nearest name: {near})"
+            faults.add(
+                TrainConfigError(
+                    f"parallel.compile {config.parallel.compile!r} is no backend of torch.compile; use "
+                    f"inductor or aot_eager (nearest name: {near})"
+                )
             )
-
-
-@contextmanager
-def open_run_folder(run: Path) -> Iterator[None]:
-    """Make the run's folder and keep other processes from training in it.
-
-    Raises:
-        TrainConfigError: it cannot be made or written to, or another process trains in it.
-    """
-    lock = run / ".lock"
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    except OSError as error:
-        raise TrainConfigError(
-            f"run {run} cannot be a folder that this run writes to ({error.strerror}); choose another `run`"
-        ) from None
-    with file:
-        try:
-            # Not inherited by the loader's workers, which may live on for a moment after a killed run.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise TrainConfigError(
-                f"{run}: another process is training in this folder; wait for it, or choose another `run`"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-            with suppress(OSError):
-                run.rmdir()  # only if nothing was written
+    faults.raise_all()
 
 
 def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Processor]:
@@ -122,8 +97,6 @@ def load_stage(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[Objective, Pr
     Returns the objective and the processor. The objective's `model` is whole in a single float32 process and
     else sharded over the ranks.
     """
-    if config.lora is not None:
-        check_installed(config.lora)  # now, not after minutes of loading
     device = local_device(config.device)
     ranks.on_first(lambda: resolve(config.model))  # one rank downloads
     folder = resolve(config.model)
@@ -155,20 +128,31 @@ def open_dataset(config: TrainConfig, processor: Processor) -> SampleDataset:
         DataError: a corpus cannot be read.
     """
     data = config.data
+    check_context(data, processor)
+    sources, mixture = open_mixture(data.sources, data.seed, data.validation_share)
+    check_held_out(data, sources)
+    for source in sources:
+        check_video(source)
+    return make_dataset(data, data.sources, sources, mixture, processor)
+
+
+def check_context(data: DataConfig, processor: Processor) -> None:
+    """Raise TrainConfigError if samples may be longer than the decoder's context."""
     if processor.max_tokens is not None and data.max_tokens > processor.max_tokens:
         raise TrainConfigError(
             f"data.max_tokens {data.max_tokens} exceeds the decoder's context, {processor.max_tokens} tokens"
         )
-    sources, mixture = open_mixture(data.sources, data.seed, data.validation_share)
+
+
+def check_held_out(data: DataConfig, sources: Sequence[Source]) -> None:
+    """Raise TrainConfigError if `validation_share` holds out no sample at all."""
     if data.validation_share is not None and not any(source.num_held_out for source in sources):
         largest = max(len(source) for source in sources)
+        enough = f"raise it to {math.ceil(100 / largest) / 100} or " if largest > 1 else ""
         raise TrainConfigError(
-            f"data.validation_share {data.validation_share} of {largest:,} samples, the largest source, is "
-            f"less than one; raise it to {min(0.5, math.ceil(100 / largest) / 100)} or leave it out"
+            f"data.validation_share {data.validation_share} of {largest:,} sample(s), the largest source, is "
+            f"less than one; {enough}leave it out with --data.validation_share null"
         )
-    for source in sources:
-        check_video(source)
-    return make_dataset(data, data.sources, sources, mixture, processor)
 
 
 def make_dataset(
@@ -195,12 +179,20 @@ def open_mixture(
     configs: Sequence[SourceConfig], seed: int, held_out: float | None = None
 ) -> tuple[list[Source], Mixture]:
     """Open the sources without the share that is held out, and mix them by weight."""
-    sources = [open_source(c.name, c.path, c.image_root, c.shuffle, c.columns) for c in configs]
-    if held_out is not None:
-        sources = [Part(source, held_out, seed) for source in sources]
+    sources = [open_part(config, seed, held_out) for config in configs]
+    return sources, mix(configs, sources, seed)
+
+
+def open_part(config: SourceConfig, seed: int, held_out: float | None = None) -> Source:
+    """Open a source without the share that is held out."""
+    source = open_source(config.name, config.path, config.image_root, config.shuffle, config.columns)
+    return source if held_out is None else Part(source, held_out, seed)
+
+
+def mix(configs: Sequence[SourceConfig], sources: Sequence[Source], seed: int) -> Mixture:
+    """The mixture of opened sources."""
     weights = [len(s) if c.weight == "size" else c.weight for c, s in zip(configs, sources, strict=True)]
-    mixture = Mixture([len(s) for s in sources], weights, seed, [s.in_slices for s in sources])
-    return sources, mixture
+    return Mixture([len(s) for s in sources], weights, seed, [s.in_slices for s in sources])
 
 
 def order_of(config: TrainConfig, dataset: SampleDataset) -> Order:

@@ -21,6 +21,7 @@ from owl2.jsonl import read_jsonl
 from owl2.pages.curves import Curve, Panel, lr_panel, render_panels
 from owl2.pages.drawing import SECOND
 from owl2.pages.page import embedded, render, write_page
+from owl2.provenance import ATTEMPT_HEAD, attempt_rows, read_record
 from owl2.train.answers import SAMPLES
 from owl2.train.metrics import duration, rates, read_metrics
 from owl2.train.state.config_diff import read_settings
@@ -48,6 +49,8 @@ class RunFiles:
     rows: list[dict[str, float]]
     validation: list[dict[str, float]]
     summary: Summary | None
+    record: dict[str, Any] | None
+    """`run.json`."""
     samples: list[dict[str, Any]]
     """Sample answers, in the order in which they were given."""
     bad_samples: list[dict[str, Any]]
@@ -81,6 +84,7 @@ class RunFiles:
             validation=read_metrics(run, "validation.jsonl"),
             samples=read_metrics(run, SAMPLES),
             summary=Summary.read(run),
+            record=read_record(run),
             bad_samples=[
                 row
                 for file in sorted(run.glob("bad_samples*.jsonl"))
@@ -157,8 +161,18 @@ def page(files: RunFiles) -> str:
         bad=_bad(files),
         speed=_speed(files),
         tables=_tables(files),
+        provenance=provenance(files),
         config=files.config,
     )
+
+
+def provenance(files: RunFiles) -> dict[str, Any]:
+    """Attempts, and what identifies model and data."""
+    record = files.record or {}
+    marks = record.get("fingerprints", {})
+    named = [("starting model", marks.get("model")), *marks.get("data", {}).items()]
+    lines = [f"{name}: {mark}" for name, mark in named if mark]
+    return {"head": ATTEMPT_HEAD, "rows": attempt_rows(record), "lines": lines}
 
 
 def _facts(files: RunFiles) -> list[tuple[str, str]]:
@@ -166,7 +180,7 @@ def _facts(files: RunFiles) -> list[tuple[str, str]]:
     shown = [(f"{files.done:,} of {files.steps:,}", "steps")]
     if files.rows:
         shown += [
-            (f"{_last_mean(files.rows, 'loss'):.3f}", "loss, last tenth"),
+            (f"{last_mean(files.rows, 'loss'):.3f}", "loss, last tenth"),
             (duration(files.total("seconds")), "training time"),
             (short(files.total("tokens")), "tokens"),
             (short(files.total("images")), "images"),
@@ -205,7 +219,7 @@ def _sources(files: RunFiles) -> list[tuple[str, list[str], Markup]]:
         curves, lines = [], []
         if trained := [row for row in files.rows if key in row]:
             curves.append(_curve(trained, key))
-            lines.append(f"{_last_mean(trained, key):.3f} in the last tenth")
+            lines.append(f"{last_mean(trained, key):.3f} in the last tenth")
         if held_out := [row for row in files.validation if key in row]:
             curves.append(_curve(held_out, key, colour=SECOND, is_noisy=False, has_marks=True))
             lines.append(f"held out: {held_out[-1][key]:.3f}")
@@ -292,7 +306,7 @@ def _curve(rows: Sequence[Row], key: str, **how: Any) -> Curve:
     return Curve([row["step"] for row in rows], [row[key] for row in rows], **how)
 
 
-def _last_mean(rows: Sequence[Row], key: str) -> float:
+def last_mean(rows: Sequence[Row], key: str) -> float:
     """The mean of the finite values in the last tenth of the rows (at least one row)."""
     last = [row[key] for row in rows[-max(1, len(rows) // 10) :] if math.isfinite(row[key])]
     return sum(last) / len(last) if last else math.nan

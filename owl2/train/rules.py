@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from owl2.errors import Owl2Error
+from owl2.errors import Faults, Owl2Error
 from owl2.model import Owl2Model
 from owl2.train.config import Rule
 
@@ -68,12 +68,16 @@ def assign_rules(model: Owl2Model, rules: Sequence[Rule], weight_decay: float) -
                 weight_decay=decay if parameter.ndim > 1 else 0.0,
             )
         )
-    if unused:
-        near = difflib.get_close_matches(unused[0].match, [a.name for a in assignments], n=3, cutoff=0)
-        raise RuleError(
-            f"rule {unused[0].match!r} decides for no parameter (earlier rules win); "
-            f"nearest names: {', '.join(near)}"
+    faults = Faults()
+    for rule in unused:
+        near = difflib.get_close_matches(rule.match, [a.name for a in assignments], n=3, cutoff=0)
+        faults.add(
+            RuleError(
+                f"rule {rule.match!r} decides for no parameter (earlier rules win); nearest names: "
+                f"{', '.join(near)}"
+            )
         )
+    faults.raise_all()
     return assignments
 
 

@@ -23,6 +23,7 @@ STAGE: dict[str, Any] = {
     "run": "runs/a",
     "model": "base",
     "steps": 10,
+    "global_batch_size": 1,
     "data": {"seed": 7, "sources": [{"name": f"old{n}", "path": f"/{n}.jsonl", **OLD} for n in range(2)]},
     "rules": [{"match": "a.*", "lr": 0.1, "layer_decay": 0.9}, {"match": "*", "frozen": True}],
     "optim": {"lr": 0.5, "warmup_steps": 2},
@@ -136,7 +137,7 @@ def test_yaml_that_is_shared_by_an_anchor_is_not_changed_in_its_other_place(tmp_
         ("\x00", "a.yaml is not YAML"),
     ],
 )
-def test_a_wrong_file_is_one_line_that_names_it_and_exit_code_1(
+def test_each_error_of_a_file_is_one_line_that_names_it_and_exit_code_1(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.yaml"
@@ -145,7 +146,14 @@ def test_a_wrong_file_is_one_line_that_names_it_and_exit_code_1(
         read_config([str(path)])
     with pytest.raises(SystemExit, match="1"):
         main(["train", str(path)])
-    assert capsys.readouterr().err.count("\n") == 1
+    assert_one_line_an_error(capsys.readouterr().err)
+
+
+def assert_one_line_an_error(said: str) -> None:
+    """A single error is a line; several are counted and numbered."""
+    first, *numbered = said.splitlines()
+    assert not numbered or first == f"owl2 train: {len(numbered)} errors:"
+    assert all(line.startswith(f"  {number}. ") for number, line in enumerate(numbered, start=1))
 
 
 @pytest.mark.parametrize("command", [["train"], ["plan", "--gpus", "1"]])

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from owl2.cli.parser import Parser
-from owl2.cli.values import Count, Range, UsageError, parse_yaml, read
+from owl2.cli.values import ELSEWHERE, Count, Range, UsageError, names_of, nearest, parse_yaml, read
+from owl2.train.config import TrainConfig
 
 TEXTS = [
     "# of cats?",
@@ -210,3 +211,29 @@ def test_a_value_that_does_not_fit_is_one_line_that_names_the_field(
         read(value, kind, "--x")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 200
+
+
+def test_names_of_other_frameworks_lead_to_keys_that_exist() -> None:
+    assert set(ELSEWHERE.values()) <= set(names_of(TrainConfig))
+    assert not set(ELSEWHERE) & set(names_of(TrainConfig))
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "near"),
+    [
+        ("learning_rate", ["min_lr", "lr", "warmup_steps"], "lr"),
+        ("optim.learning_rate", ["lr", "optim.min_lr", "optim.lr", "learning"], "optim.lr"),
+        ("--optim.learning_rate", ["--optim.min_lr", "--optim.lr"], "--optim.lr"),
+        ("lr", ["lora", "optim.lr", "optim.min_lr"], "optim.lr"),
+        ("--weight_decay", ["--ema.decay", "--weight", "--optim.weight_decay"], "--optim.weight_decay"),
+        ("stepz", ["steps", "optim.warmup_steps"], "steps"),
+        ("data.max_token", ["max_tokens", "data.max_tokens", "data.seed"], "data.max_tokens"),
+        ("vqa2", ["vqav2", "gqa"], "vqav2"),
+        ("--gradient_accumulation_steps", ["--optim.warmup_steps", "--accumulation"], "--accumulation"),
+        ("output_dir", ["objective", "run"], "run"),
+    ],
+)
+def test_the_nearest_key_has_the_same_name_or_its_initials_or_is_of_its_own_level(
+    word: str, known: list[str], near: str
+) -> None:
+    assert nearest(word, known) == near

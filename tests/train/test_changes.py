@@ -1,9 +1,12 @@
 """What may change between two starts of a run: settings, data, folders; and what is said about the rest."""
 
 import dataclasses
+import errno
 import io
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -15,7 +18,7 @@ from rich.console import Console
 
 from owl2.checkpoint import CheckpointError
 from owl2.data.sample import DataError
-from owl2.train import loop
+from owl2.train import lock, loop
 from owl2.train.config import DataConfig, OptimConfig, SourceConfig, TrainConfig, TrainConfigError
 from owl2.train.metrics import read_metrics
 from owl2.train.report import write_report
@@ -245,13 +248,70 @@ def test_two_processes_do_not_train_in_one_folder(whole: TrainConfig, tmp_path: 
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == b"held\n"
-            with pytest.raises(TrainConfigError, match="another process is training in this folder"):
+            owner = rf"in this folder: process {other.pid} on {socket.gethostname()}, started \d+s ago; wait"
+            with pytest.raises(TrainConfigError, match=f"another process is training {owner}"):
                 loop.train(config, quiet())
         finally:
             other.kill()
-    run_whole(config)  # a killed process holds nothing
+    shown = said(config)  # a killed process holds nothing
+    assert f"the lock of process {other.pid} on {socket.gethostname()}" in shown
+    assert "is taken over" in shown
     assert losses(config.run) == losses(whole.run)
     assert not (config.run / ".lock").exists()
+
+
+@pytest.mark.parametrize("has_locks", [True, False], ids=["locks", "no locks"])
+def test_a_lock_of_another_host_counts_while_it_is_rewritten(
+    has_locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "STALE_S", 0.5)
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.05)
+    if not has_locks:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "no locks")
+
+        monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    code = "import socket; socket.gethostname = lambda: 'far'\nfrom owl2.train import lock\n"
+    code += "lock.HEARTBEAT_S = 0.05\nlock.fcntl.lockf = lambda *_: None\n" + HOLD
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"held\n"
+            with (
+                pytest.raises(TrainConfigError, match=rf"process {other.pid} on far, started"),
+                lock.open_run_folder(tmp_path, quiet()),
+            ):
+                pass
+        finally:
+            other.kill()
+    output = io.StringIO()
+    with lock.open_run_folder(tmp_path, Console(file=output, width=400)):
+        owner = json.loads((tmp_path / ".lock").read_text())
+        assert (owner["host"], owner["process"]) == (socket.gethostname(), os.getpid())
+    assert "on far" in output.getvalue()
+    assert "is taken over" in output.getvalue()
+    assert not tmp_path.exists()
+
+
+def test_an_empty_lock_of_a_killed_process_and_one_of_an_earlier_version_are_taken(tmp_path: Path) -> None:
+    for text in ("", "{", "[]", '{"host": 1}'):
+        (tmp_path / ".lock").write_text(text)
+        with lock.open_run_folder(tmp_path, quiet()):
+            assert json.loads((tmp_path / ".lock").read_text())["process"] == os.getpid()
+        tmp_path.mkdir()
+
+
+def test_what_the_result_does_not_depend_on_leaves_no_configuration_behind(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(whole, run=tmp_path)
+    run_until(config, 2, monkeypatch)
+    split = dataclasses.replace(config, micro_batch_size=4, accumulation=1, save_every=3)
+    assert "  micro_batch_size: 2 -> 4\n" in said(split)
+    assert not [*tmp_path.glob("config-until*")]
+    attempt = json.loads((tmp_path / "run.json").read_text())["attempts"][1]
+    assert attempt["changed"]["accumulation"] == [2, 1]
 
 
 def test_a_run_that_cannot_have_its_folder_is_refused_before_anything_is_loaded(

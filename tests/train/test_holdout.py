@@ -131,7 +131,7 @@ def test_a_share_that_holds_out_nothing_and_a_name_that_comes_twice_are_errors(
 ) -> None:
     config = held_out_stage(tmp_path / "run", checkpoint, corpora)
     less = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_share=0.04))
-    message = r"0.04 of 20 samples, the largest source, is less than one; raise it to 0.05 or"
+    message = r"0.04 of 20 sample.s., the largest source, is less than one; raise it to 0.05 or leave it out"
     with pytest.raises(TrainConfigError, match=message):
         run_whole(less)
     chat = SourceConfig(name="chat", path=corpora / "chat.jsonl")

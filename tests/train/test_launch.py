@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,7 +28,7 @@ from tests.train.splits import Reference, assert_equal_runs, split
 from tests.train.test_torchrun import ROOT, torchrun
 
 LAUNCH = ROOT / "owl2/configs/launch"
-DOCUMENTED = [*LAUNCH.iterdir(), ROOT / "docs/parallel.md", ROOT / "docs/training.md"]
+DOCUMENTED = [*LAUNCH.iterdir(), *(ROOT / f"docs/{name}.md" for name in ("parallel", "training", "cluster"))]
 
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
@@ -171,3 +173,77 @@ def test_the_launch_files_start_shipped_stages_whose_batch_adds_up() -> None:
     (line,) = re.findall(r"sbatch slurm.sbatch (.*)", slurm)
     stage, *options = line.split()
     read_config([stage, *options]).check(nodes * tasks)
+    job = kubernetes_job()
+    container = job["template"]["spec"]["containers"][0]
+    values = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert job["completions"] == job["parallelism"] == int(values["NODES"])
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == int(values["GPUS"])
+    options = ["--accumulation", values["ACCUMULATION"]]
+    read_config([values["STAGE"], *options]).check(int(values["NODES"]) * int(values["GPUS"]))
+
+
+def kubernetes_job() -> dict[str, Any]:
+    """What the Job of the file for Kubernetes is to be; the Service gives its pods the names that it uses."""
+    service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    return job["spec"]
+
+
+def test_kubernetes_starts_a_stopped_run_again_and_not_one_with_a_wrong_option() -> None:
+    rules = kubernetes_job()["podFailurePolicy"]["rules"]
+    ignored = [
+        rule["onExitCodes"]["values"]
+        for rule in rules
+        if rule["action"] == "Ignore" and "onExitCodes" in rule
+    ]
+    assert ignored == [[EXIT_STOPPED, 128 + signal.SIGTERM]]
+    assert [rule["onExitCodes"]["values"] for rule in rules if rule["action"] == "FailJob"] == [[2]]
+
+
+@pytest.mark.slow
+def test_the_command_of_a_pod_passes_a_signal_on_ends_with_75_and_goes_on(
+    reference: Reference, tmp_path: Path
+) -> None:
+    container = kubernetes_job()["template"]["spec"]["containers"][0]
+    config = dataclasses.replace(split(reference("stage 2"), tmp_path / "run", 2), steps=500)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "STAGE": write_stage(config, tmp_path / "stage.yaml"),
+        "ACCUMULATION": str(config.accumulation),
+        **{"NODES": "1", "GPUS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        "JOB_COMPLETION_INDEX": "0",
+    }
+    command = [*container["command"], *container["args"]]
+    with started(command, environment) as pod:
+        wait_until(lambda: len(read_metrics(config.run)) >= 2, pod, "a second step")
+        pod.send_signal(signal.SIGTERM)
+        assert pod.wait(TIMEOUT_S) == EXIT_STOPPED
+    (newest,) = saved_states(config.run)
+    done = int(newest.name.removeprefix("step-"))
+    write_stage(dataclasses.replace(config, steps=done + 1), tmp_path / "stage.yaml")
+    with started(command, environment) as again:
+        assert again.wait(TIMEOUT_S) == 0
+    assert [row["step"] for row in read_metrics(config.run)] == list(range(1, done + 2))
+
+
+def test_the_container_has_the_extras_and_files_of_the_package_and_names_no_index() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    extras = re.findall(r"^ARG EXTRAS=(.*)$", text, re.MULTILINE)[0].split(",")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(extras) <= project["optional-dependencies"].keys()
+    assert "http" not in text.replace(",http,", "")
+    assert f"torch=={re.findall('ARG TORCH=(.*)', text)[0]}" in (ROOT / "Makefile").read_text()
+    used = set(re.findall(r"\$\{?(\w+)", text)) | {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"}
+    assert set(re.findall(r"^ARG (\w+)", text, re.MULTILINE)) == used
+    copied = [name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()]
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in copied:
+        assert (ROOT / name).exists()
+        assert f"!{name}" in ignored

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -221,8 +222,9 @@ def test_a_run_prints_at_its_start_parameters_and_data_and_then_a_line_per_step(
         ["frozen", ""],
     ]
     assert rows[4:] == [["captions", "20", "33.3%", "0", "0", "0"], ["chat", "20", "66.7%", "0", "0", "0"]]
-    steps = [line for line in lines if line.startswith("run  step")]
-    assert [line.split()[2] for line in steps] == ["2/3", "3/3"]
+    steps = [line for line in lines if "  run  step" in line]
+    assert [line.split()[4] for line in steps] == ["2/3", "3/3"]
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  run ", line) for line in steps)
     assert all("img/s" in line and "eta" in line for line in steps)
 
 

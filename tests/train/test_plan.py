@@ -384,3 +384,11 @@ def test_what_cannot_be_planned_is_one_sentence(
     error = capsys.readouterr().err
     assert error.startswith("owl2 plan: ")
     assert message in error
+
+
+def test_a_plan_is_json_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "tiny", "--gpus", "2", "--model", "tiny", "--accumulation", "4", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["stage"] == "tiny"
+    assert found["memory"]["parameters"] == pytest.approx(4 * found["parameters"] / 2, rel=0.01)
+    assert found["days"] == pytest.approx(found["steps"] * found["seconds_per_step"] / 86400)

@@ -173,6 +173,36 @@ def test_a_damaged_state_is_set_aside_loudly_and_the_one_before_is_taken(
     assert_same_run(config, whole)
 
 
+def test_a_state_with_a_changed_bit_is_damaged_and_the_one_before_it_is_named(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(whole, run=tmp_path, save_every=2)
+    run_until(config, 5, monkeypatch)
+    before, newest = saved_states(tmp_path)
+    (file,) = newest.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1
+    file.write_bytes(content)
+    said = io.StringIO()
+    loop.train(config, Console(file=said, width=400))
+    assert f"step-0000005 is damaged: {file.name} is not as it was written" in said.getvalue()
+    assert f"trying the state before it, {before}" in said.getvalue()
+    assert_same_run(config, whole)
+
+
+def test_a_state_of_a_version_without_checksums_is_loaded(
+    whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(whole, run=tmp_path)
+    run_until(config, 3, monkeypatch)
+    path = saved_states(tmp_path)[-1] / "step.json"
+    record = json.loads(path.read_text())
+    assert record.pop("checksums").keys() == record["files"].keys()
+    path.write_text(json.dumps(record))
+    run_whole(config)
+    assert_same_run(config, whole)
+
+
 def test_a_run_whose_states_are_all_damaged_does_not_start_over_by_itself(
     whole: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,14 @@ def inspect_source(
     # As in training: no limit of its own, the loader cuts to max_tokens.
     processor = (processor or byte_processor()).replace(template=template).without_limit()
     dataset = SampleDataset([source], [augmentation], EachOnce(len(source), seed), processor, max_tokens)
+    return inspect_dataset(dataset, num_opened, num_shown, unit)
+
+
+def inspect_dataset(
+    dataset: SampleDataset, num_opened: int, num_shown: int, unit: str = "tokens"
+) -> Inspection:
+    """Open the first `num_opened` samples (0: all) of a dataset of one source, as `inspect_source` does."""
+    (source,), processor, max_tokens = dataset.sources, dataset.processor, dataset.max_tokens
     count = min(num_opened or len(source), len(source))
     found = Inspection(
         name=source.name,

@@ -16,6 +16,7 @@ from owl2.eval.runner import MISSING
 from owl2.eval.scoring.score import TaskResult
 from owl2.eval.task import Score, Task, ending_note
 from owl2.processor.template import TEMPLATES
+from owl2.provenance import lines as made
 
 COLUMNS = (
     "benchmark",
@@ -227,6 +228,7 @@ def notes(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, list[str]]:
             for r in results
             if (note := ending_of(r.task, r.config.template, r.config.engine))
         ],
+        "How it was made": [line for run in runs for line in made(run.folder)],
         "How it is scored": [f"{r.task.title}: {remark}" for r in results for remark in r.task.remarks],
         "In the paper, not in this run": [f"{len(absent)} benchmarks: {', '.join(absent)}"] if absent else [],
     }

@@ -8,7 +8,7 @@ figure here is assumed rather than counted.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from owl2.checkpoint.folder import read_config
@@ -107,6 +107,21 @@ class Plan:
     def days(self, mfu: float) -> float:
         """Duration of the stage."""
         return self.config.steps * self.step_seconds(mfu) / 86400
+
+    def figures(self, mfu: float) -> dict[str, Any]:
+        """Everything as plain numbers: bytes of a GPU, operations of a step, seconds, days; for JSON."""
+        return {
+            "train_with": settings(self),
+            "parameters": self.num_parameters,
+            "trainable": self.num_trainable,
+            "memory": {**asdict(self.trace), "usable": self.gpu.usable},
+            "received_per_step": self.received,
+            "micro_batches": self.micro_batches,
+            "flops_per_step": self.flops,
+            "seconds_per_step": self.step_seconds(mfu),
+            "steps": self.config.steps,
+            "days": self.days(mfu),
+        }
 
 
 def with_steps(config: TrainConfig) -> TrainConfig:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from owl2.files import write_file
 from owl2.train.config import TrainConfig, TrainConfigError, config_to_dict
+from owl2.train.state.state import saved_states
 
 WITHOUT_EFFECT = (
     "run",
@@ -64,8 +65,8 @@ def changes(run: Path, config: TrainConfig) -> Changes:
     path = run / "config.yaml"
     if not path.exists():
         return {}
-    before = {**ADDED, **dict(_flat(read_settings(path)))}
-    now = dict(_flat(yaml.safe_load(yaml.safe_dump(config_to_dict(config)))))
+    before = {**ADDED, **dict(flat(read_settings(path)))}
+    now = dict(flat(yaml.safe_load(yaml.safe_dump(config_to_dict(config)))))
     # A key that one of the two lacks and that is None in the other is no change.
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     changed = {key: (before.get(key), now.get(key)) for key in keys}
@@ -78,34 +79,45 @@ def changes(run: Path, config: TrainConfig) -> Changes:
     return changed
 
 
-def check_finished(run: Path, changed: Changes) -> bool:
-    """Whether a run that has its result is to go on, because `steps` or `epochs` were raised.
+def is_finished(run: Path, changed: Changes) -> bool:
+    """Whether a run has its result; not if `steps` or `epochs` were raised, so that it is to go on.
 
     Raises:
-        TrainConfigError: its result is not that of the present configuration.
+        TrainConfigError: its result is not that of the present configuration, or it cannot go on.
     """
+    checkpoint = run / "checkpoint"
+    if not checkpoint.exists():
+        return False
     effective = {key: pair for key, pair in changed.items() if not _matches(key, WITHOUT_EFFECT)}
     lengths = [effective.get(key, (0, 0)) for key in ("steps", "epochs")]
     if any((now or 0) > (before or 0) for before, now in lengths):
-        return True
+        if not saved_states(run):
+            raise TrainConfigError(
+                f"{run} is finished and has no state to continue from; choose another `run`, with `model` "
+                f"{checkpoint}"
+            )
+        return False
     if effective:
         raise TrainConfigError(
             f"{run} is finished, and these {len(effective)} key(s) differ from those of its result:\n"
             f"{_lines(effective)}\nSet them back, raise `steps` to train on, or choose another `run`"
         )
-    return False
+    return True
 
 
 def keep_config(run: Path, config: TrainConfig, start: int, console: Console) -> None:
-    """Write `run/config.yaml`; if it changes, print the changes and keep the one before."""
+    """Write `run/config.yaml`; print what changes, and keep the one before if the result depends on it."""
     path = run / "config.yaml"
     changed = changes(run, config)
     if path.exists():
         if not changed:
             return
-        before = run / f"config-until-step-{start}.yaml"
-        path.rename(before)
-        text = f"{run}: changed after step {start} (before: {before.name})\n{_lines(changed)}"
+        kept = ""
+        if any(not _matches(key, WITHOUT_EFFECT) for key in changed):
+            before = run / f"config-until-step-{start}.yaml"
+            path.rename(before)
+            kept = f" (before: {before.name})"
+        text = f"{run}: changed after step {start}{kept}\n{_lines(changed)}"
         console.print(text, highlight=False, soft_wrap=True)
     write_file(path, yaml.safe_dump(config_to_dict(config), sort_keys=False).encode())
 
@@ -136,13 +148,13 @@ def _lines(changed: Changes) -> str:
     return "\n".join(f"  {key}: {old} -> {new}" for key, (old, new) in changed.items())
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested dictionaries as dotted keys; sources by their name, other lists as one value."""
     if isinstance(value, list) and value and all(isinstance(v, dict) and "name" in v for v in value):
         yield prefix, [v["name"] for v in value]  # their order is part of the order of samples
         value = {v["name"]: v for v in value}
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value

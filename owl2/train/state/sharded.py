@@ -63,14 +63,20 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
     return dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
 
 
-def save_sharded(model: Owl2Model, folder: Path, processor: Processor, dtype: str, ranks: Ranks) -> None:
+def save_sharded(
+    model: Owl2Model, folder: Path, processor: Processor, dtype: str, ranks: Ranks, notes: str = ""
+) -> None:
     """Write the checkpoint folder of a model whose parameters may be sharded; called by every rank.
+
+    `notes` end the model card.
 
     Raises:
         CheckpointError: on the first rank, see `owl2.checkpoint.save_checkpoint`.
     """
     if ranks.is_first:
-        save_checkpoint(model, folder, processor=processor, dtype=dtype_of(dtype), whole=gather_whole)
+        save_checkpoint(
+            model, folder, processor=processor, dtype=dtype_of(dtype), whole=gather_whole, notes=notes
+        )
     else:
         for tensor in model.state_dict().values():
             gather_whole(tensor)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -39,7 +40,7 @@ from owl2.model import Owl2Model
 from owl2.train.ranks import ALONE, Ranks
 
 STEP = "step.json"
-"""The file of a `StateRecord` and the sizes of all other files."""
+"""The file of a `StateRecord`, and of the sizes and checksums of all other files."""
 
 Order = Mapping[str, Any]
 """What samples and their order depend on, see `order_of` in prepare.py; it must not change during a run."""
@@ -123,6 +124,9 @@ class RankFile(HuggingFaceStorageWriter):
     memory, and blocks every other thread of the process.
     """
 
+    written: Path | None = None
+    """The file, if this rank has one."""
+
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[Any]]:
         """Write this rank's part of the plan and sync it to the disk."""
         tensors, parts = {}, {}
@@ -137,6 +141,7 @@ class RankFile(HuggingFaceStorageWriter):
             save_file(tensors, path, metadata={"format": "pt", "DCP_SHARDING_INFO": json.dumps(parts)})
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+            self.written = path
         done: Future[list[Any]] = Future()
         done.set_result([])
         return done
@@ -156,9 +161,21 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], record: StateRecord, ran
             f"{failure} on rank {rank}. Earlier states are kept; free room on the disk, then run the same "
             f"command again"
         ) from error
+    mine = {writer.written.name: checksum(writer.written)} if writer.written is not None else {}
+    checksums = {name: number for share in ranks.gather(mine) for name, number in share.items()}
     if ranks.is_first:
         sizes = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
-        (folder / STEP).write_text(json.dumps({**asdict(record), "files": sizes}, indent=1))
+        content = {**asdict(record), "files": sizes, "checksums": checksums}
+        (folder / STEP).write_text(json.dumps(content, indent=1))
+
+
+def checksum(file: Path) -> int:
+    """CRC-32 of a file: about a second for a gigabyte, and other threads go on meanwhile."""
+    number = 0
+    with file.open("rb") as content:
+        while chunk := content.read(2**24):
+            number = zlib.crc32(chunk, number)
+    return number
 
 
 def _clear_unfinished(states: Path) -> None:
@@ -207,7 +224,7 @@ def resume(
         StateError: the state is of another model, other data or other frozen weights.
     """
     states = ranks.gather(saved_states(run))[0]  # one list for all: file systems show changes with a delay
-    for folder in reversed(states):
+    for number, folder in reversed(list(enumerate(states))):
         try:
             record = load_state(
                 folder,
@@ -228,7 +245,10 @@ def resume(
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
                 console.print(f"[bold red]{error}[/]", soft_wrap=True)
-                console.print(f"It is now {aside}; trying the state before it", soft_wrap=True)
+                earlier = (
+                    f"trying the state before it, {states[number - 1]}" if number else "it was the only one"
+                )
+                console.print(f"It is now {aside}; {earlier}", soft_wrap=True)
     if states:
         raise CheckpointError(
             f"all {len(states)} states of {run} are damaged; they are kept in {run / 'state'}. Remove that "
@@ -263,7 +283,7 @@ def load_state(
         StateError: it is of another model, or has not the `expected` data or frozen weights.
     """
     with _damage_named(folder, ranks):
-        record = _read_record(folder)
+        record = _read_record(folder, ranks)
         reader = HuggingFaceStorageReader(str(folder))
         entries = reader.read_metadata().state_dict_metadata
         found = {name: tuple(entry.size) for name, entry in entries.items() if hasattr(entry, "size")}
@@ -296,12 +316,17 @@ def _with_dimension(tensor: Tensor) -> Tensor:
     return tensor.view(1) if tensor.ndim == 0 else tensor
 
 
-def _read_record(folder: Path) -> StateRecord:
+def _read_record(folder: Path, ranks: Ranks) -> StateRecord:
+    """Read the record and check the files; the ranks share the checksums among them."""
     fields = json.loads((folder / STEP).read_text(encoding="utf-8"))
     for name, size in fields.pop("files").items():
         actual = (folder / name).stat().st_size
         if actual != size:
             raise OSError(f"{name} has {actual:,} bytes of {size:,}")
+    checksums = fields.pop("checksums", {})  # owl2 0.1 did not record them
+    for name in sorted(checksums)[ranks.rank :: ranks.size]:
+        if checksum(folder / name) != checksums[name]:
+            raise OSError(f"{name} is not as it was written (its checksum differs)")
     return StateRecord(**{**fields, "seen": [Seen(**seen) for seen in fields["seen"]]})
 
 
@@ -313,8 +338,9 @@ def _damage_named(folder: Path, ranks: Ranks) -> Iterator[None]:
         yield
     except (OSError, KeyError, TypeError, ValueError, SafetensorError, CheckpointException) as error:
         reason = str(error) or type(error).__name__
-    if ranks.any(bool(reason)):
-        raise DamagedError(f"{folder} is damaged: {reason or 'another rank cannot read it'}")
+    reasons = [found for found in ranks.gather(reason) if found]
+    if reasons:
+        raise DamagedError(f"{folder} is damaged: {reasons[0]}")
 
 
 def _check_fit(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:
