@@ -58,14 +58,16 @@ def stop_requests(*, second_kills: bool) -> Iterator[Callable[[], bool]]:
 def stop_at_start() -> Iterator[None]:
     """End a run that is asked to stop while it starts as one that can go on.
 
-    Only for the main thread.
+    Any error after the request is its consequence: a package whose import was interrupted is half there. Only
+    for the main thread.
     """
     ends = (signal.SIGTERM, signal.SIGUSR1)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    is_over = threading.Event()
+    is_over, is_asked = threading.Event(), threading.Event()
 
     def stop(number: int, _: object) -> NoReturn:
+        is_asked.set()
         raise Interrupted(STOPPED)
 
     def watch() -> None:
@@ -94,6 +96,10 @@ def stop_at_start() -> Iterator[None]:
     watcher.start()
     try:
         yield
+    except Exception as error:
+        if is_asked.is_set():
+            raise Interrupted(STOPPED) from error
+        raise
     finally:
         is_over.set()
         signal.set_wakeup_fd(before)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from owl2.train.signals import Interrupted, stop_at_start
 from tests.cli.test_commands import ROOT
 
 START = [sys.executable, "-m", "owl2", "train", "stage.yaml", "--steps", "100000", "--run", "new"]
@@ -63,3 +64,14 @@ def test_a_rank_that_waits_for_others_that_never_come_ends_with_75(desk: Path) -
         run.send_signal(signal.SIGTERM)
         assert run.wait(30) == 75
         assert "the same command continues it" in run.stderr.read()
+
+
+def test_an_error_that_follows_from_the_request_is_no_defect() -> None:
+    """An import that is interrupted may be caught by a library, which then lacks half of its names."""
+    with pytest.raises(Interrupted), stop_at_start():
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        raise AttributeError("module 'numpy' has no attribute 'may_share_memory'")
+    with pytest.raises(AttributeError), stop_at_start():
+        raise AttributeError("a defect without a request")

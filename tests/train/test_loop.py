@@ -221,7 +221,7 @@ def test_a_run_prints_at_its_start_parameters_and_data_and_then_a_line_per_step(
         ["0.01", "0 to 0.05"],
         ["frozen", ""],
     ]
-    assert rows[4:] == [["captions", "20", "33.3%", "0", "0", "0"], ["chat", "20", "66.7%", "0", "0", "0"]]
+    assert rows[4:] == [["captions", "20", "33.3%", "0", "0"], ["chat", "20", "66.7%", "0", "0"]]
     steps = [line for line in lines if "  run  step" in line]
     assert [line.split()[4] for line in steps] == ["2/3", "3/3"]
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  run ", line) for line in steps)
