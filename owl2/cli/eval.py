@@ -342,19 +342,19 @@ COMMANDS = {
 }
 
 
-def _mark(loaded: "Items") -> str:
-    """A fingerprint of the questions of a benchmark and their references."""
-    from owl2.eval.hashing import short_hash
-
-    return short_hash("\n".join(f"{i.id} {i.question} {i.choices} {i.references}" for i in loaded.items))
-
-
 def own_shard() -> "Shard":
     """The part of this process, as torchrun says; else all."""
     from owl2.eval.runner import Shard
 
     names = (("RANK", "0"), ("WORLD_SIZE", "1"))
     return Shard(*(read(os.environ.get(name, default), Seed, name) for name, default in names))
+
+
+def _mark(loaded: "Items") -> str:
+    """A fingerprint of the questions of a benchmark and their references."""
+    from owl2.eval.hashing import short_hash
+
+    return short_hash("\n".join(f"{i.id} {i.question} {i.choices} {i.references}" for i in loaded.items))
 
 
 def _engine(checkpoint: str | None, endpoint: str | None, model: str, device: str, dtype: str) -> "Engine":

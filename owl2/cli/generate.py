@@ -28,6 +28,7 @@ def generate(
     batch_size: Count = 32,
     batch_tokens: Count = 8192,
     shard: str | None = None,
+    image_root: Path | None = None,
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> None:
@@ -54,6 +55,7 @@ def generate(
         batch_size: most rows answered together; answers do not depend on it.
         batch_tokens: most tokens answered together, prompts and answers.
         shard: i/n for the i-th of n parts, from 1, as for a job array; default: all, or torchrun's rank.
+        image_root: folder that the paths of images are relative to; default: that of the prompts.
         device: cpu, cuda or cuda:1; under torchrun, cuda is each rank's own.
         dtype: type of the weights and the computation.
     """
@@ -72,7 +74,7 @@ def generate(
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, num_beams=beams, stop=tuple(stop or ()), **settings
     )
-    part, prompts = _shard(shard), Prompts(source)
+    part, prompts = _shard(shard), Prompts(source, image_root)
     engine = load_engine(checkpoint, device, dtype)
     with Bar([], part) as bar:
         missing = generate_file(

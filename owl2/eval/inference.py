@@ -31,8 +31,12 @@ class Prompts(Questions):
     templates: ClassVar[dict[str, Template]] = {"as-written": Template("the rows as they are", as_written)}
     metric = ""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, root: Path | None = None):
         """Read the rows; their numbers from 1 identify them, as ids of their own may be missing or repeat.
+
+        Args:
+            file: JSON lines or a JSON array, as of `read_questions`.
+            root: folder of the paths of images; default: the file's.
 
         Raises:
             EvalDataError: neither JSON lines nor a JSON array, or no row is a prompt.
@@ -40,12 +44,13 @@ class Prompts(Questions):
         self.names: dict[str, str] = {}
         """The own id of each row that can be asked."""
         rows: list[Item | Skipped] = []
-        for number, row in enumerate(read_questions(file), start=1):
+        for number, row in enumerate(read_questions(file, root=root), start=1):
             if isinstance(row, Item):
                 self.names[str(number)] = row.id
                 row = replace(row, id=str(number))
             rows.append(row)
-        self.file, self.rows, self.expected = file, rows, (len(rows),)  # type: ignore[misc]
+        self.file, self.root, self.rows = file, root, rows  # type: ignore[misc]
+        self.expected = (len(rows),)  # type: ignore[misc]
         self._check_usable(len(self.names), [row for row in rows if isinstance(row, Skipped)])
 
 

@@ -12,6 +12,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -75,7 +76,8 @@ class Questions(Task):
     metric: ClassVar[str]
     """"" for the one that suits each row."""
     rows: ClassVar[Sequence[Item | Skipped]]
-    root: ClassVar[Path | None]
+    root: ClassVar[Path | None] = None
+    """Where paths of images begin; None for the folder of the file."""
 
     def read(self, data: Path) -> Sequence[Item | Skipped]:
         return self.rows
@@ -230,18 +232,28 @@ def read_questions(
 
 def _item(record: Record, root: Path, metric: str, must_exist: bool) -> Item:
     media: dict[str, int] = {}
-    """Name -> size in bytes, of those that are local files."""
+    """Name -> size in bytes; 0 of what is at a URL."""
+    paths: dict[str, Path] = {}
 
     def stored(given: Any) -> StoredImage:
         found = stored_media(given, root, f"row {record.number + 1}")
-        if isinstance(given, str | dict) and not is_url(found.name) and not found.name.startswith("row "):
-            sizes = [path.stat().st_size for path in _spellings(root, found.name) if path.is_file()]
-            if must_exist and not sizes:
-                record.fail(f"{found.name} is not in {root}", lacks_file=True)
-            media[found.name] = sizes[0] if sizes else 0
+        path = given.get("path") or given.get("url") if isinstance(given, dict) else given
+        if found.name != path:
+            try:  # it is in the row itself
+                media[found.name] = len(found.read())
+            except ValueError as error:
+                record.fail(f"an image or clip in the row is not base64: {error}")
+        elif is_url(path):
+            media[path] = 0
+        else:
+            there = _find(root, path)
+            if must_exist and there is None:
+                record.fail(f"{path} is not in {root}", lacks_file=True)
+            paths[path] = there or root / path
+            media[path] = there.stat().st_size if there else 0
         return found
 
-    messages, said = _conversation(record, stored)
+    messages, said = _conversation(record, stored, paths)
     question = _texts(messages)[-1][1]
     if not question:
         record.fail("the question is blank")
@@ -272,7 +284,9 @@ def _with_metric(item: Item, metric: str) -> Item:
     return dataclasses.replace(item, extra={**item.extra, "metric": metric})
 
 
-def _conversation(record: Record, stored: Callable[[Any], StoredImage]) -> tuple[list[Message], str | None]:
+def _conversation(
+    record: Record, stored: Callable[[Any], StoredImage], paths: Mapping[str, Path]
+) -> tuple[list[Message], str | None]:
     """The turns up to the last question, clips as their frames, and the answer that follows, if any."""
     turns = _field(record, ROLES["conversation"])
     if turns is None:
@@ -294,18 +308,21 @@ def _conversation(record: Record, stored: Callable[[Any], StoredImage]) -> tuple
     segment = _segment(record)
     for message in messages:
         if message["role"] == "user":
-            message["content"] = [shown for part in _parts(message) for shown in _frames(part, segment)]
+            parts = [_frames(part, segment, paths) for part in _parts(message)]
+            message["content"] = [shown for frames in parts for shown in frames]
     if messages[-1]["role"] != "assistant":
         return messages, None
     return messages[:-1], _texts(messages)[-1][1]
 
 
-def _frames(part: dict[str, Any], segment: tuple[float, float] | None) -> list[dict[str, Any]]:
+def _frames(
+    part: dict[str, Any], segment: tuple[float, float] | None, paths: Mapping[str, Path]
+) -> list[dict[str, Any]]:
     """A part; for a clip its frames as images."""
     if part["type"] != "video":
         return [part]
-    name, read = part["video"].name, cache(part["video"].source)
-    clip = Clip(name, read, segment)
+    name, read = part["video"].name, part["video"].source
+    clip = Clip(name, paths.get(name) or cache(read), segment)
     return [{"type": "image", "image": Frame(f"{name}#{n}", read, clip, n)} for n in range(NUM_FRAMES)]
 
 
@@ -378,16 +395,18 @@ def _text(record: Record, what: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        return f"{value:g}" if abs(value) < 1e6 else str(value)
+        return str(value) if isinstance(value, int) else f"{value:.12g}"
     if not isinstance(value, str) or not value.strip():
         record.fail(f"{what} is {value!r:.60}, expected text")
     return Record(record.where, {what: value}).text(what).strip()
 
 
-def _spellings(root: Path, name: str) -> list[Path]:
-    """Where a path may lead, as `read_media` reads it: Windows and macOS write some in another way."""
-    forms = [unicodedata.normalize(form, name.replace("\\", "/")) for form in ("NFC", "NFD")]
-    return [root / Path(form).expanduser() for form in (name, *forms)]
+def _find(root: Path, path: str) -> Path | None:
+    """The file of a path as `read_media` finds it: Windows and macOS write some paths in another way."""
+    forms = [unicodedata.normalize(form, path.replace("\\", "/")) for form in ("NFC", "NFD")]
+    with suppress(OSError):  # a name that is too long
+        return next((root / form for form in (path, *forms) if (root / form).is_file()), None)
+    return None
 
 
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -346,8 +346,8 @@ class TrainConfig:
             raise TrainConfigError("steps = 0 must be 1 or more, or `epochs` given in place of it")
         if self.steps and self.epochs is not None:
             raise TrainConfigError(
-                f"steps {self.steps} and epochs {self.epochs} are both given; leave one out, on the command "
-                f"line with --epochs null or --steps 0"
+                f"steps {self.steps} and epochs {self.epochs:g} are both given; leave one out, on the "
+                f"command line with --epochs null or --steps 0"
             )
         every = 1 if self.validation is None else self.validation.every
         if not every:

@@ -211,7 +211,8 @@ def _mix(stage: Stage) -> None:
 
 def _memory(stage: Stage) -> list[str]:
     """Lines on memory and disk; what does not fit is added to the faults."""
-    config, model, faults = stage.config, stage.model_config, stage.faults
+    config = replace(stage.config, epochs=None)  # its steps are known by now
+    model, faults = stage.model_config, stage.faults
     if faults.errors or model is None or stage.model is None:
         return ["memory: not planned before the errors are put right"]
     ranks, averages, lines = started(), Averages.assumed(config), []

@@ -148,9 +148,10 @@ def check_held_out(data: DataConfig, sources: Sequence[Source]) -> None:
     """Raise TrainConfigError if `validation_share` holds out no sample at all."""
     if data.validation_share is not None and not any(source.num_held_out for source in sources):
         largest = max(len(source) for source in sources)
+        enough = f"raise it to {math.ceil(100 / largest) / 100} or " if largest > 1 else ""
         raise TrainConfigError(
-            f"data.validation_share {data.validation_share} of {largest:,} samples, the largest source, is "
-            f"less than one; raise it to {min(0.5, math.ceil(100 / largest) / 100)} or leave it out"
+            f"data.validation_share {data.validation_share} of {largest:,} sample(s), the largest source, is "
+            f"less than one; {enough}leave it out with --data.validation_share null"
         )
 
 

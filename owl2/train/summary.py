@@ -27,7 +27,7 @@ FILE = "facts.json"
 
 Cells = tuple[str, ...]
 GROUP_HEAD: Cells = ("rule", "tensors", "parameters", "learning rate", "weight decay")
-CORPUS_HEAD: Cells = ("source", "samples", "share of samples", "held out", "incomplete", "left out")
+CORPUS_HEAD: Cells = ("source", "samples", "share of samples", "incomplete", "left out")
 LOST_HEAD: Cells = ("source", "file left out", "reason")
 
 
@@ -159,9 +159,8 @@ class Summary:
         return [
             (
                 corpus.name,
-                f"{corpus.samples:,}",
+                f"{corpus.samples:,}" + f" ({corpus.held_out:,} held out)" * bool(corpus.held_out),
                 f"{corpus.share:.1%}",
-                f"{corpus.held_out:,}",
                 f"{corpus.incomplete:,}",
                 f"{len(corpus.lost):,} file(s), {corpus.lost_share:.1%}" if corpus.lost else "0",
             )

@@ -213,6 +213,11 @@ def test_a_value_that_does_not_fit_is_one_line_that_names_the_field(
     assert len(str(error.value)) < 200
 
 
+def test_names_of_other_frameworks_lead_to_keys_that_exist() -> None:
+    assert set(ELSEWHERE.values()) <= set(names_of(TrainConfig))
+    assert not set(ELSEWHERE) & set(names_of(TrainConfig))
+
+
 @pytest.mark.parametrize(
     ("word", "known", "near"),
     [
@@ -232,8 +237,3 @@ def test_the_nearest_key_has_the_same_name_or_its_initials_or_is_of_its_own_leve
     word: str, known: list[str], near: str
 ) -> None:
     assert nearest(word, known) == near
-
-
-def test_names_of_other_frameworks_lead_to_keys_that_exist() -> None:
-    assert set(ELSEWHERE.values()) <= set(names_of(TrainConfig))
-    assert not set(ELSEWHERE) & set(names_of(TrainConfig))

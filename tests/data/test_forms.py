@@ -135,6 +135,20 @@ def openai(folder: Path) -> Path:
     return write_jsonl(folder / "openai.jsonl", [{"messages": talk}] * 2)
 
 
+def ms_swift(folder: Path) -> Path:
+    pair = {"human": "<image>What is this?", "assistant": "An owl."}
+    row = {"query": "Sure?", "response": "Yes.", "history": [["<image>Who?", "An owl."]], "images": ["a.jpg"]}
+    return write_jsonl(
+        folder / "swift.jsonl", [{"system": "Be brief.", "conversation": [pair], "images": ["a.jpg"]}, row]
+    )
+
+
+def oumi(folder: Path) -> Path:
+    content = [{"type": "image_path", "content": "a.jpg"}, {"type": "text", "content": "What is this?"}]
+    talk = [{"role": "user", "content": content}, {"role": "assistant", "content": "An owl."}]
+    return write_jsonl(folder / "oumi.jsonl", [{"messages": talk, "metadata": {}}] * 2)
+
+
 def flickr(folder: Path) -> Path:
     return write_jsonl(folder / "flickr.jsonl", [{"image": "a.jpg", "captions": ["An owl.", "A bird."]}] * 2)
 
@@ -171,7 +185,8 @@ def packed(folder: Path) -> Path:
 Form = Callable[[Path], Path]
 FORMS: list[Form] = [
     llava, llama_factory, llama_factory_video, llama_factory_v1, alpaca, finevision, the_cauldron,
-    trl_messages, trl_prompt_completion, openai, flickr, questions, webdataset, saved_to_disk, packed,
+    trl_messages, trl_prompt_completion, openai, ms_swift, oumi, flickr, questions, webdataset,
+    saved_to_disk, packed,
 ]  # fmt: skip
 
 
@@ -205,6 +220,8 @@ def test_each_form_says_the_same(folder: Path) -> None:
     assert shape(only(trl_prompt_completion(folder))) == ASKED
     assert shape(open_source("own", trl_prompt_completion(folder))[1]) == ASKED
     assert shape(only(llama_factory_v1(folder))) == [["[a.jpg]", "Who is he?"], ["An owl."]]
+    assert shape(only(oumi(folder))) == ASKED
+    assert shape(only(ms_swift(folder))) == [["Be brief."], *ASKED]
     assert shape(only(llava(folder))) == [["[images/a.jpg]", "\nWhat?"], ["An owl."]]
     assert shape(only(finevision(folder)))[1:] == [["An owl."], ["Sure?"], ["Yes."]]
     assert shape(only(trl_messages(folder)))[0][0] == "What is this?"
@@ -234,6 +251,10 @@ def test_one_of_several_captions_is_chosen_by_the_key_alone(folder: Path) -> Non
             {"conversations": turns("?"), "chosen": {"from": "gpt", "value": "a"}},
             "has chosen: answers to comp",
         ),
+        (
+            {"messages": chat("?", "a"), "rejected_response": "b"},
+            "has rejected_response: answers to compare, for DPO; .* with the good answers alone$",
+        ),
         ({"messages": chat("?", "a"), "label": True}, r"has label \(true or false\): .* KTO"),
         (
             {"conversations": turns("?", "a"), "tools": '[{"name": "f"}]'},
@@ -256,14 +277,22 @@ def test_one_of_several_captions_is_chosen_by_the_key_alone(folder: Path) -> Non
         ),
         ({"question": "?", "answer": "a", "output": "b"}, "both answer and output for its answer"),
         ({"question": "?", "answer": 3}, "has answer of type number, which is no answer"),
-        ({"dialog": chat("?", "a")}, r"Its columns are dialog \(list of turns\)"),
+        (
+            {"dialog": chat("?", "a")},
+            r"Its columns are dialog \(list of turns\).*looks like a conversation: say columns: "
+            r"{conversation: dialog}",
+        ),
+        (
+            {"file_name": "0001.png", "text": "An owl."},
+            "has no image.*file_name looks like an image: say columns: {image: file_name}",
+        ),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
 def test_a_form_that_is_not_read_is_an_error_at_the_start_that_says_why(
     folder: Path, row: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=f"own: none of its first 3 rows can be read; .*{message}"):
+    with pytest.raises(DataError, match=f"own: none of 3 rows that were tried can be read; .*{message}"):
         open_source("own", write_jsonl(folder / "rows.jsonl", [row] * 3))
     good = {"conversations": turns("?", "a")}
     source = open_source("own", write_jsonl(folder / "rows.jsonl", [good, row]))
@@ -271,11 +300,26 @@ def test_a_form_that_is_not_read_is_an_error_at_the_start_that_says_why(
         source[1]
 
 
+def test_a_file_that_begins_with_rows_that_are_not_read_is_opened_for_the_others(folder: Path) -> None:
+    bad, good = {"text": "An owl hoots."}, {"conversations": turns("?", "a")}
+    source = open_source("own", write_jsonl(folder / "rows.jsonl", [bad] * 10 + [good] * 20))
+    assert shape(source[29]) == [["?"], ["a"]]
+
+
+def test_an_image_in_json_may_be_base64(folder: Path) -> None:
+    text = base64.b64encode(jpeg(1)).decode()
+    for image in (
+        {"bytes": text, "path": "a.jpg"},
+        f"data:image/jpeg;base64,{text}",
+        {"bytes": None, "path": "a.jpg"},
+    ):
+        row = {"image": image, "conversations": turns("<image>?", "a")}
+        sample = only(array(folder / "rows.json", [row]))
+        assert sample.messages[0]["content"][0]["image"].read() == jpeg(1)
+
+
 def test_dpo_is_trained_on_where_columns_says_which_answer_is_meant(folder: Path) -> None:
     path = write_jsonl(folder / "rows.jsonl", [{"prompt": "?", "chosen": "a", "rejected": "b"}])
-    with pytest.raises(DataError, match="has rejected"):
-        open_source("own", path, columns={"answer": "chosen"})
-    path = write_jsonl(folder / "rows.jsonl", [{"prompt": "?", "chosen": "a"}])
     assert shape(only(path, columns={"answer": "chosen"})) == [["?"], ["a"]]
 
 
@@ -296,8 +340,16 @@ def test_columns_gives_names_that_are_not_known(folder: Path, kind: str) -> None
         open_source("own", path, columns={"picture": "img_path"})
     with pytest.raises(DataError, match="columns names two columns for image"):
         open_source("own", path, columns={"image": "img_path", "images": "text"})
-    with pytest.raises(DataError, match="has no column talk for its conversation"):
+    with pytest.raises(DataError, match="has no column talk"):
         open_source("own", path, columns={"messages": "talk"})
+
+
+def test_a_column_that_a_table_does_not_have_is_an_error_that_shows_those_it_has(folder: Path) -> None:
+    table = pa.Table.from_pylist([{"conversations": turns("?", "a"), "picture_of": "a.jpg"}])
+    path = write_parquet(folder / "rows.parquet", table)
+    with pytest.raises(DataError, match="has no column picture; it has conversations, picture_of"):
+        open_source("own", path, columns={"image": "picture"})
+    assert shape(only(path, columns={"image": "picture_of"})) == [["[a.jpg]", "?"], ["a"]]
 
 
 def test_columns_decides_between_two_forms(folder: Path) -> None:

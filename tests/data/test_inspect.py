@@ -147,7 +147,7 @@ def test_a_form_that_is_not_read_is_an_error_before_anything_is_counted(
     with pytest.raises(SystemExit, match="1"):
         main(["data", "inspect", str(path), "--out", str(out)])
     shown = capsys.readouterr()
-    assert "rows: none of its first 3 rows can be read; line 1 of" in shown.err
+    assert "rows: none of 3 rows that were tried can be read; line 1 of" in shown.err
     assert "say columns: {image: img}" in shown.err
     assert not shown.out
     (tmp_path / "a.jpg").write_bytes(jpeg(1))

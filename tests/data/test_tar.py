@@ -253,6 +253,17 @@ def test_json_next_to_a_caption_is_not_read_and_alone_it_is_the_row(tmp_path: Pa
     assert source.num_incomplete == 1, "the image e has no caption"
 
 
+def test_json_that_is_damaged_costs_itself(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "0.tar", {"a.jpg": jpeg(1), "a.json": b'{"caption": "cut', "b.json": b"[]", **pair("c")}
+    )
+    source = open_source("web", tmp_path)
+    assert len(source) == 2
+    with pytest.raises(DataError, match=r"web: 0/a\.json: not JSON"):
+        source[0]
+    assert source[1].key == "0/c"
+
+
 def test_the_rows_that_are_read_are_part_of_the_fingerprint_and_metadata_is_not(tmp_path: Path) -> None:
     def fingerprint(**changes: bytes) -> str:
         members = {**pair("a"), "a.json": b"{}", "b.jpg": jpeg(1), "b.json": b'{"caption": "an owl"}'}

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from owl2.__main__ import main
-from owl2.errors import Owl2Warning
+from owl2.errors import Owl2Error, Owl2Warning
 from owl2.eval.answers.predictions import PredictionError
 from owl2.eval.engines.engine import Reply
 from owl2.eval.metrics.named import METRICS, UnknownMetric, find_metric, metric_for
@@ -23,7 +24,9 @@ from owl2.eval.runner import Plan, plan_tasks, run_plans
 from owl2.eval.scoring.score import score_run
 from owl2.eval.task import Answer, EvalDataError, Item, Skipped
 from owl2.jsonl import to_line
+from owl2.processor.template import render
 from tests.eval.small import Scripted
+from tests.eval.tasks.test_fuzz import damage
 
 COLOURS = ("red", "green", "blue")
 
@@ -80,6 +83,14 @@ def test_a_row_has_images_a_question_and_what_is_right_in_any_of_the_usual_forms
     assert absolute.category == {"group": "colour"}
     vqa = item(tmp_path, image="red.png", answers=[{"answer": "red"}] * 10)
     assert vqa.references == ("red",) * 10
+    assert item(tmp_path, answer=[1234.5678, 0, -1_000_000_000_001]).references == (
+        "1234.5678",
+        "0",
+        "-1000000000001",
+    )
+    shutil.copy(tmp_path / "red.png", tmp_path / "row 1.png")
+    assert item(tmp_path, image="row 1.png").images[0].open().size == (30, 20)
+    assert item(tmp_path, image={"path": ".\\red.png"}).images[0].open().size == (30, 20)
     assert item(tmp_path, question="你好？", answer="是").references == ("是",)
 
 
@@ -169,6 +180,8 @@ def test_a_conversation_that_ends_with_a_question_has_no_reference(tmp_path: Pat
         ({"question": " "}, "the question is blank"),
         ({"question": "a\ud800"}, "half a surrogate pair"),
         ({"question": "?", "image": "none.png"}, "none.png is not in "),
+        ({"question": "?", "image": "a" * 5000}, "is not in "),
+        ({"question": "?", "image": "data:image/png;base64,abc"}, "is not base64"),
         ({"question": "?", "image": 3}, "an image or clip of row 2 is missing"),
         ({"question": "?", "image": "a\0b"}, "which no file can have"),
         ({"question": "?", "image": "red.png", "images": ["red.png"]}, "both image and images"),
@@ -454,3 +467,30 @@ def test_a_video_is_shown_as_its_frames(tmp_path: Path) -> None:
 def test_a_row_that_is_skipped_is_no_item(tmp_path: Path) -> None:
     task = own_questions(write(tmp_path / "own.jsonl", {"question": "What?"}, {"id": 1}))
     assert [type(row) for row in task.read(tmp_path)] == [Item, Skipped]
+
+
+def test_a_damaged_file_is_read_or_skipped_or_an_error_for_the_user(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "An owl."}]
+    rows = [
+        {"id": 1, "image": "red.png", "question": "How many?", "answer": 3, "tolerance": 1, "group": "a"},
+        {"images": ["red.png", {"path": "blue.png"}], "question": "?", "choices": ["x", "y"], "answer": "B"},
+        {"conversations": turns, "image": "green.png", "system": "Be an owl."},
+        {"instruction": "Is it?", "input": "An owl", "output": "yes", "history": [["a", "b"]]},
+        {"video": "red.png", "segment": [0, 1], "question": "What?", "references": ["a", "b"]},
+    ]
+    text = write(tmp_path / "own.jsonl", *rows).read_text()
+    rng = random.Random(0)
+    for _ in range(300):
+        (tmp_path / "own.jsonl").write_bytes(damage(text, rng))
+        try:
+            task = own_questions(tmp_path / "own.jsonl")
+        except Owl2Error:
+            continue
+        items = task.items(tmp_path)
+        for asked in items:
+            for template in task.templates.values():
+                render(template.messages(asked), generation_prompt=True)
+        for said in ("A", "3", ""):
+            task.score([Answer(asked, said, task.parse(asked, said)) for asked in items])
+        assert json.dumps(task.origin)
+        assert task.remarks

@@ -21,6 +21,7 @@ ORDER = (
     "answers",
     "judge",
     "runner",
+    "inference",
     "scoring",
     "report",
     "adapters",

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import owl2
 from owl2.processor import load_image
-from owl2.train import loop
+from owl2.train import loop, report
 from owl2.train.config import (
     LoraConfig,
     ParallelConfig,
@@ -20,8 +20,9 @@ from owl2.train.config import (
     TrainConfigError,
     ValidationConfig,
 )
-from owl2.train.report import RunFiles, page
+from owl2.train.report import RunFiles, page, write_report
 from owl2.train.rules import Rule
+from tests.markup import check_that_text_stays_text
 from tests.train.ranks import Pool, all_returned
 from tests.train.splits import split, train_on_rank
 from tests.train.tiny import losses, run_until, run_whole, stage, weights
@@ -116,7 +117,7 @@ def test_two_ranks_give_the_answers_of_one(
 
 
 def test_answers_are_on_the_console_and_in_the_report_with_their_images(
-    checkpoint: Path, corpora: Path, tmp_path: Path
+    checkpoint: Path, corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
     config = asked(tmp_path, checkpoint, corpora)
@@ -128,6 +129,7 @@ def test_answers_are_on_the_console_and_in_the_report_with_their_images(
     html = page(RunFiles.read(tmp_path))
     section = html[html.index("<h2>Sample answers</h2>") :].partition("</section>")[0]
     assert section.count("<img alt=") == 2, "the first sample is text alone"
+    check_that_text_stays_text(report, lambda: write_report(tmp_path), monkeypatch)
     for row in rows(tmp_path):
         assert escape(row["expected"]) in section
         assert escape(row["answer"] or "(nothing)") in section

@@ -70,6 +70,9 @@ def test_look_train_and_ask_as_the_page_says(
     main(look)
     assert "20" in capsys.readouterr().out
     assert "what is in the picture?" in re.sub("<.*?>", "", Path("inspect.html").read_text())
+    main([*train, "--dry_run"])
+    assert "45 steps of 8 samples" in (said := capsys.readouterr().out)
+    assert " GiB for model and samples of 1 process(es)" in said
     main(train)
     run = Path("runs/finetune")
     said = capsys.readouterr().out

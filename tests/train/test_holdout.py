@@ -103,6 +103,7 @@ def test_a_run_shows_how_many_are_held_out_measures_them_and_resumes_bit_for_bit
     summary = Summary.read(config.run)
     assert summary is not None
     assert [(corpus.samples, corpus.held_out) for corpus in summary.corpora] == [(16, 4), (16, 4)]
+    assert [row[1] for row in summary.corpus_rows()] == ["16 (4 held out)"] * 2
     (row,) = read_metrics(config.run, "validation.jsonl")
     assert row.keys() == {"step", "loss/captions", "loss/chat"}
     cut = dataclasses.replace(config, run=tmp_path / "cut")
@@ -131,7 +132,7 @@ def test_a_share_that_holds_out_nothing_and_a_name_that_comes_twice_are_errors(
 ) -> None:
     config = held_out_stage(tmp_path / "run", checkpoint, corpora)
     less = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_share=0.04))
-    message = r"0.04 of 20 samples, the largest source, is less than one; raise it to 0.05 or"
+    message = r"0.04 of 20 sample.s., the largest source, is less than one; raise it to 0.05 or leave it out"
     with pytest.raises(TrainConfigError, match=message):
         run_whole(less)
     chat = SourceConfig(name="chat", path=corpora / "chat.jsonl")

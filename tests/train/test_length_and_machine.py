@@ -57,7 +57,7 @@ def test_epochs_are_steps_of_all_samples_and_can_be_raised(
     ("changes", "message"),
     [
         ({"steps": 0}, r"steps = 0 must be 1 or more, or `epochs` given"),
-        ({"epochs": 2.0}, r"steps 7 and epochs 2.0 are both given; .* --epochs null or --steps 0"),
+        ({"epochs": 2.0}, r"steps 7 and epochs 2 are both given; .* --epochs null or --steps 0"),
         ({"steps": 0, "epochs": 0.0}, r"epochs = 0.0 must be above 0"),
         ({"optim": OptimConfig(warmup_steps=1.5)}, r"optim.warmup_steps 1.5 must be a whole number"),
         (

@@ -48,14 +48,16 @@ _MORE = {
 }
 """The roles that it may have too."""
 
+EXCHANGES = (("user", "assistant"), ("human", "assistant"))
+"""Fields of a turn that is a question and its answer, as in the_cauldron and in ms-swift's files."""
 TURN_KEYS = (
     {"from", "value"},
     {"role", "content"},
     {"role", "value"},
     {"from", "content"},
-    {"user", "assistant"},
+    *map(set[str], EXCHANGES),
 )
-"""What a turn has: who speaks and what is said; or both sides of an exchange, as in the_cauldron."""
+"""What a turn has: who speaks and what is said, or both sides of an exchange."""
 
 IMAGE_MARKS = ("<|image|>", "<image>")
 """The released code's mark and LLaVA's; both mean the next image of the sample."""
@@ -79,6 +81,12 @@ _SPEAKERS = {
     "assistant": "assistant",
     "model": "assistant",
 }
+_PARTS = {
+    f"{medium}{end}": medium for medium in ("image", "video") for end in ("", "_url", "_path", "_binary")
+}
+"""Types of parts that are media."""
+_CONTENT = ("value", "content")
+"""Fields that a part may have its text or medium in, if none is called as its type."""
 _TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "observation", "ipython")
 _WEIGHTS = ("loss_weight", "weight", "loss")
 """Fields of a turn that say whether it is learned from."""
@@ -237,11 +245,12 @@ def _nearness(form: str, found: Mapping[str, Sequence[str]]) -> tuple[int, bool]
 def _foreign(columns: Mapping[str, Column], own: Mapping[str, str]) -> str:
     """Say that rows are for another way of training than from answers, or empty."""
     rest = [name for name in columns if name not in own.values()]
-    if pair := [name for name in rest if name.partition("_")[0] in ("chosen", "rejected")]:
+    pair = [name for name in columns if name.partition("_")[0] in ("chosen", "rejected")]
+    if pair and not {*pair} & {*own.values()}:
+        chosen = [f"say columns: {{answer: {name}}}" for name in pair if name.startswith("chosen")]
         return (
             f"{' and '.join(pair)}: answers to compare, for DPO; owl2 learns from one answer a question. "
-            f"Keep the chosen answers: append them to the conversations, or give their column as the answer "
-            f"in `columns`"
+            f"Keep conversations with the good answers alone{''.join(f', or {advice}' for advice in chosen)}"
         )
     if label := [name for name in rest if name in ("label", "kto_tag") and columns[name].type == "bool"]:
         return (
@@ -294,6 +303,12 @@ def _expectation(columns: Sequence[Column]) -> str:
     near = {c.name: difflib.get_close_matches(c.name, known, 1, 0.75) for c in columns[:MAX_SHOWN]}
     meant = [
         f"{name} may be meant as {names[0]}" for name, names in near.items() if names and name not in known
+    ]
+    looks = {c.name: _looks_like(c) for c in columns[:MAX_SHOWN] if c.name not in known}
+    meant += [
+        f"{name} looks like {LOOKS[look]}: say columns: {{{look}: {name}}}"
+        for name, look in looks.items()
+        if look in ROLES
     ]
     shown = ", ".join(f"{column.name} ({column.type})" for column in columns[:MAX_SHOWN]) or "all empty"
     shown += f" and {len(columns) - MAX_SHOWN:,} more" if len(columns) > MAX_SHOWN else ""
@@ -521,9 +536,10 @@ def _system_and_turns(
 def _single(turns: Any) -> Iterator[Any]:
     """Yield turns one by one; those with both sides of an exchange are two."""
     for turn in turns:
-        if isinstance(turn, Mapping) and turn.keys() >= {"user", "assistant"}:
-            rest = {name: value for name, value in turn.items() if name not in ("user", "assistant")}
-            yield from ({**rest, "role": role, "content": turn[role]} for role in ("user", "assistant"))
+        pairs = [pair for pair in EXCHANGES if isinstance(turn, Mapping) and turn.keys() >= {*pair}]
+        if pairs:
+            rest = {name: value for name, value in turn.items() if name not in pairs[0]}
+            yield from ({**rest, "role": role, "content": turn[role]} for role in pairs[0])
         else:
             yield turn
 
@@ -535,17 +551,15 @@ def _pieces(content: Any, where: str, is_mark: re.Pattern[str]) -> Iterator[str 
         return
     for part in content:
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
+        medium = _PARTS.get(kind, "") if isinstance(kind, str) else ""
         if kind == "text":
             if unread := _unread(part):
                 raise DataError(f"{where} has a text with {unread}, which is not read", UNREAD)
-            said = part["value"] if part.get("text") is None and "value" in part else part.get("text")
-            yield from _split(_text(said, where), is_mark)
-        elif kind in ("image", "image_url", "video", "video_url"):
-            medium = kind.removesuffix("_url")
-            own = next(
-                (part[name] for name in (kind, medium, "path", "url", "value") if part.get(name)), None
-            )
-            yield _Mark(medium == "video", own)
+            said = [part[name] for name in ("text", *_CONTENT) if part.get(name) is not None]
+            yield from _split(_text(said[0] if said else None, where), is_mark)
+        elif medium:
+            names = (kind, medium, "path", "url", *_CONTENT)
+            yield _Mark(medium == "video", next((part[name] for name in names if part.get(name)), None))
         else:
             raise DataError(
                 f"{where} has a part {_short(part)}; expected text, image or video as its type", UNKNOWN

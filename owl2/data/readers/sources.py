@@ -34,7 +34,7 @@ READERS: dict[tuple[str, ...], type[JsonlSource | TableSource | TarSource]] = {
 }
 """Who reads files with these suffixes."""
 NUM_TRIED = 8
-"""Rows of which one must be in a form that is read, for a source to open."""
+"""Rows, evenly spread, of which one must be in a form that is read, for a source to open."""
 MAX_NAMED = 10
 
 
@@ -80,9 +80,9 @@ def open_source(
 
 
 def _check_form(source: Source) -> None:
-    """Raise DataError if none of the first rows is in a form that is read."""
+    """Raise DataError if none of a few rows is in a form that is read."""
     faults = []
-    for index in range(min(NUM_TRIED, len(source))):
+    for index in range(0, len(source), -(-len(source) // NUM_TRIED)):
         try:
             source[index]
         except DataError as error:
@@ -96,7 +96,7 @@ def _check_form(source: Source) -> None:
     first = str(faults[0]).removeprefix(f"{source.name}: ")
     if faults[0].kind == NO_OBJECT:
         first += "; expected is an object a line, or an array of objects"
-    rows = f"none of its first {len(faults)} rows can" if len(faults) > 1 else "its only row cannot"
+    rows = f"none of {len(faults)} rows that were tried can" if len(faults) > 1 else "its only row cannot"
     raise DataError(f"{source.name}: {rows} be read; {first}", faults[0].kind)
 
 

@@ -140,7 +140,10 @@ def _data_and_path(media: Any) -> tuple[Callable[[], bytes] | None, Any]:
 
 def _form_of_schema(source: str, path: str, schema: Any, names: Names = ()) -> Form:
     """Return how a table is read, from its `pyarrow.Schema`; raises as `form_of`."""
-    return form_of([_column(field) for field in schema], f"{source}: {path}", names)
+    where = f"{source}: {path}"
+    if absent := [name for _, name in names if name not in schema.names]:
+        raise DataError(f"{where} has no column {absent[0]}; it has {', '.join(schema.names)}", UNKNOWN)
+    return form_of([_column(field) for field in schema], where, names)
 
 
 def _column(field: Any) -> Column:

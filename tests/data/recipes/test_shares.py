@@ -138,4 +138,4 @@ def test_a_share_that_cannot_be_is_a_usage_error(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["data", "convert", "gqa", "--source", ".", "--out", str(tmp_path), f"--shard={shard}"])
-    assert "must be 1/N to N/N, such as 3/8" in capsys.readouterr().err
+    assert "must be 1/N to N/N, as in 3/8" in capsys.readouterr().err
