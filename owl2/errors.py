@@ -104,13 +104,18 @@ class Faults:
             if not self.errors:
                 raise
 
+    def numbered(self) -> str:
+        """How many errors there are, and each of them under its number."""
+        lines = [f"  {number}. {error}" for number, error in enumerate(self.errors, start=1)]
+        head = f"{len(self.errors)} error{'s' * (len(self.errors) > 1)}:"
+        return "\n".join([head, *(line.replace("\n", "\n     ") for line in lines)])
+
     def raise_all(self) -> None:
         """Raise the only error as it is; several as one, of the class of the first."""
         if len(self.errors) < 2:
             for error in self.errors:
                 raise error
             return
-        lines = [f"  {number}. {error}" for number, error in enumerate(self.errors, start=1)]
-        together = type(self.errors[0])("\n".join([f"{len(self.errors)} errors:", *lines]))
+        together = type(self.errors[0])(self.numbered())
         together.errors = self.errors
         raise together

@@ -41,11 +41,13 @@ from owl2.train.prepare import (
     mix,
     on_this_machine,
     open_part,
+    order_of,
     steps_from_epochs,
 )
 from owl2.train.ranks import Ranks, local_device, started
 from owl2.train.rules import assign_rules
 from owl2.train.state.config_diff import changes, is_finished
+from owl2.train.state.state import check_order, saved_states
 from owl2.train.summary import Summary
 
 NUM_OPENED = 32
@@ -119,8 +121,7 @@ def dry_run(config: TrainConfig, faults: Faults, console: Console) -> None:
             page = _write_page(stage)
     if faults.errors:
         shown = "" if page is None else f"\nSamples of the sources that could be read: {page}"
-        lines = "".join(f"\n  {number}. {error}" for number, error in enumerate(faults.errors, start=1))
-        raise DryRunError(f"{len(faults.errors)} error(s):{lines}{shown}")
+        raise DryRunError(f"{faults.numbered()}{shown}")
     _print(stage, memory, page, console)
 
 
@@ -131,7 +132,7 @@ def _check_run(config: TrainConfig, is_whole: bool) -> None:
     folder, faults = _existing(config.run), Faults()
     with faults.collect(), open_run_folder(config.run):
         pass
-    for parent in config.run.parents:  # leave nothing behind
+    for parent in config.run.absolute().parents:  # leave nothing behind
         if folder in parent.parents and parent.is_dir() and not any(parent.iterdir()):
             parent.rmdir()
     with faults.collect():
@@ -204,6 +205,8 @@ def _mix(stage: Stage) -> None:
     mixture = mix(data.sources, sources, data.seed)
     stage.dataset = make_dataset(data, data.sources, sources, mixture, stage.processor)
     stage.config = steps_from_epochs(stage.config, mixture)
+    if states := saved_states(stage.config.run):
+        check_order(states[-1], order_of(stage.config, stage.dataset), data.accept_edits)
 
 
 def _memory(stage: Stage) -> list[str]:

@@ -1,6 +1,7 @@
 """`owl2 train --dry_run`: all that is wrong with a stage at once, and samples of its sources."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def errors_of(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 
     err = capsys.readouterr().err
     assert stopped.value.code == code, err
     first, *lines = err.splitlines()
-    lines = [line for line in lines if line.startswith("  ")]
+    lines = [line for line in lines if re.match(r"  \d+\. ", line)]
     assert first.startswith(f"owl2 train: {len(lines)} error"), err
     assert [int(line.partition(".")[0]) for line in lines] == [*range(1, len(lines) + 1)]
     return [line.partition(". ")[2] for line in lines]
@@ -60,6 +61,8 @@ def test_eight_faults_of_different_kinds_are_named_together(
         assert sum(fault in line for line in found) == 1, (name, found)
     assert len(found) == 8, found
     assert not (desk / "run").exists()
+    errors_of([write(desk, run="some/where/run", model="nothing"), "--dry_run"], capsys)
+    assert not (desk / "some").exists(), "nothing is left behind"
 
 
 def test_other_faults_are_named_together_too_and_consequences_are_not(
@@ -107,6 +110,37 @@ def test_a_stage_without_errors_is_summed_up_with_samples_as_the_model_sees_them
     with pytest.raises(SystemExit, match="1"):
         main(["train", "stage.yaml", "--dry_run", "--run", "runs/new"])
     assert "has no state to continue from" in capsys.readouterr().err
+
+
+def test_a_run_whose_data_changed_after_its_state_is_told_so(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
+    rows = (desk / "talk.jsonl").read_text().splitlines(keepends=True)
+    (desk / "mine.jsonl").write_text("".join(rows))
+    sources = [{"name": "talk", "path": "mine.jsonl"}]
+    stage = write(desk, data={"max_tokens": 200, "sources": sources}, run="begun", save_every=1, steps=3)
+    main(["train", stage])
+    (desk / "mine.jsonl").write_text("".join(rows[::-1]))
+    (found,) = errors_of([stage, "--dry_run", "--steps", "5"], capsys)
+    assert "step-0000003 belongs to other samples or another order of samples" in found
+    main(["train", stage, "--dry_run", "--steps", "5", "--data.accept_edits", "true"])
+    assert capsys.readouterr().out.endswith("no errors; nothing was trained\n")
+
+
+def test_packs_epochs_and_a_held_out_share_are_checked_with_the_rest(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
+    stage = write(desk, steps=0, epochs=2, global_batch_size=4, micro_batch_size=1, dtype="bfloat16")
+    main(["train", stage, "--dry_run", "--data.pack_tokens", "400", "--data.validation_share", "0.25"])
+    out = capsys.readouterr().out
+    assert "3 steps of 4 samples" in out, "six of the eight samples, twice"
+    words = [stage, "--dry_run", "--accumulation", "4"]
+    (found,) = errors_of([*words, "--data.validation_share", "0.01"], capsys)
+    assert "less than one" in found
+    (found,) = errors_of([*words, "--optim.warmup_steps", "9"], capsys)
+    assert "warmup_steps 9" in found
 
 
 def test_a_stage_that_is_run_names_all_errors_of_its_configuration(

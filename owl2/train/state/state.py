@@ -318,16 +318,22 @@ def _with_dimension(tensor: Tensor) -> Tensor:
 
 def _read_record(folder: Path, ranks: Ranks) -> StateRecord:
     """Read the record and check the files; the ranks share the checksums among them."""
-    fields = json.loads((folder / STEP).read_text(encoding="utf-8"))
-    for name, size in fields.pop("files").items():
+    record, sizes, checksums = _record_of(folder)
+    for name, size in sizes.items():
         actual = (folder / name).stat().st_size
         if actual != size:
             raise OSError(f"{name} has {actual:,} bytes of {size:,}")
-    checksums = fields.pop("checksums", {})  # owl2 0.1 did not record them
     for name in sorted(checksums)[ranks.rank :: ranks.size]:
         if checksum(folder / name) != checksums[name]:
             raise OSError(f"{name} is not as it was written (its checksum differs)")
-    return StateRecord(**{**fields, "seen": [Seen(**seen) for seen in fields["seen"]]})
+    return record
+
+
+def _record_of(folder: Path) -> tuple[StateRecord, dict[str, int], dict[str, int]]:
+    """The record, and the sizes and checksums of the files; owl2 0.1 did not record checksums."""
+    fields = json.loads((folder / STEP).read_text(encoding="utf-8"))
+    sizes, checksums = fields.pop("files"), fields.pop("checksums", {})
+    return StateRecord(**{**fields, "seen": [Seen(**seen) for seen in fields["seen"]]}), sizes, checksums
 
 
 @contextmanager
@@ -353,6 +359,13 @@ def _check_fit(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str, 
             f"or of another shape ({first_few([name.removeprefix('model.') for name in wrong])}); choose "
             f"another `run`"
         )
+
+
+def check_order(folder: Path, order: Order, accept_edits: bool) -> None:
+    """Raise StateError if a state belongs to other data, and DamagedError if its record cannot be read."""
+    with _damage_named(folder, ALONE):
+        record = _record_of(folder)[0]
+    _check_order(folder, record, StateRecord(order=order), accept_edits)
 
 
 def _check_order(folder: Path, record: StateRecord, expected: StateRecord, accept_edits: bool) -> None:
