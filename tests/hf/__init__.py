@@ -1,0 +1,1 @@
+"""mPLUG-Owl2 in transformers."""
