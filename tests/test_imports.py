@@ -128,11 +128,17 @@ def test_every_module_imports_with_the_core_dependencies_alone() -> None:
     forbidden = forbidden_modules()
     assert {"pytest", "transformers"} & forbidden
     assert not {"torch", "numpy", "PIL", "yaml", "rich"} & forbidden
-    modules = [module_name(file) for file in SOURCES]
+    modules = [name for file in SOURCES if package_of(name := module_name(file)) != "hf"]
     command = [sys.executable, "-c", IMPORT_ALL, ",".join(sorted(forbidden)), *modules]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "", "importing prints something"
+
+
+def test_the_package_for_transformers_says_what_to_install() -> None:
+    command = [sys.executable, "-c", IMPORT_ALL, "transformers", "owl2.hf"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "pip install 'owl2[hf]'" in result.stderr
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=module_name)
