@@ -51,7 +51,7 @@ class Record:
             before.setdefault("exit", KILLED)
         self.attempt: dict[str, Any] = {
             "started": _now(),
-            "command": [Path(sys.argv[0]).name.replace("__main__.py", "owl2"), *sys.argv[1:]],
+            "command": _command(),
             "working_directory": os.getcwd(),
             "host": socket.gethostname(),
             "process": os.getpid(),
@@ -167,6 +167,19 @@ def card(record: Mapping[str, Any]) -> str:
 ```yaml
 {config}```
 """
+
+
+def stamp() -> str:
+    """When a page was made, by what, as its last line."""
+    commit, command = _commit(), _command()
+    parts = [f"Made {_shown(_now())} with owl2 {sys.modules['owl2'].__version__}"]
+    parts += [f"commit {_commit_of({'git': commit})}"] if commit else []
+    shown = shlex.join(_without_secrets(command))
+    return ", ".join(parts) + (f": {shown}" if command[0] == "owl2" else "")
+
+
+def _command() -> list[str]:
+    return [Path(sys.argv[0]).name.replace("__main__.py", "owl2"), *sys.argv[1:]]
 
 
 def _shown(time: str | None) -> str:

@@ -33,7 +33,7 @@ RANKS = {
     "registry": 0,
     "processor": 1,
     "checkpoint": 1,
-    "provenance": 1,
+    "provenance": 0,
     "generate": 2,
     "data": 2,
     "train": 3,

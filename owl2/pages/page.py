@@ -15,14 +15,18 @@ from markupsafe import Markup
 from PIL import Image
 
 from owl2.files import write_file
+from owl2.provenance import stamp
 
 FOLDER = Path(__file__).parent
 MIME = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 
 
 def render(template: str, **data: Any) -> str:
-    """The document that `templates/{template}` makes of `data`; a name it lacks is an error."""
-    return _environment().get_template(template).render(data)
+    """The document that `templates/{template}` makes of `data`; a name it lacks is an error.
+
+    Its last line says when it was made, and by which command and version.
+    """
+    return _environment().get_template(template).render(data, stamp=stamp())
 
 
 def write_page(path: Path, html: str) -> None:

@@ -8,6 +8,7 @@ matrix under an adapter must be frozen. At the end a run saves the adapters alon
 
 import hashlib
 import json
+import logging
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ BASE = ".base_layer"
 
 def import_peft() -> Any:
     """Return the package; TrainConfigError if it is missing."""
+    # It imports bitsandbytes, which advises about packages for kernels that are not used here.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import peft
     except ImportError as error:
