@@ -78,16 +78,37 @@ def _config(meta: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return config
 
 
-def _byte_level(meta: Mapping[str, Any], where: str) -> Tokenizer:
-    pre = meta.get("tokenizer.ggml.pre", "default")
+def _splitters() -> dict[str, list[pre_tokenizers.PreTokenizer]]:
+    """Ways to split text before merging, by llama.cpp's names."""
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
     split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated")
-    splitters: dict[str, list[pre_tokenizers.PreTokenizer]] = {
+    return {
         "default": [gpt2],
         "gpt-2": [gpt2],
         "smollm": [pre_tokenizers.Digits(individual_digits=True), gpt2],
         "llama-bpe": [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)],
     }
+
+
+def pre_tokenizer_name(tokenizer_json: str) -> str | None:
+    """llama.cpp's name for how a `tokenizer.json` splits text; None if it has none."""
+
+    def steps(state: dict[str, Any] | None) -> list[dict[str, Any]]:
+        parts = state.get("pretokenizers", [state]) if state else []
+        # How offsets are trimmed changes no token.
+        return [{key: value for key, value in part.items() if key != "trim_offsets"} for part in parts]
+
+    wanted = steps(json.loads(tokenizer_json).get("pre_tokenizer"))
+    for name, parts in reversed(_splitters().items()):  # gpt-2 before default
+        tokenizer = Tokenizer(BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+        if steps(json.loads(tokenizer.to_str())["pre_tokenizer"]) == wanted:
+            return name
+    return None
+
+
+def _byte_level(meta: Mapping[str, Any], where: str) -> Tokenizer:
+    pre, splitters = meta.get("tokenizer.ggml.pre", "default"), _splitters()
     if pre not in splitters:
         raise CheckpointError(f"{where}: pre-tokenizer {pre!r} is not one of {', '.join(splitters)}")
     if "tokenizer.ggml.merges" not in meta:
