@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 
 from owl2.checkpoint import read_config, resolve
 from owl2.processor import IMAGE_MARK, Processor, render
+from owl2.processor.template import END_MARK
 
 JINJA = (
     "{% for m in messages %}{% if m.role == 'user' %}USER: {% elif m.role == 'assistant' %} {% endif %}"
@@ -74,6 +75,7 @@ class Owl2HfProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         *,
         padding_side: str | None = None,
+        add_special_tokens: bool = True,
         **_: Any,
     ) -> BatchFeature:
         """Encode raw prompts, in which each `<|image|>` marks an image.
@@ -82,11 +84,30 @@ class Owl2HfProcessor(ProcessorMixin):
             images: an image, a list of them in the order of their marks, or a list of lists, one a row.
             text: a prompt or several.
             padding_side: left or right; default: the tokenizer's.
+            add_special_tokens: begin rows as the tokenizer says. Without it a row begins so only if its text
+                does, as that of `apply_chat_template`; any other is taken for what follows such a row.
         """
         assert self.own is not None
         rows = [text] if isinstance(text, str) else list(text or ())
-        batch = self.own(text=rows, images=_by_row(images, rows), padding_side=self._side(padding_side))
+        has_bos = [bool(self._bos) and row.startswith(self._bos) for row in rows]
+        rows = [row.removeprefix(self._bos) for row in rows]
+        if not add_special_tokens and self.own.tokenizer.dummy_space:
+            rows = [
+                row if begins else row.removeprefix(" ") for row, begins in zip(rows, has_bos, strict=True)
+            ]
+        batch = self.own(
+            text=rows,
+            images=_by_row(images, rows),
+            padding_side=self._side(padding_side),
+            add_bos=add_special_tokens or has_bos,
+        )
         return self._feature(batch)
+
+    @property
+    def _bos(self) -> str:
+        """The text of the token at the beginning of a prompt; empty if there is none."""
+        assert self.own is not None
+        return (self.tokenizer.bos_token or "") if self.own.tokenizer.add_bos else ""
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -137,8 +158,8 @@ class Owl2HfProcessor(ProcessorMixin):
     def _text(self, messages: list[dict[str, Any]]) -> str:
         assert self.own is not None
         chunks = render(messages, self.own.template, generation_prompt=messages[-1]["role"] == "user")
-        end = self.own.decode([self.own.tokenizer.eos_token_id]) or "</s>"
-        shown = {"image": IMAGE_MARK, "eos": end, "bos": ""}
+        end = END_MARK  # what raw prompts end a turn with, whatever the tokenizer calls it
+        shown = {"image": IMAGE_MARK, "eos": end, "bos": self._bos}
         return "".join(shown.get(c.kind, " " * c.space + c.text) for c in chunks)
 
     def _feature(self, batch: dict[str, torch.Tensor]) -> BatchFeature:

@@ -99,12 +99,16 @@ class Processor:
         text: Sequence[str],
         images: Sequence[Sequence[ImageSource]] | None = None,
         padding_side: PaddingSide = "right",
+        *,
+        add_bos: bool | Sequence[bool] = True,
     ) -> dict[str, torch.Tensor]:
         """Encode raw prompts, in which each `<|image|>` marks an image and `</s>` ends a turn.
 
         Args:
             text: one prompt for each row.
             images: the images of each row in the order of its marks; None if no row has any.
+            add_bos: whether rows begin as the tokenizer says, for all rows or each; a row that goes on with
+                another one does not.
 
         Returns:
             See `collate`.
@@ -119,7 +123,12 @@ class Processor:
         if len(rows) != len(text):
             raise ImageCountError(f"{len(text)} prompts but {len(rows)} lists of images; rows without get []")
         return self.collate(
-            [self._encode_prompt(row, *pair) for row, pair in enumerate(zip(text, rows, strict=True))],
+            [
+                self._encode_prompt(
+                    row, prompt, shown, add_bos if isinstance(add_bos, bool) else add_bos[row]
+                )
+                for row, (prompt, shown) in enumerate(zip(text, rows, strict=True))
+            ],
             padding_side,
         )
 
@@ -283,7 +292,7 @@ class Processor:
             max_tokens=config.decoder.max_position_embeddings,
         )
 
-    def _encode_prompt(self, row: int, prompt: str, images: Sequence[ImageSource]) -> Encoding:
+    def _encode_prompt(self, row: int, prompt: str, images: Sequence[ImageSource], add_bos: bool) -> Encoding:
         if isinstance(images, Image.Image):
             raise TypeError(f"images of row {row} are one image, expected a list of images")
         chunks = prompt.split(IMAGE_MARK)
@@ -299,7 +308,7 @@ class Processor:
             if number:
                 ids += self._image_ids()
             # The release puts BOS before each piece and keeps the first; after a leading image it keeps all.
-            if chunk and (number == 0 or not chunks[0]):
+            if add_bos and chunk and (number == 0 or not chunks[0]):
                 ids += self._bos_ids()
             ids += self._raw_ids(chunk)
         encoding = Encoding(ids, [False] * len(ids), [self.load_image(image) for image in images])

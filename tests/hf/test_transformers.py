@@ -19,7 +19,8 @@ import owl2
 from owl2.api import Owl2
 from owl2.checkpoint import save_checkpoint
 from owl2.model import Owl2Config
-from owl2.processor import ImageTransform, Processor, SentencePieceTokenizer
+from owl2.processor import ImageTransform, JsonTokenizer, Processor, SentencePieceTokenizer, Tokenizer
+from tests.checkpoint.test_gguf import trained_byte_level
 from tests.model.tiny import tiny_model
 from tests.processor.conftest import sentencepiece_model, sentencepiece_tokenizer  # noqa: F401  (fixtures)
 
@@ -41,13 +42,16 @@ CONVERSATIONS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["own head", "tied head"])
+@pytest.fixture(scope="module", params=["own head", "tied head", "byte level"])
 def folder(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     sentencepiece_tokenizer: SentencePieceTokenizer,  # noqa: F811
 ) -> Path:
-    tokenizer = sentencepiece_tokenizer
+    tokenizer: Tokenizer = sentencepiece_tokenizer
+    if request.param == "byte level":
+        names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "add_bos_token": True}
+        tokenizer = JsonTokenizer(trained_byte_level().to_str(), names)
     model = tiny_model(
         vocab_size=tokenizer.vocab_size,
         eos_token_id=tokenizer.eos_token_id,
@@ -197,7 +201,24 @@ def test_what_a_user_types_is_no_control_token(owl: Owl2, processor: Any) -> Non
     assert batch["input_ids"][0].tolist() == owl.processor.encode(typed, generation_prompt=True).ids
     assert "pixel_values" not in batch
     text = processor.apply_chat_template(CONVERSATIONS[0])
-    assert text == "USER: <|image|>What is this? ASSISTANT:"
+    assert text == f"{processor.tokenizer.bos_token}USER: <|image|>What is this? ASSISTANT:"
+
+
+def test_prompt_and_completion_encoded_apart_are_the_conversation(owl: Owl2, processor: Any) -> None:
+    """As trainers do it: the text of the whole without that of the prompt, no special tokens added."""
+    talk = [*CONVERSATIONS[0], {"role": "assistant", "content": "a red cat"}, *ask("And this?")]
+    for prompt, answer in ((talk[:1], "a red cat"), (talk, "no")):
+        whole = [*prompt, {"role": "assistant", "content": answer}]
+        texts = [processor.apply_chat_template(messages) for messages in (prompt, whole)]
+        assert texts[1].startswith(texts[0])
+        parts = [
+            processor(text=texts[0], images=[IMAGES[0]], add_special_tokens=False),
+            processor(text=texts[1].removeprefix(texts[0]), add_special_tokens=False),
+        ]
+        ids = [token for part in parts for token in part["input_ids"][0].tolist()]
+        assert ids == processor.apply_chat_template(whole, tokenize=True)["input_ids"][0].tolist()
+        own = [owl.processor.image_token_id if i == processor.image_token_id else i for i in ids]
+        assert own == owl.processor.encode(whole).ids
 
 
 def test_a_model_saved_by_the_library_is_loaded_by_owl2(
