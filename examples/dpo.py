@@ -1,6 +1,5 @@
 """Preference tuning against hallucination with TRL's DPO, on pairs that are true by construction.
 
-    pip install 'owl2[hf]' trl
     python examples/dpo.py runs/demo/checkpoint runs/demo/world/instruct/train.jsonl runs/dpo --seed 0
 
 Each pair is a question of the training data. Chosen is its answer; rejected is what is not in the image: the
