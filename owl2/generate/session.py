@@ -125,7 +125,7 @@ class ChatSession:
     def _tokens(self, encoding: Encoding, config: GenerationConfig) -> Iterator[int]:
         ids, images = encoding.ids, encoding.images
         kept, images_kept = self._shared_prefix(encoding)
-        cache = self._room(kept, len(ids) + config.max_new_tokens - 1)
+        cache = self._room(len(ids) + config.max_new_tokens - 1)
         cache.lengths = [kept]
         self._ids, self._images = list(ids), images
         new_ids = torch.tensor([ids[kept:]])
@@ -164,15 +164,12 @@ class ChatSession:
                 return min(kept, start), number
         return kept, len(starts)
 
-    def _room(self, kept: int, needed: int) -> KVCache:
-        """Return a cache with room for `needed` tokens that still has the first `kept` ones."""
-        if self._cache is not None and self._cache.capacity >= needed:
-            return self._cache
+    def _room(self, needed: int) -> KVCache:
+        """Return the session's cache with room for `needed` tokens."""
         capacity = -(-needed // CACHE_STEP) * CACHE_STEP
-        grown = KVCache(self.model.config.decoder, 1, capacity, self.model.device, self.model.dtype)
-        if self._cache is not None:
-            old = self._cache.keys + self._cache.values
-            for target, source in zip(grown.keys + grown.values, old, strict=True):
-                target[:, :kept] = source[:, :kept]
-        self._cache = grown
-        return grown
+        if self._cache is None:
+            model = self.model
+            self._cache = KVCache(model.config.decoder, 1, capacity, model.device, model.dtype)
+        elif self._cache.capacity < needed:
+            self._cache.grow(capacity)
+        return self._cache

@@ -55,13 +55,7 @@ class HfCache:
             self.kv = KVCache(model.config.decoder, batch, capacity, model.device, model.dtype)
         needed = max(self.kv.lengths) + new
         if needed > self.kv.capacity:
-            grown = KVCache(
-                model.config.decoder, batch, max(needed, 2 * self.kv.capacity), model.device, model.dtype
-            )
-            for old, wider in zip(self.kv.keys + self.kv.values, grown.keys + grown.values, strict=True):
-                wider[:, : self.kv.capacity] = old
-            grown.lengths = self.kv.lengths
-            self.kv = grown
+            self.kv.grow(max(needed, 2 * self.kv.capacity))
         return self.kv
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

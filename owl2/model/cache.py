@@ -59,6 +59,14 @@ class KVCache:
         """Count the tokens of a finished forward pass."""
         self.lengths = [p + n for p, n in zip(layout.past, layout.lengths, strict=True)]
 
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` tokens a row, at least as many as now; what the rows hold stays."""
+        for buffers in (self.keys, self.values):
+            for layer, old in enumerate(buffers):
+                buffers[layer] = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
+                buffers[layer][:, : old.shape[1]] = old
+        self.capacity = capacity
+
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep these rows in this order, each as often as it is named; drop all others."""
         kept = self.copy_rows(rows)

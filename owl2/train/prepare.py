@@ -183,10 +183,12 @@ def open_mixture(
     return sources, mix(configs, sources, seed)
 
 
-def open_part(config: SourceConfig, seed: int, held_out: float | None = None) -> Source:
-    """Open a source without the share that is held out."""
+def open_part(
+    config: SourceConfig, seed: int, held_out: float | None = None, is_held_out: bool = False
+) -> Source:
+    """Open a source without the share that is held out, or only that share."""
     source = open_source(config.name, config.path, config.image_root, config.shuffle, config.columns)
-    return source if held_out is None else Part(source, held_out, seed)
+    return source if held_out is None else Part(source, held_out, seed, is_held_out=is_held_out)
 
 
 def mix(configs: Sequence[SourceConfig], sources: Sequence[Source], seed: int) -> Mixture:

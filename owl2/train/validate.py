@@ -14,18 +14,16 @@ import torch
 from rich.console import Console
 
 from owl2.data.dataset import UNUSABLE, SampleDataset, check_video
-from owl2.data.holdout import Part
 from owl2.data.loader import Batch, Collate
 from owl2.data.order import Draw, Mixture
 from owl2.data.readers.base import Source
-from owl2.data.readers.sources import open_source
 from owl2.data.sample import DataError
 from owl2.processor import Processor
 from owl2.train.answers import SAMPLES, Answer, Question, answer, keep_images, questions_of
 from owl2.train.config import SourceConfig, TrainConfig, steps_of
 from owl2.train.metrics import append_row, drop_steps_from
 from owl2.train.parallel import Objective, reshard, with_image
-from owl2.train.prepare import make_dataset
+from owl2.train.prepare import make_dataset, open_part
 from owl2.train.ranks import Ranks, local_device
 
 
@@ -136,9 +134,7 @@ def held_out_sources(config: TrainConfig) -> Iterator[tuple[SourceConfig, Source
     share = config.data.validation_share
     parts = [] if share is None else config.data.sources
     for given in (*parts, *config.validation.sources):
-        source = open_source(given.name, given.path, given.image_root, given.shuffle, given.columns)
-        if share is not None and given in parts:
-            source = Part(source, share, config.data.seed, is_held_out=True)
+        source = open_part(given, config.data.seed, share if given in parts else None, is_held_out=True)
         if len(source):
             yield replace(given, augment="none"), source
 
